@@ -1,0 +1,239 @@
+"""ChestX-ray14 as the NIH Clinical Center publishes it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xraygan import Dataset, UserError
+from xraygan.images import read_grey
+
+# Columns of the table that are read. Releases differ in the others, and in the word for sex.
+COLUMNS = {
+    "Image Index": "name",
+    "Finding Labels": "labels",
+    "Patient ID": "patient",
+    "Patient Age": "age",
+    "Patient Sex": "sex",
+    "Patient Gender": "sex",
+    "View Position": "view",
+}
+LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
+AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+MAX_AGE = 120.0
+
+HELP = """
+The folder that data.root names must hold:
+  DIR/
+    Data_Entry_2017_v2020.csv              (or Data_Entry_2017.csv)
+    train_val_list.txt
+    test_list.txt
+    images_001/images/00000001_000.png     (to images_012; one is enough; or all in images/)
+They are in "NIH Chest X-ray Dataset of 14 Common Thorax Disease Categories" of the NIH Clinical
+Center: https://nihcc.app.box.com/v/ChestXray-NIHCC
+Point the recipe at the folder with:        --set data.root=DIR
+Run the same recipe without any download:   --set data.plugin=phantom"""
+
+
+class ChestXray14(Dataset):
+    """NIH ChestX-ray14: 112,120 frontal chest X-rays of 30,805 patients, 14 findings
+
+    Reads the official download: the table ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``
+    (the later one where both are there), ``train_val_list.txt`` and ``test_list.txt``, and images
+    in ``images_001/images`` to ``images_012/images``, or all in ``images``. Part of the download
+    is enough: rows without an image file, and images in neither list, are left out. An image has
+    all of its findings, or the one label "No Finding"; labels were mined from reports, and the
+    authors estimate that more than 90 % are right. The split is the official, patient-disjoint one,
+    with train and validation as train. Ages above 120 years, which are errors in the table, are
+    NaN.
+
+    Source: Wang et al., "ChestX-ray8", CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
+    """
+
+    classes = (
+        "No Finding", "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule",
+        "Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis",
+        "Pleural_Thickening", "Hernia",
+    )  # fmt: skip
+
+    def __init__(self, root: Path | None) -> None:
+        try:
+            fault = _layout_fault(root)
+        except OSError as error:
+            fault = _unreadable(error)
+        if root is None or fault:
+            raise UserError(fault + HELP)
+        self.root = root
+
+    def index(self) -> pd.DataFrame:
+        try:
+            return self._index()
+        except OSError as error:
+            raise UserError(_unreadable(error)) from None
+
+    def _index(self) -> pd.DataFrame:
+        path = _tables(self.root)[-1]
+        table = _read_table(path)
+        table["labels"] = _findings(table, path, self.classes)
+        table["age"] = _ages(table, path)
+        table["sex"] = table["sex"].where(table["sex"].isin(["M", "F"]), "")
+        splits = _read_lists(self.root, path.name, set(table["name"]))
+        # Paths are those of files that were found, so that no table can name one outside the root.
+        files = _image_files(self.root)
+        table["path"] = table["name"].map(files)
+        table["split"] = table["name"].map(splits)
+        found = table[table["path"].notna() & table["split"].notna()]
+        if found.empty:
+            raise UserError(
+                f"{self.root}: no image of {' or '.join(LISTS)} is here. Both lists are there and "
+                f"name {len(splits)} images, but none of them is among the {len(files)} files of "
+                f"{', '.join(_image_folders(self.root))}; unpack an archive of images{HELP}"
+            )
+        columns = ["path", "labels", "patient", "split", "age", "sex", "view"]
+        return found[columns].reset_index(drop=True)
+
+    def load(self, path: str, size: int) -> np.ndarray:
+        return read_grey(self.root / path, size)
+
+    def identity(self, path: str) -> str:
+        about = (self.root / path).stat()
+        return f"{about.st_size}:{about.st_mtime_ns}"
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename}: cannot be read ({error.strerror})"
+
+
+def _layout_fault(root: Path | None) -> str:
+    """Why a folder is not the dataset's root; empty if it is."""
+    if root is None:
+        return "data.root is not set: chestxray14 needs the folder of its download"
+    if not root.is_dir():
+        return f"{root}: there is no such folder"
+    if not any(root.iterdir()):
+        return f"{root}: the folder is empty"
+    missing = [name for name in LISTS if not (root / name).is_file()]
+    if not _tables(root):
+        missing.insert(0, "Data_Entry_2017*.csv")
+    if not _image_folders(root):
+        missing.append("a folder of images")
+    return f"{root}: not laid out as ChestX-ray14; missing: {', '.join(missing)}" if missing else ""
+
+
+def _tables(root: Path) -> list[Path]:
+    """The official tables that are there; by name, the v2020 one comes last."""
+    return sorted(root.glob("Data_Entry_2017*.csv"))
+
+
+def _image_folders(root: Path) -> list[str]:
+    """``images_NNN/images`` and ``images``, relative to the root, those that exist."""
+    parts = sorted(p.name for p in root.iterdir() if re.fullmatch(r"images_\d{3}", p.name))
+    return [f for f in (*(f"{part}/images" for part in parts), "images") if (root / f).is_dir()]
+
+
+def _image_files(root: Path) -> dict[str, str]:
+    """File name -> path relative to the root. One scan per folder: a stat each would take long."""
+    files: dict[str, str] = {}
+    for folder in _image_folders(root):
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".png") and entry.is_file():
+                    files.setdefault(entry.name, f"{folder}/{entry.name}")
+    return files
+
+
+# -- the table and the lists -----------------------------------------------------------------------
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """The table's rows as text, indexed by their line in the file."""
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            usecols=lambda column: column in COLUMNS,
+            index_col=False,  # a comma may end the rows, and not the header
+            skip_blank_lines=False,  # so that row numbers are line numbers
+            encoding="utf-8-sig",
+        )
+    except ValueError as error:  # pandas's own errors and UnicodeDecodeError are of this kind
+        raise UserError(f"{path}: not a CSV table ({error}); download it again") from None
+    table = table.fillna("").rename(columns=COLUMNS)
+    official = {name: column for column, name in COLUMNS.items()}
+    if missing := [column for name, column in official.items() if name not in table.columns]:
+        raise UserError(
+            f"{path}, line 1: no column {', '.join(map(repr, missing))}; expected the header of the "
+            "official table; download it again"
+        )
+    table.index += 2  # line 1 is the header
+    table = table[(table != "").any(axis=1)].copy()
+    _stop_at(path, table, table["name"] == "", "no Image Index")
+    _stop_at(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
+    _stop_at(path, table, table["name"].duplicated(), "this image has a row above; remove one")
+    return table
+
+
+def _stop_at(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
+    """Raise for the first row, if any, of which ``wrong`` is True."""
+    if wrong.any():
+        line = wrong.idxmax()
+        raise UserError(f"{path}, line {line} ({table.at[line, 'name']}): {what}")
+
+
+def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.Series:
+    """``"Mass|Nodule"`` to ``("Mass", "Nodule")``."""
+    tuples = {text: tuple(text.split("|")) for text in table["labels"].unique()}
+    for text, found in tuples.items():
+        for name in found:
+            if name not in classes:
+                what = f"unknown finding {name!r}; known: {', '.join(classes)}"
+                _stop_at(path, table, table["labels"] == text, what)
+    return table["labels"].map(tuples)
+
+
+def _ages(table: pd.DataFrame, path: Path) -> pd.Series:
+    """``"58"``, ``"058Y"``, ``"013M"``, ``"005D"`` (DICOM's age string) to years, float."""
+    years: dict[str, float] = {"": math.nan}
+    for text in table["age"].unique():
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)([YMWD]?)", text):
+            age = float(match[1]) * AGE_UNITS[match[2]]
+            years[text] = age if age <= MAX_AGE else math.nan
+        elif text:
+            what = f"the Patient Age is {text!r}; expected a number such as 58 or 058Y"
+            _stop_at(path, table, table["age"] == text, what)
+    return table["age"].map(years).astype(float)
+
+
+def _read_lists(root: Path, table_name: str, known: Collection[str]) -> dict[str, str]:
+    """Image name -> ``"train"`` or ``"test"``."""
+    splits: dict[str, str] = {}
+    for file, split in LISTS.items():
+        path = root / file
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error}); download it again") from None
+        for number, name in enumerate(map(str.strip, lines), start=1):
+            if not name:
+                continue
+            if name not in known:
+                raise UserError(
+                    f"{path}, line {number}: {name!r} is not in {table_name}; expected an image of "
+                    "that table, one a line; take the lists and the table from the same release"
+                )
+            if splits.setdefault(name, split) != split:
+                raise UserError(
+                    f"{path}, line {number}: {name!r} is in {' and in '.join(LISTS)}; an image "
+                    "belongs to one of them; remove it from the other"
+                )
+    return splits

@@ -1,0 +1,10 @@
+"""ResNet classifiers (He et al., 2015) for grey images."""
+
+from xraygan import hookimpl
+
+
+@hookimpl
+def xraygan_register_classifiers(register):
+    register("resnet18", "xraygan_resnet.networks:ResNet18")
+    register("resnet34", "xraygan_resnet.networks:ResNet34")
+    register("resnet50", "xraygan_resnet.networks:ResNet50")

@@ -1,0 +1,124 @@
+"""Scores of class distributions: what the classifier says of the real and the generated batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xraygan import Score
+from xraygan.step import Step
+
+
+def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:
+    """E_i[KL(p_i || q)] with q the mean of the rows p_i, in nats (the logarithm of Eq. 3).
+
+    Args:
+        logits: ``(N, K)``; p_i is the softmax of row i.
+        marginal_scale: a factor on q.
+
+    Returns:
+        Scalar in [0, log K] (minus the logarithm of ``marginal_scale``).
+    """
+    log_p = logits.log_softmax(dim=1)
+    # In the log domain, so that a class that nothing belongs to contributes 0 and not 0 * -inf.
+    log_q = torch.logsumexp(log_p, dim=0) + math.log(marginal_scale / len(logits))
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+class InceptionScoreLoss(Score):
+    """Inception Score without its exponential, by the run's classifier (Eq. 7)
+
+    L_IS = E_z[KL(p(y|G(z)) || q(y))] = H(q) - E_z[H(p(y|G(z)))], q the mean prediction over the
+    generated batch. Large where each image is clearly of one class and the batch is of all of
+    them, so its weight is negative (the paper's alpha is -0.25). In [0, log K] nats.
+
+    Source: Eq. 7 of XRAY-GAN; Salimans et al., arXiv:1606.03498.
+
+    Args:
+        formula: "paper", or "released" for the authors' scripts, whose marginal counts every image
+            twice: the value is log 2 lower, the gradient the same.
+    """
+
+    exclusive_only = True
+
+    def __init__(self, *, formula: Literal["paper", "released"] = "paper") -> None:
+        super().__init__()
+        self.marginal_scale = 2.0 if formula == "released" else 1.0
+
+    def forward(self, step: Step) -> Tensor:
+        return mean_kl_to_marginal(step.fake_logits, self.marginal_scale)
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared Euclidean distances ``(N, M)`` between the rows of ``(N, D)`` and ``(M, D)``.
+
+    From the differences themselves: the faster |x|^2 - 2xy + |y|^2 loses the small distances to
+    cancellation, and probability vectors are close to each other.
+    """
+    return (x[:, None] - y[None]).square().sum(dim=2)
+
+
+def mmd_u(x: Tensor, y: Tensor) -> Tensor:
+    """Squared MMD with k(a, b) = exp(-|a - b|^2), from two samples of the same size (Eq. 8).
+
+    The mean of k(x_i, x_j) - 2 k(x_i, y_j) + k(y_i, y_j) over all ordered pairs i != j: a
+    U-statistic, unbiased, so it can be negative. Eq. 8 divides by N(N-1)/2, the number of unordered
+    pairs; summing each pair once or both ways, the three terms are the means of Eq. 5's.
+
+    Args:
+        x, y: ``(N, D)``.
+
+    Returns:
+        Scalar; 0 where N < 2, which has no pairs.
+    """
+    n = len(x)
+    if n < 2:
+        return (x.sum() + y.sum()) * 0.0
+    kernel = (
+        torch.exp(-squared_distances(x, x))
+        - 2 * torch.exp(-squared_distances(x, y))
+        + torch.exp(-squared_distances(y, y))
+    )
+    return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
+
+
+def mmd_released(x: Tensor, y: Tensor) -> Tensor:
+    """The MMD of the authors' scripts.
+
+    The kernel's bandwidth is the mean squared real-real distance, the diagonals are kept, and the
+    square root is taken; below 1e-6 the term is skipped (0).
+    """
+    distances = squared_distances(x, x)
+    bandwidth = distances.mean().clamp(min=1e-12)
+    squared = (
+        torch.exp(-distances / bandwidth)
+        - 2 * torch.exp(-squared_distances(x, y) / bandwidth)
+        + torch.exp(-squared_distances(y, y) / bandwidth)
+    ).mean()
+    # The clamp keeps the root's gradient finite where the term is skipped anyway.
+    return torch.where(squared > 1e-6, squared.clamp(min=1e-6).sqrt(), squared * 0.0)
+
+
+class MMD(Score):
+    """Maximum mean discrepancy of the class distributions of both batches (Eq. 8)
+
+    The samples are the classifier's probability vectors of the real and of the generated images;
+    the kernel is k(x, x') = exp(-|x - x'|^2). Zero in expectation where the classifier sees the
+    same distribution of classes in both.
+
+    Source: Eqs. 5 and 8 of XRAY-GAN; Gretton et al. (2012).
+
+    Args:
+        formula: "paper", the U-statistic over i != j; "released", the authors' scripts: bandwidth
+            the mean squared real-real distance, diagonals kept, square root, skipped below 1e-6.
+    """
+
+    def __init__(self, *, formula: Literal["paper", "released"] = "paper") -> None:
+        super().__init__()
+        self.discrepancy = mmd_released if formula == "released" else mmd_u
+
+    def forward(self, step: Step) -> Tensor:
+        return self.discrepancy(step.real_probs, step.fake_probs)

@@ -1,0 +1,205 @@
+"""Style and content losses over the feature maps of a loss network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xraygan import Score, UserError
+from xraygan.step import Step
+
+Formula = Literal["paper", "released"]
+
+
+def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
+    """Gram matrices ``(N, C, C)`` of feature maps ``(N, C, H, W)``, float32 or better.
+
+    G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
+    """
+    n, c, h, w = maps.shape
+    flat = maps.reshape(n, c, h * w)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    # Scaled first: a sum over 16,384 pixels of a deep map is large.
+    scale = (c * h * w if formula == "paper" else h * w) ** -0.5
+    return torch.bmm(flat * scale, (flat * scale).transpose(1, 2))
+
+
+def style_loss(
+    ours: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    layers: Sequence[str],
+    formula: Formula = "paper",
+) -> Tensor:
+    """Sum over layers of the batch mean of |G(ours) - G(target)|_F^2 (Eq. 9).
+
+    The released scripts take the mean over the C^2 entries instead of their sum, and weigh each
+    layer by 1000 / C^2.
+    """
+    total = 0.0
+    for layer in layers:
+        with torch.autocast(ours[layer].device.type, enabled=False):
+            difference = gram_matrix(ours[layer], formula) - gram_matrix(target[layer], formula)
+        squared = difference.square()
+        if formula == "paper":
+            total = total + squared.sum(dim=(1, 2)).mean()
+        else:
+            total = total + 1000.0 / difference.shape[1] ** 2 * squared.mean()
+    return total  # type: ignore[return-value]
+
+
+def content_loss(ours: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two feature maps: |phi(ours) - phi(target)|^2 / (C H W).
+
+    Source: the feature reconstruction loss of Johnson et al., arXiv:1603.08155.
+    """
+    return F.mse_loss(ours.float(), target.float())
+
+
+class _StyleScore(Score):
+    """What both style scores share: the extractor and its layers."""
+
+    reads = ("generator",)
+
+    def __init__(self, extractor: str, layers: Sequence[str], formula: Formula) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.layers = tuple(layers)
+        self.formula = formula
+
+    def style_layers(self, step: Step, maps: Mapping[str, Tensor]) -> Sequence[str]:
+        chosen = self.layers or step.extractors[self.extractor].style_layers or tuple(maps)
+        if missing := [layer for layer in chosen if layer not in maps]:
+            raise UserError(
+                f"layers: the extractor {self.extractor!r} has no {missing[0]!r}; it has "
+                + ", ".join(maps)
+            )
+        return chosen
+
+
+class GramStyle(_StyleScore):
+    """Style distance of each generated image to a real one, by Gram matrices (Eq. 9)
+
+    sum_j |G_j(I_g) - G_j(I_r)|_F^2 over the layers j of a loss network, with
+    G_j(x)_{c,c'} = phi_c(x) . phi_{c'}(x) / (C_j H_j W_j), averaged over the batch, whose i-th
+    generated image is compared with its i-th real one.
+
+    Source: Eq. 9 of XRAY-GAN; Johnson et al., arXiv:1603.08155.
+
+    Args:
+        extractor: the loss network, a name of [extractors].
+        layers: its layers j; empty for the extractor's own choice.
+        formula: "paper", or "released" for the authors' scripts: G divided by H W, mean instead of
+            sum over its entries, layers weighted by 1000 / C^2.
+    """
+
+    def __init__(
+        self,
+        *,
+        extractor: str = "vgg19",
+        layers: tuple[str, ...] = (),
+        formula: Formula = "paper",
+    ) -> None:
+        super().__init__(extractor, layers, formula)
+
+    def forward(self, step: Step) -> Tensor:
+        fake = step.features(self.extractor, "fake")
+        real = step.features(self.extractor, "real")
+        return style_loss(fake, real, self.style_layers(step, fake), self.formula)
+
+
+class StyleTransfer(_StyleScore):
+    """Style and content losses of a transfer network that is trained beside the GAN (Eq. 10)
+
+    A network T turns a generated image I_g and a real one I_r into J = T(I_r, I_g); the score is
+    sum_j |G_j(J) - G_j(I_r)|_F^2 + |phi(J) - phi(I_g)|^2 / (C H W): the style of the real, the
+    content of the generated. T has its own optimizer and learns with the generator.
+
+    Source: Eq. 10 of XRAY-GAN; Johnson et al., arXiv:1603.08155.
+
+    Args:
+        extractor: the loss network, a name of [extractors].
+        layers: its layers j of style; empty for the extractor's own choice.
+        content_layer: its layer of content; empty for the extractor's own choice.
+        channels: 1, or 3 for the released scripts' colour network on repeated grey images.
+        formula: of the style loss, see `xraygan describe score gram`.
+    """
+
+    def __init__(
+        self,
+        *,
+        extractor: str = "vgg19",
+        layers: tuple[str, ...] = (),
+        content_layer: str = "",
+        channels: Literal[1, 3] = 1,
+        formula: Formula = "paper",
+    ) -> None:
+        super().__init__(extractor, layers, formula)
+        self.content_layer = content_layer
+        self.channels = channels
+        self.transfer = TransferNetwork(channels)
+
+    def forward(self, step: Step) -> Tensor:
+        pair = torch.cat([x.expand(-1, self.channels, -1, -1) for x in (step.real, step.fake)], 1)
+        stylized = step.run(self.transfer, pair)
+        ours = step.features(self.extractor, stylized)
+        style = style_loss(
+            ours,
+            step.features(self.extractor, "real"),
+            self.style_layers(step, ours),
+            self.formula,
+        )
+        layer = (
+            self.content_layer or step.extractors[self.extractor].content_layer or list(ours)[-1]
+        )
+        if layer not in ours:
+            raise UserError(f"content_layer: the extractor {self.extractor!r} has no {layer!r}")
+        return style + content_loss(ours[layer], step.features(self.extractor, "fake")[layer])
+
+
+class TransferNetwork(nn.Module):
+    """The image transformation network of Johnson et al., on a real and a generated image.
+
+    9 x 9 convolution (32), two of stride 2 (64, 128), five residual blocks, two nearest-neighbour
+    upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm, reflection padding, no
+    output activation. ``(N, 2 channels, S, S)`` to ``(N, channels, S, S)``.
+    """
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_convolution(2 * channels, 32, 9),
+            *_convolution(32, 64, 3, stride=2),
+            *_convolution(64, 128, 3, stride=2),
+            *(_Residual(128) for _ in range(5)),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *_convolution(128, 64, 3),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *_convolution(64, 32, 3),
+            nn.Conv2d(32, channels, 9, padding=4, padding_mode="reflect"),
+        )
+
+    def forward(self, pair: Tensor) -> Tensor:
+        return self.layers(pair)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first = _convolution(width, width, 3)
+        second = _convolution(width, width, 3)[:-1]
+        self.layers = nn.Sequential(*first, *second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.layers(x))
+
+
+def _convolution(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, padding_mode="reflect"),
+        nn.InstanceNorm2d(after, affine=True),
+        nn.ReLU(inplace=True),
+    ]

@@ -1,0 +1,10 @@
+"""VGG loss networks, and the run's own classifier in their place."""
+
+from xraygan import hookimpl
+
+
+@hookimpl
+def xraygan_register_extractors(register):
+    register("vgg16", "xraygan_vgg.extractors:VGG16")
+    register("vgg19", "xraygan_vgg.extractors:VGG19")
+    register("classifier", "xraygan_vgg.extractors:ClassifierFeatures")

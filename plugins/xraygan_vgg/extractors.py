@@ -1,0 +1,133 @@
+"""Networks whose feature maps the style and content losses compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from xraygan import Extractor, UserError
+from xraygan.step import Step
+from xraygan.weights import download_weights, load_matching, read_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _VGG(Extractor):
+    """The convolutions of a torchvision VGG up to the deepest map that is asked for."""
+
+    architecture: ClassVar[str]
+    style_layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    content_layer = "relu4_2"
+
+    def __init__(
+        self,
+        *,
+        weights: Literal["imagenet", "random"] | Path = "imagenet",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        network: Any = torchvision.models.get_model(self.architecture, weights=None)
+        convolutions = network.features
+        if weights == "random":
+            pass
+        elif isinstance(weights, Path):
+            _load(convolutions, read_weights(weights), str(weights))
+        else:
+            published = torchvision.models.get_model_weights(self.architecture).DEFAULT
+            _load(convolutions, download_weights(published), weights)
+        self.normalize = normalize
+        self.names: list[str | None] = []
+        self.layers = nn.ModuleList()
+        wanted = {*self.style_layers, self.content_layer}
+        block, count = 1, 0
+        for layer in convolutions:
+            name = None
+            if isinstance(layer, nn.ReLU):
+                layer, count = nn.ReLU(), count + 1  # not in place: the maps are kept
+                name = f"relu{block}_{count}"
+            elif isinstance(layer, nn.MaxPool2d):
+                block, count = block + 1, 0
+            self.layers.append(layer)
+            self.names.append(name if name in wanted else None)
+            wanted.discard(name)
+            if not wanted:
+                break
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = images.expand(-1, 3, -1, -1)
+        if self.normalize:
+            x = ((x + 1) / 2 - self.mean) / self.std
+        maps: dict[str, Tensor] = {}
+        for name, layer in zip(self.names, self.layers, strict=True):
+            x = layer(x)
+            if name is not None:
+                maps[name] = x
+        return maps
+
+
+def _load(convolutions: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    prefix = "features."
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    load_matching(convolutions, own, source, last="(none)")
+
+
+class VGG16(_VGG):
+    """VGG-16 as a loss network
+
+    Feature maps relu1_1, 2_1, 3_1, 4_1, 5_1 for style and relu4_2 for content. Grey images are
+    repeated to three channels and normalized as ImageNet's.
+
+    Source: Simonyan and Zisserman, arXiv:1409.1556; Johnson et al., arXiv:1603.08155.
+
+    Args:
+        weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
+            torchvision's weights (.pth or .safetensors).
+        normalize: bring images from [-1, 1] to ImageNet's mean and deviation first.
+    """
+
+    architecture = "vgg16"
+
+
+class VGG19(_VGG):
+    """VGG-19 as a loss network, the paper's
+
+    Feature maps relu1_1, 2_1, 3_1, 4_1, 5_1 for style and relu4_2 for content. Grey images are
+    repeated to three channels and normalized as ImageNet's.
+
+    Source: Simonyan and Zisserman, arXiv:1409.1556; Johnson et al., arXiv:1603.08155.
+
+    Args:
+        weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
+            torchvision's weights (.pth or .safetensors).
+        normalize: bring images from [-1, 1] to ImageNet's mean and deviation first.
+    """
+
+    architecture = "vgg19"
+
+
+class ClassifierFeatures(Extractor):
+    """The run's own classifier as the loss network: no download, no pass of its own
+
+    Style and content are compared in the classifier's feature maps. For the real and the generated
+    batch they are those that the step has computed already. The classifier is never trained by
+    this use of it unless a score's `trains` names it.
+    """
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError("it has no network of its own; call extract")
+
+    def extract(self, step: Step, images: Tensor | str) -> dict[str, Tensor]:
+        if "classifier" not in step.networks:
+            raise UserError("[extractors.classifier]: the recipe has no [classifier]")
+        if isinstance(images, str):
+            every = step.real_activations if images == "real" else step.fake_activations
+        else:
+            every = step.classify(images)
+        return {name: maps for name, maps in every.items() if maps.ndim == 4}

@@ -1,0 +1,157 @@
+"""Images: what a file becomes before it reaches a network."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraygan import UserError
+from xraygan.images import read_grey
+
+# -- read_grey -------------------------------------------------------------------------------------
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+WIDE = GREY.astype(np.uint16) * 257  # the same greys in 16 bits
+ALPHA = GREY[::-1]
+
+
+def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
+    """Write a PNG of a kind that Pillow cannot write (16-bit colour) or should not (a bomb)."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    return path
+
+
+def reversed_palette() -> Image.Image:
+    """Indices that run against their greys, half transparent, as an indexed PNG may hold."""
+    image = Image.fromarray(255 - GREY).convert("P")
+    image.putpalette([255 - i for i in range(256) for _ in range(3)])
+    image.info["transparency"] = bytes([0, 255] * 128)
+    return image
+
+
+SAME_GREYS = {
+    "grey.png": lambda: Image.fromarray(GREY),
+    "grey_alpha.png": lambda: Image.fromarray(np.dstack([GREY, ALPHA])),
+    "rgb.png": lambda: Image.fromarray(np.dstack([GREY] * 3)),
+    "rgba.png": lambda: Image.fromarray(np.dstack([GREY, GREY, GREY, ALPHA])),
+    "palette.png": reversed_palette,
+    "16bit.png": lambda: Image.fromarray(WIDE),
+    "16bit_big_endian.tif": lambda: Image.fromarray(WIDE.astype(">u2")),
+    "32bit_holding_16.tif": lambda: Image.fromarray(WIDE.astype(np.int32)),
+}
+
+
+@pytest.mark.parametrize("name", SAME_GREYS)
+def test_read_grey_gives_the_same_pixels_whatever_the_mode(name: str, tmp_path: Path) -> None:
+    SAME_GREYS[name]().save(tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = read_grey(tmp_path / name, 16)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable  # torch.from_numpy warns of anything else
+    np.testing.assert_array_equal(pixels, GREY)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_read_grey_of_16_bit_colour(colour: int, channels: int, tmp_path: Path) -> None:
+    samples = np.repeat(WIDE[..., None], channels, axis=2).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    file = png(tmp_path / "wide.png", 16, 16, 16, colour, rows)
+    np.testing.assert_array_equal(read_grey(file, 16), GREY)
+
+
+def test_read_grey_of_a_cmyk_jpeg(tmp_path: Path) -> None:
+    ink = np.zeros((16, 16, 4), dtype=np.uint8)
+    ink[..., 3] = 255 - GREY  # black ink only
+    Image.fromarray(ink, "CMYK").save(tmp_path / "cmyk.jpeg", quality=100)
+    pixels = read_grey(tmp_path / "cmyk.jpeg", 16)
+    np.testing.assert_allclose(pixels.astype(int), GREY, atol=2)
+
+
+def test_read_grey_of_one_bit(tmp_path: Path) -> None:
+    Image.fromarray(GREY > 127).save(tmp_path / "1bit.png")
+    np.testing.assert_array_equal(read_grey(tmp_path / "1bit.png", 16), (GREY > 127) * 255)
+
+
+def test_read_grey_weighs_colours_by_luma(tmp_path: Path) -> None:
+    file = tmp_path / "red.png"
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(file)
+    np.testing.assert_array_equal(read_grey(file, 4), np.full((4, 4), round(0.299 * 255)))
+
+
+def test_read_grey_squeezes_the_whole_picture_and_averages(tmp_path: Path) -> None:
+    wide = np.zeros((8, 32), dtype=np.uint8)
+    wide[:, 16:] = 200  # left half black, right half grey
+    wide[:, ::2] //= 2  # in stripes that only a filter that averages makes even
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    pixels = read_grey(tmp_path / "wide.png", 8)
+    assert pixels.shape == (8, 8)
+    assert pixels[:, :3].max() == 0
+    np.testing.assert_allclose(pixels[:, 5:], 150, atol=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.png", b""),
+        ("text.png", b"Data_Entry_2017.csv\n" * 20),
+        ("page.jpeg", b"<!DOCTYPE html><html><body>Sign in to download</body></html>"),
+    ],
+)
+def test_read_grey_refuses_what_is_no_image(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: not a readable image"):
+        read_grey(tmp_path / name, 16)
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.jpeg"])
+def test_read_grey_never_pads_a_truncated_file(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    whole, pixels = file.read_bytes(), read_grey(file, 16)
+    refused = 0
+    for length in range(0, len(whole), 5):
+        file.write_bytes(whole[:length])
+        try:
+            # Only what follows the pixels may be gone.
+            np.testing.assert_array_equal(read_grey(file, 16), pixels)
+        except UserError:
+            refused += 1
+    assert refused > 0.9 * len(whole) / 5
+
+
+def test_read_grey_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone.png: the image is not there"):
+        read_grey(tmp_path / "gone.png", 16)
+    with pytest.raises(UserError, match="not a readable image"):
+        read_grey(tmp_path, 16)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_001, 30_000])  # Pillow alone warns of the first, and reads it
+def test_read_grey_refuses_a_decompression_bomb(side: int, tmp_path: Path) -> None:
+    file = png(tmp_path / "bomb.png", side, side, 8, 0, b"")
+    with pytest.raises(UserError, match=r"bomb.png: not a readable image \(.*pixels"):
+        read_grey(file, 16)
+
+
+@pytest.mark.parametrize("greys", [WIDE / np.float32(65535), WIDE.astype(np.int32) * 2])
+def test_read_grey_refuses_greys_without_a_known_white(greys: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(greys).save(tmp_path / "wide.tif")
+    with pytest.raises(UserError, match="white is unknown"):
+        read_grey(tmp_path / "wide.tif", 16)

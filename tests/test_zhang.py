@@ -1,0 +1,122 @@
+"""The zhang dataset, on the official layout and on every fault it can have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from xraygan_zhang.dataset import Zhang
+
+from xraygan import UserError
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "zhang"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no Zhang Lab images at {REAL}")
+
+FILES = {  # path below chest_xray/ -> patient
+    "train/NORMAL/IM-0115-0001.jpeg": "IM-0115",
+    "train/NORMAL/NORMAL2-IM-0115-0001-0002.jpeg": "NORMAL2-IM-0115",
+    "train/PNEUMONIA/person1_bacteria_2.jpeg": "person1_bacteria",
+    "train/PNEUMONIA/person1_virus_7.jpeg": "person1_virus",
+    "val/PNEUMONIA/person1946_bacteria_4874.jpeg": "person1946_bacteria",
+    "test/NORMAL/scan.jpeg": "chest_xray/test/NORMAL/scan.jpeg",
+    "test/PNEUMONIA/person3_virus_15.jpeg": "person3_virus",
+    "test/PNEUMONIA/person3_virus_16.jpeg": "person3_virus",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path in FILES:
+        file = tmp_path / "chest_xray" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 6), (90, 90, 90)).save(file)
+    return tmp_path
+
+
+def test_index(root: Path) -> None:
+    folder = root / "chest_xray"
+    for leftover in (".DS_Store", "train/NORMAL/.DS_Store", "train/NORMAL/._IM-0115-0001.jpeg"):
+        (folder / leftover).write_bytes(b"\0\5\x16\7")
+    (root / "__MACOSX/chest_xray/train/NORMAL").mkdir(parents=True)
+    (root / "__MACOSX/chest_xray/train/NORMAL/._IM-0115-0001.jpeg").touch()
+    table = Zhang(root).index()
+    assert dict(zip(table["path"], table["patient"], strict=True)) == {
+        f"chest_xray/{path}": patient for path, patient in FILES.items()
+    }
+    for row in table.itertuples():
+        _, split, label, _ = row.path.split("/")
+        assert (row.split, row.labels) == (split, (label,))
+    assert table["age"].isna().all()
+    assert set(table["sex"]) == {""}
+    assert set(table["view"]) == {"AP"}
+
+
+def test_the_root_may_be_chest_xray_itself(root: Path) -> None:
+    data = Zhang(root / "chest_xray")
+    paths = list(data.index()["path"])
+    assert paths == list(FILES)
+    np.testing.assert_array_equal(data.load(paths[0], 4), np.full((4, 4), 90, dtype=np.uint8))
+
+
+def test_identity_changes_with_the_file(root: Path) -> None:
+    data, path = Zhang(root), "chest_xray/test/NORMAL/scan.jpeg"
+    before = data.identity(path)
+    assert data.identity(path) == before
+    os.utime(root / path, ns=(1, 1))
+    assert data.identity(path) != before
+
+
+def message(root: Path | None) -> str:
+    with pytest.raises(UserError) as caught:
+        Zhang(root).index()
+    return str(caught.value)
+
+
+def test_without_data_the_message_says_what_to_do(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "chest_xray/test/PNEUMONIA").rename(root / "chest_xray/test/SICK")
+    for place, what in {
+        None: "data.root is not set",
+        root / "gone": "gone: there is no such folder",
+        root / "empty": "empty: the folder is empty",
+        root: "missing: chest_xray/test/PNEUMONIA\n",
+        root / "chest_xray": "missing: test/PNEUMONIA\n",
+    }.items():
+        text = message(place)
+        assert what in text
+        for hint in (
+            "https://data.mendeley.com/datasets/rscbjbr9sj/2",
+            "train/NORMAL/*.jpeg",
+            "--set data.root=DIR",
+            '--set data.plugin=phantom --set \'data.classes=["No Finding","Pneumonia"]\'',
+        ):
+            assert hint in text
+
+
+def test_a_folder_without_pictures(root: Path) -> None:
+    (root / "chest_xray/test/NORMAL/scan.jpeg").unlink()
+    assert f"{root / 'chest_xray/test/NORMAL'}: no .jpeg file is in it" in message(root)
+
+
+@needs_real
+def test_the_real_set() -> None:
+    table = Zhang(REAL).index()
+    on_disk = {p.relative_to(REAL).as_posix() for p in REAL.glob("chest_xray/*/*/*.jpeg")}
+    assert set(table["path"]) == on_disk
+    counts = table["path"].str.split("/").str[1:3].str.join("/").value_counts().to_dict()
+    assert counts == {
+        "train/NORMAL": 1341,
+        "train/PNEUMONIA": 3875,
+        "test/NORMAL": 234,
+        "test/PNEUMONIA": 390,
+    }
+    # The bare number stands in both splits; with the cause it does not, and neither does IM-.
+    person = table[table["patient"].str.startswith("person")]
+    number = person["patient"].str.extract(r"person(\d+)_", expand=False)
+    split = {name: set(number[person["split"] == name]) for name in ("train", "test")}
+    assert (len(split["test"]), len(split["test"] & split["train"])) == (202, 170)
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    assert not table["patient"].str.contains("/").any()  # every name was understood

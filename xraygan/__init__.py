@@ -1,0 +1,54 @@
+"""xraygan: a plugin-based GAN toolkit for chest X-rays.
+
+The public names; importing this package does not import torch until one that needs it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from .interfaces import (
+        Classifier,
+        Dataset,
+        Discriminator,
+        Extractor,
+        Generator,
+        Labeler,
+        Measurement,
+        Metric,
+        Objective,
+        Score,
+        Task,
+        Tracker,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "Dataset",
+    "Discriminator",
+    "Extractor",
+    "Generator",
+    "Labeler",
+    "Measurement",
+    "Metric",
+    "Objective",
+    "Score",
+    "Task",
+    "Tracker",
+    "UserError",
+    "__version__",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(".interfaces", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""A recipe checked as a whole: every fault is found before any work begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from . import schema
+from .errors import RecipeError, UserError, nearest
+from .options import check_options, plain_reason
+from .recipe import Choice, Key, Recipe, Tree
+from .registry import Registry
+
+#: parts that make no sense one without the other
+_ADVERSARIAL = ("generator", "discriminator", "objective")
+
+#: how pydantic marks the branch of a union in an error's location
+_UNION_MARKS = ("literal[", "constrained-", "list[", "function-")
+
+
+@dataclass
+class Checker:
+    """Checks one merged tree and gathers every fault before it gives up."""
+
+    path: Path
+    origins: Mapping[Key, str]
+    registry: Registry
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, tree: Tree) -> Recipe:
+        for group in schema.GROUPS:  # the key names the plugin unless `plugin` does
+            for name, table in (tree.get(group) or {}).items():
+                if isinstance(table, dict):
+                    table.setdefault("plugin", name)
+        try:
+            # Through JSON, where strict checking still takes a list for a tuple.
+            tables = schema.Tables.model_validate_json(json.dumps(tree, default=str))
+        except ValidationError as error:
+            for fault in error.errors():
+                self._schema_fault(fault)
+            raise RecipeError(self.faults) from None
+        choices = self._choose(tables)
+        choices |= self._implied_extractors(choices)
+        if not self.faults:
+            self._check_together(tables, choices)
+        if self.faults:
+            raise RecipeError(self.faults)
+        return Recipe(self.path, tables, choices)
+
+    def fault(self, key: Key, message: str) -> None:
+        """Record a fault, naming the file that set the key or the nearest table above it."""
+        for length in range(len(key), -1, -1):
+            if source := self.origins.get(key[:length]):
+                break
+        else:
+            source = str(self.path)
+        self.faults.append(f"{source}: {_show(key)}: {message}")
+
+    def _schema_fault(self, error: Any) -> None:
+        key = tuple(str(part) for part in error["loc"] if not str(part).startswith(_UNION_MARKS))
+        if error["type"] == "extra_forbidden":
+            known = _fields_at(schema.Tables, key[:-1])
+            self.fault(
+                key, f"unknown {'table' if len(key) == 1 else 'key'}; {nearest(key[-1], known)}"
+            )
+        elif error["type"] == "missing":
+            self.fault(key, "is required and missing")
+        else:
+            reason = plain_reason({**error, "loc": ()}).removeprefix("value error, ")
+            found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
+            self.fault(key, reason + found)
+
+    def _choose(self, tables: schema.Tables) -> dict[str, Choice]:
+        chosen: dict[str, Choice] = {}
+        for table, (kind, words) in tables.parts().items():
+            key = tuple(table.split("."))
+            try:
+                part = self.registry.get(kind, words.plugin)
+                options, faults = check_options(part.cls, words.options)
+            except UserError as error:
+                self.fault(key, str(error))
+                continue
+            for name, message in faults.items():
+                self.fault((*key, name), message)
+            for name, value in options.items():
+                if isinstance(value, Path):
+                    if not value.exists():
+                        self.fault((*key, name), f"no such file: {value}")
+                    options[name] = value.resolve()
+            chosen[table] = Choice(table, part, words, options)
+        return chosen
+
+    def _check_together(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
+        """Check that the chosen parts fit each other."""
+        present = [kind for kind in _ADVERSARIAL if kind in choices]
+        for kind in _ADVERSARIAL:
+            if present and kind not in present:
+                self.fault((kind,), f"is missing: [{present[0]}] needs it")
+        if "classifier" not in choices and "generator" not in choices:
+            self.fault(
+                ("classifier",), "is missing: a run trains a generator, a classifier or both"
+            )
+        if {"generator", "discriminator"} <= set(choices):
+            g, d = choices["generator"].part.cls, choices["discriminator"].part.cls
+            if g.conditional != d.conditional:  # type: ignore[attr-defined]
+                words = {True: "conditional", False: "unconditional"}
+                self.fault(
+                    ("discriminator", "plugin"),
+                    f"{choices['discriminator'].part.name!r} is {words[d.conditional]}, "  # type: ignore[attr-defined]
+                    f"but the generator {choices['generator'].part.name!r} is "
+                    f"{words[g.conditional]}",  # type: ignore[attr-defined]
+                )
+        self._check_terms(tables, choices)
+
+    def _check_terms(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
+        networks = [k for k in ("generator", "discriminator", "classifier") if k in choices]
+        networks += [c.name for t, c in choices.items() if t.startswith("scores.")]
+        exclusive = tables.data.label_policy == "single" or choices["data"].part.cls.exclusive  # type: ignore[attr-defined]
+        for table, choice in choices.items():
+            key, cls = tuple(table.split(".")), choice.part.cls
+            if table == "labeler":
+                reads: tuple[str, ...] = ("generator", "classifier")
+            elif table.startswith("scores."):
+                reads = cls.reads  # type: ignore[attr-defined]
+                if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
+                    self.fault(key, 'needs exclusive classes, but [data] label_policy is "multi"')
+            else:
+                continue
+            for network in reads:
+                if network not in networks:
+                    self.fault(key, f"needs a [{network}], and the recipe has none")
+            for name in choice.words.trains or ():
+                if name not in networks:
+                    self.fault(
+                        (*key, "trains"), f"no network is named {name!r}; {nearest(name, networks)}"
+                    )
+        if (labeler := choices.get("labeler")) and labeler.part.cls.needs_condition:  # type: ignore[attr-defined]
+            generator = choices.get("generator")
+            if generator and not generator.part.cls.conditional:  # type: ignore[attr-defined]
+                self.fault(
+                    ("labeler", "plugin"),
+                    f"{labeler.part.name!r} needs a conditional generator, and "
+                    f"{generator.part.name!r} is not",
+                )
+
+    def _implied_extractors(self, choices: dict[str, Choice]) -> dict[str, Choice]:
+        """An extractor that a score reads and no table sets gets its plugin's defaults."""
+        implied: dict[str, Choice] = {}
+        for table, score in choices.items():
+            name = score.options.get("extractor") if table.startswith("scores.") else None
+            target = f"extractors.{name}"
+            if name is None or target in choices or score.words.weight == 0:
+                continue
+            try:
+                part = self.registry.get("extractor", name)
+                options, faults = check_options(part.cls, {})
+            except UserError as error:
+                self.fault((*table.split("."), "extractor"), str(error))
+                continue
+            for option, message in faults.items():
+                self.fault(("extractors", name, option), message)
+            implied[target] = Choice(target, part, schema.Named(plugin=name), options)
+        return implied
+
+
+def _fields_at(model: Any, key: Key) -> list[str]:
+    for part in key:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((a for a in options if hasattr(a, "model_fields")), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _show(key: Key) -> str:
+    """A key as it stands in a recipe: ``[scores.gram] weight``."""
+    if len(key) <= 1:
+        return f"[{key[0]}]" if key else "recipe"
+    return f"[{'.'.join(key[:-1])}] {key[-1]}"

@@ -1,0 +1,39 @@
+"""What goes wrong by the user's hand, said in one message and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """The recipe, the data, an option or a plugin is at fault.
+
+    The message names the file, table and key (or row), says what was expected and what to do.
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class RecipeError(UserError):
+    """Every fault that was found in a recipe, together.
+
+    Attributes:
+        faults: one line each, with the file, table and key that it is about.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        head = (
+            "the recipe has a fault" if len(faults) == 1 else f"the recipe has {len(faults)} faults"
+        )
+        super().__init__("\n".join([f"{head}:", *(f"  {fault}" for fault in self.faults)]))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that ends a message about an unknown name: the nearest names, or all of them."""
+    known = sorted(known)
+    if not known:
+        return "there are none"
+    if close := get_close_matches(name, known, n=3, cutoff=0.5):
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "known: " + ", ".join(known)

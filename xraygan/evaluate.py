@@ -1,0 +1,269 @@
+"""What metrics measure: predictions on the test split, generated images, features of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import __version__
+from .graph import TrainingGraph, build
+from .interfaces import Metric
+from .recipe import Recipe
+from .seeding import derive_seed, rng
+from .store import ImageSplit, to_range
+
+CONFIDENCE = 0.95
+
+
+class Evaluation:
+    """A trained graph and the data it is measured on; everything is computed on first use.
+
+    Args:
+        recipe: the run's recipe.
+        graph: its networks; they are put into evaluation mode while they are used.
+        train: the training images, from which the reference of the Frechet distances is drawn.
+        test: the test images.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        graph: TrainingGraph,
+        train: ImageSplit,
+        test: ImageSplit,
+        device: torch.device,
+    ) -> None:
+        self.recipe = recipe
+        self.graph = graph
+        self.task = graph.task
+        self.train = train
+        self.test = test
+        self.device = device
+        self._words = recipe.tables.evaluation
+        self._seed = recipe.tables.run.seed
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The classes that are measured, and their columns in label and probability arrays."""
+        only = self.recipe.tables.data.only or self.task.classes
+        return {name: i for i, name in enumerate(self.task.classes) if name in only}
+
+    # -- the test split ----------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(N, K)`` 0/1 uint8: the test images' labels."""
+        return self.test.label_matrix
+
+    @property
+    def patients(self) -> np.ndarray:
+        """``(N,)`` str: whose image each test image is."""
+        return self.test.patients
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """``(N, K)`` float64: the classifier's probabilities for the test images."""
+        return self._classify(self.test.images, real=True)[1]
+
+    # -- generated images and their reference ------------------------------------------------------
+
+    @cached_property
+    def reference_images(self) -> Tensor:
+        """``(M, S, S)`` uint8: training images, as many as are generated if there are so many."""
+        count = min(self._words.generated, len(self.train))
+        order = torch.randperm(len(self.train), generator=rng("cpu", self._seed, "reference"))
+        return self.train.images[order[:count]]
+
+    @cached_property
+    def _generated(self) -> tuple[Tensor, Tensor]:
+        return generate(
+            self.graph,
+            self._words.generated,
+            rng(self.device, self._seed, "evaluation"),
+            device=self.device,
+            batch_size=self._words.batch_size,
+            labels=torch.from_numpy(self.train.label_matrix),
+        )
+
+    @property
+    def fake_images(self) -> Tensor:
+        """``(M, S, S)`` uint8: generated images, as they would be saved."""
+        return self._generated[0]
+
+    @property
+    def fake_labels(self) -> Tensor:
+        """``(M, K)`` 0/1 uint8: the conditions they were generated from; zeros if none."""
+        return self._generated[1]
+
+    @cached_property
+    def reference_features(self) -> np.ndarray:
+        """``(M, D)`` float64: the classifier's features of the reference images."""
+        return self._classify(self.reference_images, real=True)[0]
+
+    @cached_property
+    def _fake_classified(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._classify(self.fake_images, real=False)
+
+    @property
+    def fake_features(self) -> np.ndarray:
+        """``(M, D)`` float64: the classifier's features of the generated images."""
+        return self._fake_classified[0]
+
+    @property
+    def fake_probs(self) -> np.ndarray:
+        """``(M, K)`` float64: the classifier's probabilities for the generated images."""
+        return self._fake_classified[1]
+
+    # -- intervals ---------------------------------------------------------------------------------
+
+    def patient_interval(
+        self, statistic: Callable[[np.ndarray], float]
+    ) -> tuple[float, float] | None:
+        """A 95 % percentile-bootstrap interval over the test split's patients.
+
+        Args:
+            statistic: a figure from image weights ``(N,)``: how often each image's patient was
+                drawn. It returns NaN where a resample does not define it.
+        """
+        patients, member = np.unique(self.patients, return_inverse=True)
+        return self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
+
+    def generated_interval(
+        self, statistic: Callable[[np.ndarray], float]
+    ) -> tuple[float, float] | None:
+        """The same over generated images, each drawn on its own; weights ``(M,)``."""
+        return self._bootstrap(statistic, self._words.generated, lambda drawn: drawn)
+
+    def _bootstrap(
+        self,
+        statistic: Callable[[np.ndarray], float],
+        units: int,
+        spread: Callable[[np.ndarray], np.ndarray],
+    ) -> tuple[float, float] | None:
+        random = np.random.default_rng(derive_seed(self._seed, "bootstrap"))
+        values = []
+        for _ in range(self._words.bootstrap):
+            drawn = np.bincount(random.integers(units, size=units), minlength=units)
+            values.append(statistic(spread(drawn).astype(np.float64)))
+        defined = [value for value in values if np.isfinite(value)]
+        if not defined:
+            return None
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        return float(low), float(high)
+
+    # -- passes ------------------------------------------------------------------------------------
+
+    def _classify(self, images: Tensor, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode."""
+        classifier = self.graph.networks["classifier"]
+        span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
+        features, probs = [], []
+        was_training = classifier.training
+        classifier.eval()
+        with torch.inference_mode(), self.graph.autocast():
+            for batch in images.split(self._words.batch_size):
+                found = classifier(to_range(batch.to(self.device)[:, None], span))
+                features.append(found["features"].double().cpu())
+                probs.append(self.task.probabilities(found["logits"]).double().cpu())
+        classifier.train(was_training)
+        return torch.cat(features).numpy(), torch.cat(probs).numpy()
+
+
+def generate(
+    graph: TrainingGraph,
+    count: int,
+    source: torch.Generator,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+    labels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Generate images with a graph's generator in evaluation mode.
+
+    Args:
+        graph: a graph with a generator.
+        source: where latent noise and conditions are drawn from, on ``device``.
+        labels: ``(L, K)`` 0/1: label vectors to condition on, drawn from at random; classes that
+            exclude each other are drawn uniformly unless a single vector is given.
+
+    Returns:
+        images ``(count, S, S)`` uint8 on the CPU, and their conditions ``(count, K)`` uint8.
+    """
+    generator = graph.networks["generator"]
+    width = len(graph.task.classes)
+    images, conditions = [], []
+    was_training = generator.training
+    generator.eval()
+    with torch.inference_mode(), graph.autocast():
+        for start in range(0, count, batch_size):
+            n = min(batch_size, count - start)
+            z = torch.randn(n, generator.latent_size, generator=source, device=device)
+            condition = torch.zeros(n, width, device=device)
+            if generator.conditional:
+                if labels is not None and (len(labels) == 1 or not graph.task.exclusive):
+                    pick = torch.randint(len(labels), (n,), generator=source, device=device)
+                    condition = labels.to(device)[pick].float()
+                else:
+                    pick = torch.randint(width, (n,), generator=source, device=device)
+                    condition = torch.eye(width, device=device)[pick]
+                made = generator(z, condition)
+            else:
+                made = generator(z)
+            images.append(to_bytes(made[:, 0].float()).cpu())
+            conditions.append(condition.byte().cpu())
+    generator.train(was_training)
+    return torch.cat(images), torch.cat(conditions)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def evaluate(evaluation: Evaluation, step: int) -> dict[str, Any]:
+    """Compute every metric of the recipe: the content of ``evaluation.json``."""
+    recipe = evaluation.recipe
+    metrics: dict[str, Any] = {}
+    for choice in recipe.chosen("metrics").values():
+        metric: Metric = build(choice)
+        for name, measurement in metric.compute(evaluation).items():
+            metrics[name] = asdict(measurement)
+    words = recipe.tables.evaluation
+    return {
+        "step": step,
+        "xraygan": __version__,
+        "protocol": {
+            "dataset": recipe.choices["data"].part.name,
+            "split": "test",
+            "label_policy": "single" if evaluation.task.exclusive else "multi",
+            "classes": list(evaluation.classes),
+            "images": len(evaluation.test),
+            "patients": len(np.unique(evaluation.patients)),
+            "generated": words.generated if "generator" in evaluation.graph.networks else 0,
+            "bootstrap": words.bootstrap,
+            "unit": "patient",
+            "confidence": CONFIDENCE,
+        },
+        "metrics": metrics,
+    }
+
+
+def predictions(evaluation: Evaluation) -> pd.DataFrame:
+    """One row a test image: the content of ``predictions.csv``."""
+    table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
+    for name, column in evaluation.classes.items():
+        table[f"label:{name}"] = evaluation.labels[:, column]
+        table[f"p:{name}"] = evaluation.probs[:, column].round(6)
+    return pd.DataFrame(table)
+
+
+__all__ = ["Evaluation", "evaluate", "generate", "predictions", "to_bytes"]

@@ -1,0 +1,289 @@
+"""A recipe's parts, assembled: networks, optimizers, terms, and who learns from each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import schema
+from .errors import UserError
+from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
+from .options import takes_positional
+from .recipe import Choice, Recipe
+from .registry import describe_error
+from .seeding import derive_seed
+from .step import Step
+
+Gradients = dict[str, list[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A function of the step, its weight, and its audience: the networks that learn from it."""
+
+    name: str
+    compute: Callable[[Step], Tensor]
+    weight: float
+    trains: frozenset[str]
+
+
+class TrainingGraph:
+    """The networks of a run and the terms that train them.
+
+    Args:
+        task: the image size and the classes.
+        networks: networks by name; what a score brings is a network with the score's name.
+        extractors: frozen networks by name.
+        terms: terms with a weight other than zero.
+        optimizers: one optimizer a network; those without one are not trained.
+        autocast: makes the context in which networks run (mixed precision).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        networks: Mapping[str, nn.Module],
+        extractors: Mapping[str, Extractor],
+        terms: Iterable[Term],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.task = task
+        self.networks = dict(networks)
+        self.extractors = dict(extractors)
+        self.terms = list(terms)
+        self.optimizers = dict(optimizers)
+        self.autocast = autocast
+        # Where the classifier never sees a real image, only generated ones can set its statistics.
+        self._fake_statistics = all(t.name != "classification" for t in self.terms)
+
+    def step(self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any) -> Step:
+        """A :class:`Step` over this graph's networks; ``context`` goes to its constructor."""
+        return Step(
+            task=self.task,
+            networks=self.networks,
+            extractors=self.extractors,
+            real=real,
+            labels=labels,
+            rng=rng,
+            autocast=self.autocast,
+            fake_statistics=self._fake_statistics,
+            **context,
+        )
+
+    def gradients(self, step: Step) -> tuple[dict[str, Tensor], Gradients]:
+        """Every term's value, and what each network that learns in this step learns from them.
+
+        Terms with the same audience are summed and differentiated once, towards exactly the
+        parameters of that audience. What reaches the generated images is gathered over all
+        audiences and goes through the generator once.
+
+        Returns:
+            values: each evaluated term, unweighted, detached.
+            gradients: network -> one gradient a parameter, None where nothing reached it.
+        """
+        values: dict[str, Tensor] = {}
+        audiences: dict[frozenset[str], list[Tensor]] = {}
+        for term in self.terms:
+            if audience := term.trains & step.learning:
+                value = term.compute(step)
+                values[term.name] = value.detach()
+                if value.requires_grad:
+                    audiences.setdefault(audience, []).append(term.weight * value)
+        gradients: Gradients = {name: [None] * len(_parameters(n)) for name, n in self._nets(step)}
+        reached: Tensor | None = None
+        remaining = len(audiences)
+        for audience, losses in audiences.items():
+            remaining -= 1
+            names = sorted(audience)
+            targets = [p for name in names for p in _parameters(self.networks[name])]
+            through_fake = "generator" in audience and step.fake.requires_grad
+            found = list(
+                torch.autograd.grad(
+                    torch.stack(losses).sum(),
+                    [*targets, *([step.fake] if through_fake else [])],
+                    retain_graph=remaining > 0,
+                    allow_unused=True,
+                )
+            )
+            if through_fake:
+                reached = _plus(reached, found.pop())
+            for name in names:
+                part, found = _split(found, len(gradients[name]))
+                gradients[name] = [_plus(a, b) for a, b in zip(gradients[name], part, strict=True)]
+        if reached is not None:
+            parameters = _parameters(self.networks["generator"])
+            through = torch.autograd.grad(
+                step.generated, parameters, grad_outputs=reached, allow_unused=True
+            )
+            gradients["generator"] = [
+                _plus(a, b) for a, b in zip(gradients["generator"], through, strict=True)
+            ]
+        return values, gradients
+
+    def update(self, gradients: Gradients) -> None:
+        """Let each network's optimizer take one step with its gradients."""
+        for name, found in gradients.items():
+            for parameter, gradient in zip(_parameters(self.networks[name]), found, strict=True):
+                parameter.grad = gradient
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad(set_to_none=True)
+
+    def _nets(self, step: Step) -> list[tuple[str, nn.Module]]:
+        return [(n, self.networks[n]) for n in self.optimizers if n in step.learning]
+
+
+def _parameters(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _split(items: list, count: int) -> tuple[list, list]:
+    return items[:count], items[count:]
+
+
+# -- assembling ------------------------------------------------------------------------------------
+
+
+def assemble(
+    recipe: Recipe,
+    task: Task,
+    device: torch.device | str = "cpu",
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> TrainingGraph:
+    """Build what a recipe describes.
+
+    Initial weights depend on the recipe's seed and on the network's own name, nothing else.
+
+    Raises:
+        UserError: a part refused its options or could not be built; the message names its table.
+    """
+    seed = recipe.tables.run.seed
+    networks: dict[str, nn.Module] = {}
+    terms: list[Term] = []
+    for name in ("generator", "discriminator", "classifier"):
+        if name in recipe.choices:
+            networks[name] = build(recipe.choices[name], task, seed=seed)
+    extractors: dict[str, Extractor] = {}
+    scores: dict[str, Score] = {}
+    for name, choice in recipe.chosen("scores").items():
+        if choice.words.weight != 0:
+            scores[name] = build(choice, task, seed=seed)
+            if _parameters(scores[name]):
+                networks[name] = scores[name]
+            read = choice.options.get("extractor")
+            if read is not None and read not in extractors:
+                table = recipe.choices[f"extractors.{read}"]
+                extractors[read] = build(table, task, seed=seed).requires_grad_(False).eval()
+    terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
+    for module in (*networks.values(), *extractors.values(), *scores.values()):
+        module.to(device)
+    trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
+    optimizers = {
+        name: _optimizer(_words(recipe, name).optimizer, _parameters(network))
+        for name, network in networks.items()
+        if name in trained
+    }
+    return TrainingGraph(task, networks, extractors, terms, optimizers, autocast)
+
+
+def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
+    """An instance of a chosen part.
+
+    ``positional`` is what the core gives to its kind, if its constructor takes any.
+
+    Raises:
+        UserError: its constructor refused; the message names the recipe's table.
+    """
+    torch.manual_seed(derive_seed(seed, "init", choice.table))
+    given = positional if takes_positional(choice.part.cls) else ()
+    try:
+        return choice.part.cls(*given, **choice.options)
+    except UserError as error:
+        raise UserError(f"[{choice.table}]: {error}") from error
+    except Exception as error:
+        if choice.part.distribution == "xraygan":
+            raise  # ours to mend: let the traceback be seen
+        raise UserError(
+            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} failed to "
+            f"build: {describe_error(error)}"
+        ) from error
+
+
+def _words(recipe: Recipe, network: str) -> Any:
+    table = network if network in recipe.choices else f"scores.{network}"
+    return recipe.choices[table].words
+
+
+def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
+    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
+    terms: list[Term] = []
+
+    def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
+        if weight != 0:
+            terms.append(Term(name, compute, weight, frozenset(trains)))
+
+    if "objective" in recipe.choices:
+        objective: Objective = build(recipe.choices["objective"])
+        for name, loss in (
+            ("generator", objective.generator_loss),
+            ("discriminator", objective.discriminator_loss),
+        ):
+            add(name, loss, _words(recipe, name).weight, name)
+    if "classifier" in networks:
+        classifier: Classifier = networks["classifier"]
+        weight = _words(recipe, "classifier").weight
+        add(
+            "classification",
+            lambda step: classifier.losses(step.real_logits, step.labels).mean(),
+            weight,
+            "classifier",
+        )
+    if "labeler" in recipe.choices:
+        choice = recipe.choices["labeler"]
+        labeler: Labeler = build(choice, task)
+        add(
+            "pseudo_label",
+            lambda step: _labelled_loss(labeler, classifier, step),
+            choice.words.weight,
+            *choice.words.trains,
+        )
+    return terms
+
+
+def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
+    """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
+    labels, weights = labeler.label(step)
+    step.record("pseudo_label_kept", (weights > 0).float().mean())
+    losses = classifier.losses(step.fake_logits, labels)
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _score_terms(
+    recipe: Recipe, scores: Mapping[str, Score], networks: Mapping[str, Any]
+) -> list[Term]:
+    terms = []
+    for name, score in scores.items():
+        choice = recipe.choices[f"scores.{name}"]
+        own = (name,) if name in networks else ()
+        trains = frozenset(choice.words.trains or (*score.trains, *own))
+        for network in sorted(trains - set(networks)):
+            raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
+        terms.append(Term(name, score, choice.words.weight, trains))
+    return terms
+
+
+def _optimizer(words: schema.Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    common = {"lr": words.lr, "weight_decay": words.weight_decay}
+    if words.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=words.momentum, **common)
+    kind = torch.optim.AdamW if words.name == "adamw" else torch.optim.Adam
+    return kind(parameters, betas=words.betas, **common)

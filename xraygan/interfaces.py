@@ -1,0 +1,288 @@
+"""What each kind of part must be: the classes that plugins subclass.
+
+Constructors follow one rule: what the core gives is positional, what a recipe sets is keyword-only
+with a type and a default. The keyword-only parameters *are* the part's options; a recipe's values
+are checked against their annotations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from .evaluate import Evaluation
+    from .step import Step
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the networks of one run have to fit.
+
+    Attributes:
+        image_size: S, the side of the square grey images, in pixels.
+        classes: the K class names, in the order of every label vector.
+        exclusive: True where an image has exactly one class (softmax over K logits), False where
+            it may have any number of them (K sigmoids).
+    """
+
+    image_size: int
+    classes: tuple[str, ...]
+    exclusive: bool
+
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Labels, ``(N,)`` int64 or ``(N, K)`` float, as ``(N, K)`` float32 vectors."""
+        if self.exclusive:
+            return F.one_hot(labels, len(self.classes)).float()
+        return labels.float()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities ``(N, K)`` in [0, 1], float32: softmax rows, or sigmoids."""
+        logits = logits.float()
+        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
+
+
+class Generator(nn.Module, ABC):
+    """Latent noise, and labels where it is conditional, to images.
+
+    A subclass takes the :class:`Task` as its one positional parameter and sets ``latent_size``.
+    """
+
+    conditional: ClassVar[bool] = False
+    latent_size: int
+
+    @abstractmethod
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Generate images.
+
+        Args:
+            z: ``(N, latent_size)``, standard normal.
+            labels: ``(N, K)`` float one-hot or multi-hot; given only if ``conditional``.
+
+        Returns:
+            ``(N, 1, S, S)`` in [-1, 1].
+        """
+
+
+class Discriminator(nn.Module, ABC):
+    """Images, and labels where it is conditional, to real/fake logits.
+
+    A subclass takes the :class:`Task` as its one positional parameter.
+    """
+
+    conditional: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Score images ``(N, 1, S, S)``: ``(N,)`` logits, positive where they look real.
+
+        ``labels``, ``(N, K)`` float, are given only if ``conditional``.
+        """
+
+
+class Classifier(nn.Module, ABC):
+    """Images to class logits, and the activations on the way there.
+
+    A subclass takes the :class:`Task` as its one positional parameter and keeps it as ``task``.
+    """
+
+    task: Task
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Classify images ``(N, 1, S, S)`` in [-1, 1].
+
+        Returns:
+            Named activations in the order they are computed. Two are required: ``"features"``,
+            ``(N, D)``, the input of the last layer, and ``"logits"``, ``(N, K)``. Feature maps
+            ``(N, C, H, W)`` among them can serve as a loss network (the ``classifier`` extractor).
+        """
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Classification loss of each image, ``(N,)``, in nats.
+
+        Cross entropy where classes exclude each other, else the mean over the K labels of the
+        binary cross entropy. ``labels`` are ``(N,)`` int64 or ``(N, K)`` float.
+        """
+        if self.task.exclusive:
+            return F.cross_entropy(logits, labels, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+        return loss.mean(dim=1)
+
+
+class Extractor(nn.Module, ABC):
+    """A frozen network whose feature maps describe an image.
+
+    Attributes:
+        style_layers: the maps whose Gram matrices describe style; None for every ``(N, C, H, W)``
+            map that it returns.
+        content_layer: the map that describes content; None for the last ``(N, C, H, W)`` map.
+    """
+
+    style_layers: tuple[str, ...] | None = None
+    content_layer: str | None = None
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Named feature maps, in order, of grey images ``(N, 1, S, S)`` (or three channels)."""
+
+    def extract(self, step: Step, images: Tensor | str) -> dict[str, Tensor]:
+        """The features of ``"real"``, ``"fake"`` or any images within a training step.
+
+        Called once per step for each set of images; override it to reuse what the step has already
+        computed.
+        """
+        if isinstance(images, str):
+            # Nothing is learned through a frozen network from images that are given.
+            if images == "real":
+                with torch.no_grad():
+                    return self(step.real)
+            return self(step.fake)
+        return self(images)
+
+
+class Score(nn.Module, ABC):
+    """A regularization term: a number computed from one training step.
+
+    Parameters registered on it (a style-transfer network, say) make it a network of the run, named
+    as the recipe names the score, with an optimizer of its own.
+
+    Attributes:
+        trains: the networks that learn from it unless the recipe's ``trains`` says otherwise.
+        exclusive_only: True if it has a meaning only for a softmax over exclusive classes.
+        reads: the networks it reads from the step, without which a recipe cannot use it.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ("generator",)
+    exclusive_only: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("generator", "classifier")
+
+    @abstractmethod
+    def forward(self, step: Step) -> Tensor:
+        """The score of this step as a scalar tensor, to be multiplied by its weight and minimized.
+
+        Read tensors from ``step`` and return a value that autograd can differentiate; which
+        networks learn from it is the recipe's choice, so never detach for that reason.
+        """
+
+
+class Objective(ABC):
+    """The adversarial losses: what the generator and the discriminator minimize."""
+
+    @abstractmethod
+    def generator_loss(self, step: Step) -> Tensor:
+        """Scalar loss of the generator, from ``step.fake_scores`` (and more)."""
+
+    @abstractmethod
+    def discriminator_loss(self, step: Step) -> Tensor:
+        """Scalar loss of the discriminator, from ``step.real_scores`` and ``step.fake_scores``."""
+
+
+class Labeler(ABC):
+    """Labels for generated images, from which the classifier learns."""
+
+    needs_condition: ClassVar[bool] = False
+
+    @abstractmethod
+    def label(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Label the generated batch.
+
+        Returns:
+            labels: ``(N,)`` int64 or ``(N, K)`` float, without gradient.
+            weights: ``(N,)`` float, 0 for an image to leave out. The loss is the weighted mean.
+        """
+
+
+class Dataset(ABC):
+    """An index of images with findings and patients.
+
+    A subclass takes the root folder as its one positional parameter (None where the recipe sets
+    none) and raises :class:`~xraygan.UserError` where it is not laid out as it should be.
+
+    Attributes:
+        classes: every class name that it knows, in its own order.
+        exclusive: True if each image has exactly one class by nature; a dataset whose images can
+            have several findings leaves it False and the recipe's label policy decides.
+    """
+
+    classes: tuple[str, ...]
+    exclusive: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, root: Path | None) -> None: ...
+
+    @abstractmethod
+    def index(self) -> pd.DataFrame:
+        """One row an image.
+
+        Columns: ``path`` (str, relative to the root, with ``/``), ``labels`` (tuple of class
+        names), ``patient`` (str), ``split`` (``"train"``, ``"val"`` or ``"test"``), ``age`` (years,
+        NaN if unknown), ``sex`` (``"M"``, ``"F"`` or ``""``), ``view`` (``"PA"``, ``"AP"``, ...).
+        """
+
+    @abstractmethod
+    def load(self, path: str, size: int) -> np.ndarray:
+        """The image of one row: ``(size, size)`` uint8. Called from several threads at once.
+
+        Read files with :func:`xraygan.images.read_grey`.
+        """
+
+    def identity(self, path: str) -> str:
+        """What changes when the image at ``path`` changes; the image store is keyed by it."""
+        return path
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measured quantity with what is needed to trust it.
+
+    Attributes:
+        value: the figure, or a nested list of them (a confusion matrix); None if there is none.
+        n: how many images it was measured on.
+        interval: the bounds of its 95 % confidence interval, where one was computed.
+        note: the protocol in a few words, or why there is no value.
+    """
+
+    value: float | list[Any] | None
+    n: int
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+class Metric(ABC):
+    """A measurement of a trained run."""
+
+    @abstractmethod
+    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
+        """Measure. Keys name the figures, for example ``"auc/Hernia"``; an empty mapping where the
+        run has no such network."""
+
+
+class Tracker(ABC):
+    """A receiver of a run's progress, besides ``metrics.jsonl``.
+
+    A subclass takes the run directory as its one positional parameter.
+    """
+
+    @abstractmethod
+    def __init__(self, directory: Path) -> None: ...
+
+    @abstractmethod
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Receive the values of one logged step."""
+
+    def image(self, step: int, path: Path) -> None:  # noqa: B027  (most trackers keep numbers only)
+        """Receive a sample grid that was written to ``path``."""
+
+    def close(self) -> None:  # noqa: B027
+        """The run has ended."""

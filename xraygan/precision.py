@@ -1,0 +1,59 @@
+"""Devices and number formats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+
+from .errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``[run] device`` names; ``auto`` is the first GPU, if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f'[run] device: expected "auto", "cpu" or "cuda", found {name!r}') from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f'[run] device: expected "auto", "cpu" or "cuda", found {name!r}')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"[run] device: {name} is not there; this machine has {torch.cuda.device_count()} GPUs"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Set the float32 mode that ``[run] precision`` asks for and return what networks run in.
+
+    Parameters, losses and scores stay float32 in every mode.
+
+    Raises:
+        UserError: the device has no such mode.
+    """
+    if name == "auto":
+        gpu = device.type == "cuda"
+        name = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "tf32" and device.type != "cuda":
+        raise UserError('[run] precision: "tf32" is a mode of NVIDIA GPUs; use "fp32" or "bf16"')
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    if name == "bf16":
+        return partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+def make_deterministic() -> None:
+    """Let the same operations give the same bits; where PyTorch cannot, it warns."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,226 @@
+"""Recipes: found, read, extended, overridden, checked as a whole, and written resolved."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import schema
+from .errors import RecipeError, UserError, nearest
+from .registry import Part, Registry, installed
+
+Tree = dict[str, Any]
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One part that a recipe chose.
+
+    Attributes:
+        table: where the recipe names it, for example ``"scores.gram"``.
+        words: the table as the core reads it (weight, trains, optimizer).
+        options: the part's options, checked, defaults included.
+    """
+
+    table: str
+    part: Part
+    words: Any
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The last part of the table's name: how terms and networks are called."""
+        return self.table.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        source: the file it was read from.
+        tables: the core's words.
+        choices: the chosen parts by table name.
+    """
+
+    source: Path
+    tables: schema.Tables
+    choices: dict[str, Choice]
+
+    @property
+    def name(self) -> str:
+        return self.tables.run.name or self.source.stem
+
+    def chosen(self, group: str) -> dict[str, Choice]:
+        """The choices of ``[scores]``, ``[extractors]``, ``[metrics]`` or ``[trackers]``."""
+        prefix = group + "."
+        return {c.name: c for table, c in self.choices.items() if table.startswith(prefix)}
+
+    def resolved(self) -> Tree:
+        """Everything the run depends on, defaults included, as a recipe that stands alone."""
+        tree = self.tables.model_dump(exclude_none=True)
+        tree["run"]["name"] = self.name
+        if self.tables.data.root is not None:
+            tree["data"]["root"] = str(Path(self.tables.data.root).resolve())
+        for table, choice in self.choices.items():
+            _at(tree, tuple(table.split("."))).update(
+                {k: _plain(v) for k, v in choice.options.items() if v is not None}
+            )
+        return {k: v for k, v in tree.items() if v != {}}
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the toolkit, by name."""
+    package = Path(__file__).parent
+    folder = package / "recipes"  # in a wheel; in a checkout it stands beside the package
+    folder = folder if folder.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find(reference: str | Path, beside: Path | None = None) -> Path:
+    """The file of a recipe that is given as a path or, if it is shipped, by name.
+
+    ``recipes/NAME.toml`` finds the shipped recipe too, so that the same command works in a
+    checkout and anywhere else.
+
+    Args:
+        reference: a path, a shipped name, or ``recipes/NAME.toml``.
+        beside: the folder that a relative path starts from; the working directory by default.
+    """
+    path = (beside or Path()) / reference
+    if path.is_file():
+        return path
+    known = shipped()
+    text = str(reference)
+    name = text.removeprefix("recipes/").removesuffix(".toml")
+    if name in known and text in (name, f"{name}.toml", f"recipes/{name}.toml"):
+        return known[name]
+    raise UserError(
+        f"no recipe at {reference}: it is neither a file nor shipped ({nearest(name, known)})"
+    )
+
+
+def load(
+    reference: str | Path,
+    overrides: Iterable[str] = (),
+    registry: Registry | None = None,
+) -> Recipe:
+    """Read a recipe and check all of it.
+
+    Args:
+        reference: see :func:`find`.
+        overrides: ``"table.key=value"`` each; the value is TOML, or a plain string.
+        registry: where parts are looked up; the installed plugins by default.
+
+    Raises:
+        RecipeError: with every fault that was found.
+    """
+    path = find(reference)
+    tree, origins = _read(path, ())
+    for override in overrides:
+        key, value = _parse_override(override)
+        _merge(tree, _nest(key, value), origins, f"--set {override}")
+    from .check import Checker  # it needs the classes above
+
+    return Checker(path, origins, registry or installed()).check(tree)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
+    """The merged tables of a recipe and of what it extends, and where each key was set."""
+    path = path.resolve()
+    if path in chain:
+        circle = " -> ".join(p.name for p in (*chain[chain.index(path) :], path))
+        raise RecipeError([f"{path}: extends: the recipes extend each other in a circle: {circle}"])
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"{path}: not UTF-8 text ({error})"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError([f"{path}: not TOML: {error}"]) from None
+    except OSError as error:
+        raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from None
+    base, origins = {}, {}
+    if (parent := tree.pop("extends", None)) is not None:
+        if not isinstance(parent, str):
+            raise RecipeError([f"{path}: extends: expected the path of a recipe, found {parent!r}"])
+        try:
+            found = find(parent, beside=path.parent)
+        except UserError as error:
+            raise RecipeError([f"{path}: extends: {error}"]) from None
+        base, origins = _read(found, (*chain, path))
+    _merge(base, tree, origins, str(path))
+    return base, origins
+
+
+def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key = ()) -> None:
+    """Lay ``over`` upon ``base``: tables are merged, everything else is replaced."""
+    if _names_another_plugin(base, over, at):
+        # The former plugin's options mean nothing to the new one.
+        for key in set(base) - _core_words(at):
+            del base[key]
+    if at == ("run",) and ("steps" in over or "epochs" in over):
+        base.pop("steps", None)
+        base.pop("epochs", None)
+    for key, value in over.items():
+        origins[(*at, key)] = source
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value, origins, source, (*at, key))
+        elif isinstance(value, dict):
+            base[key] = {}
+            _merge(base[key], value, origins, source, (*at, key))
+        else:
+            base[key] = value
+
+
+def _names_another_plugin(base: Tree, over: Tree, at: Key) -> bool:
+    default = at[1] if len(at) == 2 and at[0] in schema.GROUPS else None
+    return bool(at) and "plugin" in over and over["plugin"] != base.get("plugin", default)
+
+
+def _core_words(at: Key) -> set[str]:
+    models = {
+        "data": schema.Data,
+        "scores": schema.Score,
+        "labeler": schema.Labeler,
+        "objective": schema.Objective,
+    }
+    return set(models.get(at[0], schema.Network).model_fields)
+
+
+def _parse_override(text: str) -> tuple[Key, Any]:
+    key, equals, value = text.partition("=")
+    parts = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(parts):
+        raise UserError(f"--set {text}: expected TABLE.KEY=VALUE, for example run.steps=100")
+    try:
+        return parts, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return parts, value  # a bare word, such as a path
+
+
+def _nest(key: Key, value: Any) -> Tree:
+    for part in reversed(key):
+        value = {part: value}
+    return value
+
+
+def _at(tree: Tree, key: Key) -> Tree:
+    for part in key:
+        tree = tree.setdefault(part, {})
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    """An option as TOML can write it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,227 @@
+"""Names to parts: what plugins registered, from which distribution, and what is wrong with them.
+
+Plugins are found through the entry-point group ``xraygan``, the built-in ones like anybody's. One
+that fails is recorded with its reason and leaves the others working.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .errors import UserError, nearest
+
+GROUP = "xraygan"
+
+#: kind of part -> (hook, class in :mod:`xraygan.interfaces`)
+KINDS = {
+    "dataset": ("xraygan_register_datasets", "Dataset"),
+    "generator": ("xraygan_register_generators", "Generator"),
+    "discriminator": ("xraygan_register_discriminators", "Discriminator"),
+    "classifier": ("xraygan_register_classifiers", "Classifier"),
+    "objective": ("xraygan_register_objectives", "Objective"),
+    "labeler": ("xraygan_register_labelers", "Labeler"),
+    "score": ("xraygan_register_scores", "Score"),
+    "extractor": ("xraygan_register_extractors", "Extractor"),
+    "metric": ("xraygan_register_metrics", "Metric"),
+    "tracker": ("xraygan_register_trackers", "Tracker"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One registered name.
+
+    Attributes:
+        kind: a key of :data:`KINDS`; ``"plugin"`` for an entry point that registered nothing
+            because it is broken.
+        target: the class, or ``"module:Class"``, imported when it is first needed.
+        error: why it cannot be used; empty if it can.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    target: Any = None
+    error: str = ""
+
+    @property
+    def status(self) -> str:
+        return "broken" if self.error else "ok"
+
+    @cached_property
+    def summary(self) -> str:
+        """The first line of the class's docstring, read without importing a lazy target."""
+        if self.error:
+            return ""
+        if isinstance(self.target, str):
+            return first_line(_source_docstring(self.target))
+        return first_line(inspect.getdoc(self.target))
+
+    @cached_property
+    def cls(self) -> type:
+        """The class, imported now if it was registered as a string.
+
+        Raises:
+            UserError: it cannot be imported or is not of its kind.
+        """
+        if self.error:
+            raise UserError(
+                f"the {self.kind} {self.name!r} of {self.origin} is broken: {self.error}"
+            )
+        try:
+            target = _import(self.target) if isinstance(self.target, str) else self.target
+        except Exception as error:
+            raise UserError(
+                f"the {self.kind} {self.name!r} of {self.origin} cannot be imported: "
+                f"{describe_error(error)}"
+            ) from error
+        interface = getattr(importlib.import_module("xraygan.interfaces"), KINDS[self.kind][1])
+        if not (isinstance(target, type) and issubclass(target, interface)):
+            raise UserError(
+                f"the {self.kind} {self.name!r} of {self.origin} is not a subclass of "
+                f"xraygan.{interface.__name__}: it is {target!r}"
+            )
+        return target
+
+    @property
+    def origin(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    def as_dict(self) -> dict[str, str]:
+        keys = ("kind", "name", "summary", "distribution", "version", "status", "error")
+        return {key: getattr(self, key) for key in keys}
+
+
+class Registry:
+    """The parts that are installed, by kind and name.
+
+    Args:
+        points: entry points to read; those of the group ``xraygan`` by default.
+    """
+
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        self._parts: dict[tuple[str, str], Part] = {}
+        self._broken: list[Part] = []
+        found = entry_points(group=GROUP) if points is None else points
+        # Built-ins first, so that a name they hold stays theirs; then in a fixed order.
+        for point in sorted(found, key=lambda p: (_origin(p)[0] != "xraygan", _origin(p), p.name)):
+            self._load(point)
+
+    def _load(self, point: EntryPoint) -> None:
+        distribution, version = _origin(point)
+        blank = Part("plugin", point.name, distribution, version)
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        try:
+            plugin = point.load()
+            manager.register(plugin, name=point.name)
+            manager.check_pending()
+        except Exception as error:
+            # Whatever a plugin raises on import is its own; the others must go on.
+            self._broken.append(replace(blank, error=describe_error(error)))
+            return
+        for kind, (hook, _) in KINDS.items():
+
+            def register(name: str, target: Any, *, kind: str = kind) -> None:
+                self._add(replace(blank, kind=kind, name=name, target=target))
+
+            try:
+                getattr(manager.hook, hook)(register=register)
+            except Exception as error:
+                self._broken.append(replace(blank, kind=kind, error=describe_error(error)))
+
+    def _add(self, part: Part) -> None:
+        if not isinstance(part.name, str) or not part.name:
+            fault = f"a part's name must be a non-empty string, not {part.name!r}"
+            self._broken.append(replace(part, name=str(part.name), error=fault))
+            return
+        if holder := self._parts.get((part.kind, part.name)):
+            fault = f"the name {part.name!r} is already taken by {holder.origin}"
+            self._broken.append(replace(part, error=fault))
+            return
+        # The kind of a lazy built-in is held by our tests, so that listing need not import it.
+        if not (isinstance(part.target, str) and part.distribution == "xraygan"):
+            try:
+                _ = part.cls
+            except UserError as error:
+                self._broken.append(replace(part, error=str(error)))
+                return
+        self._parts[part.kind, part.name] = part
+
+    def parts(self, kind: str | None = None) -> Iterator[Part]:
+        """Every part, the broken ones too, by kind in the order of :data:`KINDS`, then by name."""
+        order = {k: i for i, k in enumerate(KINDS)}
+        every = [*self._parts.values(), *self._broken]
+        for part in sorted(every, key=lambda p: (order.get(p.kind, 99), p.name, p.error)):
+            if kind is None or part.kind == kind:
+                yield part
+
+    def names(self, kind: str) -> list[str]:
+        """The usable names of one kind, sorted."""
+        return sorted(name for k, name in self._parts if k == kind)
+
+    def get(self, kind: str, name: str) -> Part:
+        """The part of that kind and name.
+
+        Raises:
+            UserError: it is broken, or there is none; the message gives the nearest names.
+        """
+        if part := self._parts.get((kind, name)):
+            return part
+        for part in self._broken:
+            if part.name == name and part.kind in (kind, "plugin"):
+                raise UserError(f"the plugin {name!r} of {part.origin} is broken: {part.error}")
+        raise UserError(f"no {kind} is named {name!r}: {nearest(name, self.names(kind))}")
+
+
+@cache
+def installed() -> Registry:
+    """The registry of this environment, read once per process."""
+    return Registry()
+
+
+def first_line(doc: str | None) -> str:
+    """The first line of a docstring, without its closing full stop."""
+    return doc.strip().splitlines()[0].strip().rstrip(".") if doc and doc.strip() else ""
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception as one line: its type and message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+
+
+def _import(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _source_docstring(reference: str) -> str | None:
+    """The docstring of ``"module:Class"``, read from the module's source, which is not run."""
+    module, _, attribute = reference.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))  # type: ignore[union-attr, arg-type]
+    except (ImportError, OSError, SyntaxError, TypeError, AttributeError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return ast.get_docstring(node)
+    return None

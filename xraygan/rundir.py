@@ -1,0 +1,190 @@
+"""The run directory: what a run leaves behind, and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import UserError
+from .recipe import Recipe
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
+
+
+class RunDirectory:
+    """Paths and files of one run; see ``docs/run-directory.md`` for the layout."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation.json"
+        self.predictions = path / "predictions.csv"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.log = path / "run.log"
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            UserError: it is none.
+        """
+        found = cls(path)
+        if not found.recipe.is_file():
+            raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
+        return found
+
+    def begin(self, recipe: Recipe, *, resume: bool) -> None:
+        """Make the directory, or check that the run in it is this recipe's.
+
+        Raises:
+            UserError: it holds another run, or a run that was not to be resumed.
+        """
+        resolved = recipe.resolved()
+        if self.recipe.exists() and not resume:
+            raise UserError(
+                f"{self.path} already holds a run. Continue it with --resume, or choose another "
+                "directory with --out DIR"
+            )
+        if not self.recipe.exists() and self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"{self.path} is not empty and holds no run; choose another directory with "
+                "--out DIR"
+            )
+        if self.recipe.exists():
+            self._check_same(resolved)
+            return
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            write_atomically(self.recipe, tomli_w.dumps(resolved))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _check_same(self, resolved: dict[str, Any]) -> None:
+        import tomllib
+
+        before = dict(_flat(tomllib.loads(self.recipe.read_text(encoding="utf-8"))))
+        now = dict(_flat(tomllib.loads(tomli_w.dumps(resolved))))
+        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if changed:
+            shown = "".join(
+                f"\n  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+                for key in changed[:5]
+            )
+            raise UserError(
+                f"{self.path} holds a run of another recipe, which cannot be resumed with this one:"
+                f"{shown}\nGive the same recipe and --set as before, or another --out DIR"
+            )
+
+    def write_environment(self, recipe: Recipe, device: torch.device, data: dict) -> None:
+        """Write ``environment.json``: what besides the recipe decides the result's bits."""
+        parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
+        content = {
+            "xraygan": version("xraygan"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{name: version(name) for name in PACKAGES},
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "seed": recipe.tables.run.seed,
+            "git": git_revision(),
+            "command": sys.argv,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "dataset": {"plugin": recipe.choices["data"].part.name, **data},
+            "plugins": parts,
+        }
+        write_json(self.environment, content)
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the logged lines after a step, which a resumed run will write again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The objects of ``metrics.jsonl``; a line cut short by a crash is left out."""
+        if not self.metrics.exists():
+            return
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def append_metrics(self, content: Mapping[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content) + "\n")
+
+
+def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
+    """``(N, S, S)`` uint8 images as one picture, ``columns`` a row, 2 pixels apart."""
+    n, side, _ = images.shape
+    rows, gap = -(-n // columns), 2
+    canvas = np.zeros((rows * (side + gap) - gap, columns * (side + gap) - gap), dtype=np.uint8)
+    for i, image in enumerate(images.numpy()):
+        top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
+        canvas[top : top + side, left : left + side] = image
+    return Image.fromarray(canvas)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file beside its place and move it there when it is whole."""
+    building = path.with_name(f".{path.name}.building")
+    with building.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    building.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a reader knows it: the GPU's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+def git_revision() -> str | None:
+    """The revision of the toolkit's checkout, "-dirty" if it has changes; None for a wheel."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{at}.{key}" if at else key
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        else:
+            yield name, value

@@ -1,0 +1,231 @@
+"""The tables of a recipe and the core's words in them.
+
+Every other key in a table that names a plugin is an option of that plugin.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Table(BaseModel):
+    """A table that holds nothing but the core's words."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Run(Table):
+    """``[run]``: how long, how large, where, and how often something is kept."""
+
+    name: str | None = Field(None, description="name of the run directory; the recipe's own name")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="fixes every random number of the run")
+    steps: Annotated[int, Field(gt=0)] | None = Field(None, description="batches to train on")
+    epochs: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="passes over the training images, instead of steps"
+    )
+    batch_size: Annotated[int, Field(ge=2)] = Field(12, description="N, images in a step")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto", description="of the networks; auto is bf16 on a GPU that has it, else fp32"
+    )
+    compile: Literal["off", "default"] = Field("off", description="torch.compile the networks")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:INDEX")
+    log_every: Annotated[int, Field(gt=0)] = Field(10, description="steps between logged lines")
+    save_every: Annotated[int, Field(ge=0)] = Field(
+        1000, description="steps between checkpoints; 0 for the last only"
+    )
+    keep: Annotated[int, Field(ge=0)] = Field(2, description="newest checkpoints kept; 0 for all")
+    sample_every: Annotated[int, Field(ge=0)] = Field(
+        500, description="steps between sample grids; 0 for the last only"
+    )
+    evaluate_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="steps between evaluations; 0 for the last only"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Run:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of steps and epochs")
+        return self
+
+
+class Augmentation(Table):
+    """``[data.augmentation]``: random resized crops of the training images."""
+
+    scale: tuple[float, float] = Field((1.0, 1.0), description="area of the crop over the image's")
+    ratio: tuple[float, float] = Field((1.0, 1.0), description="width over height of the crop")
+    shared: bool = Field(False, description="one crop for the whole batch")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+        return self
+
+
+class Part(BaseModel):
+    """A table that names a plugin; keys that are not the core's are the plugin's options."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    plugin: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not the core's words."""
+        return dict(self.model_extra or {})
+
+
+class Data(Part):
+    """``[data]``: the dataset, which of its images, and how a batch is drawn from them."""
+
+    root: str | None = Field(None, description="folder of the data, from the working directory")
+    classes: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all", description="the label space, in order"
+    )
+    only: list[str] = Field([], description="classes whose images are kept; empty for all")
+    label_policy: Literal["single", "multi"] = Field(
+        "single", description="images with one finding (softmax), or all findings (sigmoids)"
+    )
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(128, description="S, pixels")
+    sampling: Literal["natural", "balanced", "inverse"] = Field(
+        "natural",
+        description="classes as they come; each as often; or in inverse proportion to their count",
+    )
+    value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
+    augmentation: Augmentation | None = None
+    on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
+    cache: str | None = Field(None, description="folder of image stores; the user's cache folder")
+
+
+class Optimizer(Table):
+    """``optimizer``: how a network learns."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 0.0002
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of Adam")
+    momentum: Fraction = Field(0.0, description="of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="added to the gradient (L2), or decoupled for adamw"
+    )
+
+
+class Network(Part):
+    """``[generator]``, ``[discriminator]``, ``[classifier]``."""
+
+    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of its own loss")
+    optimizer: Optimizer = Optimizer()
+
+
+class Objective(Part):
+    """``[objective]``: the adversarial losses."""
+
+
+class Labeler(Part):
+    """``[labeler]``: labels of generated images for the classifier to learn from."""
+
+    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of the generated images' loss")
+    trains: Annotated[list[str], Field(min_length=1)] = ["classifier"]
+
+
+class Score(Part):
+    """``[scores.NAME]``: a regularization term."""
+
+    weight: float = Field(
+        1.0, description="of the term; negative to maximize it, 0 to leave it out"
+    )
+    trains: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="the networks that learn from it; the score's own choice"
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="of the networks that it brings, if any")
+
+
+class Named(Part):
+    """``[extractors.NAME]``, ``[metrics.NAME]``, ``[trackers.NAME]``."""
+
+
+class Phase(Table):
+    """One phase of ``[schedule]``."""
+
+    ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")] = Field(
+        "1:1", description="generator updates to discriminator updates"
+    )
+    until: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the run")
+
+    def due(self, step: int) -> tuple[bool, bool]:
+        """Whether the generator and the discriminator are updated in step 0, 1, 2, ...
+
+        The more frequent of the two is updated in every step, the other spread evenly: with 3:1
+        the discriminator in every third.
+        """
+        generator, discriminator = (int(part) for part in self.ratio.split(":"))
+        most = max(generator, discriminator)
+        return (
+            (step + 1) * generator // most > step * generator // most,
+            (step + 1) * discriminator // most > step * discriminator // most,
+        )
+
+
+class Schedule(Table):
+    """``[schedule]``: how often the generator and the discriminator are updated."""
+
+    phases: Annotated[list[Phase], Field(min_length=1)] = [Phase()]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Schedule:
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)) or ends[-1] != 1.0:
+            raise ValueError("the phases' until must rise and the last must be 1.0")
+        return self
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at a progress in [0, 1)."""
+        return next((p for p in self.phases if progress < p.until), self.phases[-1])
+
+
+class Evaluation(Table):
+    """``[evaluation]``: what the metrics are measured on."""
+
+    generated: Annotated[int, Field(ge=2)] = Field(1000, description="images to generate")
+    bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="resamples per interval")
+    batch_size: Annotated[int, Field(gt=0)] = Field(64, description="images in a forward pass")
+
+
+class Tables(Table):
+    """A whole recipe."""
+
+    run: Run
+    data: Data
+    generator: Network | None = None
+    discriminator: Network | None = None
+    classifier: Network | None = None
+    objective: Objective | None = None
+    labeler: Labeler | None = None
+    schedule: Schedule = Schedule()
+    scores: dict[str, Score] = {}
+    extractors: dict[str, Named] = {}
+    metrics: dict[str, Named] = {}
+    trackers: dict[str, Named] = {}
+    evaluation: Evaluation = Evaluation()
+
+    def parts(self) -> dict[str, tuple[str, Part]]:
+        """Every table that names a plugin: dotted table name -> (kind, table)."""
+        found: dict[str, tuple[str, Part]] = {"data": ("dataset", self.data)}
+        for kind in ("generator", "discriminator", "classifier", "objective", "labeler"):
+            if (part := getattr(self, kind)) is not None:
+                found[kind] = (kind, part)
+        for group in GROUPS:
+            for name, part in getattr(self, group).items():
+                found[f"{group}.{name}"] = (group.removesuffix("s"), part)
+        return found
+
+
+#: Tables of tables, whose keys name the plugin unless ``plugin`` does.
+GROUPS = ("scores", "extractors", "metrics", "trackers")
+
+__all__ = ["GROUPS", "Data", "Optimizer", "Part", "Phase", "Run", "Schedule", "Score", "Tables"]

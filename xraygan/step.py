@@ -1,0 +1,212 @@
+"""One training step's tensors, each computed on first use and then kept.
+
+A term that reads ``step.fake_probs`` and another that reads ``step.fake_logits`` share one pass of
+the generator and one of the classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .interfaces import Extractor, Task
+
+
+class Step:
+    """One batch and everything that is computed from it.
+
+    Args:
+        task: the image size and the classes.
+        networks: the run's networks by name.
+        extractors: the run's extractors by name.
+        real: ``(N, 1, S, S)`` real images in [-1, 1] (or the recipe's ``value_range``).
+        labels: ``(N,)`` int64, or ``(N, K)`` float where a real image can have several findings.
+        rng: source of this step's random numbers, on the device of ``real``.
+        metadata: what the dataset says of each image: ``age`` in years (NaN if unknown), ``sex``
+            (1 male, 0 female, NaN unknown), each ``(N,)`` float.
+        progress: how much of the run is done, in [0, 1).
+        learning: the networks that are updated in this step; a generator that is not among them
+            generates without keeping a graph.
+        autocast: makes the context in which networks run (mixed precision).
+        fake_statistics: whether the classifier's running statistics (batch norm) follow generated
+            images; by default only real images move them, because it is tested on real images.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        networks: Mapping[str, nn.Module],
+        extractors: Mapping[str, Extractor],
+        real: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        metadata: Mapping[str, Tensor] | None = None,
+        progress: float = 0.0,
+        learning: frozenset[str] | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        fake_statistics: bool = False,
+    ) -> None:
+        self.task = task
+        self.networks = networks
+        self.extractors = extractors
+        self.real = real
+        self.labels = labels
+        self.rng = rng
+        self.metadata = dict(metadata or {})
+        self.progress = progress
+        self.learning = frozenset(networks) if learning is None else learning
+        self._autocast = autocast
+        self._fake_statistics = fake_statistics
+        self.records: dict[str, Tensor] = {}
+        self._features: dict[tuple[str, str | int], tuple[object, dict[str, Tensor]]] = {}
+
+    @property
+    def batch_size(self) -> int:
+        return self.real.shape[0]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.task.classes
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a scalar beside the terms' values, such as the share of labels that were kept."""
+        self.records[name] = value.detach()
+
+    # -- the generated batch -----------------------------------------------------------------------
+
+    @cached_property
+    def z(self) -> Tensor:
+        """Latent noise ``(N, latent_size)``, standard normal."""
+        size = self.networks["generator"].latent_size
+        return torch.randn(
+            self.batch_size,
+            size,
+            generator=self.rng,
+            device=self.real.device,  # type: ignore[call-overload]
+        )
+
+    @cached_property
+    def fake_labels(self) -> Tensor:
+        """The labels that a conditional generator is given, shaped as ``labels``.
+
+        Exclusive classes are drawn uniformly; label vectors are those of the real batch, shuffled,
+        because findings occur together and a uniform vector would not look like any patient's.
+        """
+        n, device = self.batch_size, self.real.device
+        if self.task.exclusive:
+            return torch.randint(len(self.task.classes), (n,), generator=self.rng, device=device)
+        return self.labels[torch.randperm(n, generator=self.rng, device=device)]
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """The generator's output with its graph; terms read :attr:`fake`."""
+        generator = self.networks["generator"]
+        learns = torch.is_grad_enabled() and "generator" in self.learning
+        inputs = [self.z]
+        if generator.conditional:
+            inputs.append(self.task.one_hot(self.fake_labels))
+        with torch.set_grad_enabled(learns):
+            return self.run(generator, *inputs)
+
+    @cached_property
+    def fake(self) -> Tensor:
+        """Generated images ``(N, 1, S, S)``, float32 in [-1, 1].
+
+        The same pixels as :attr:`generated`, cut off from the generator's graph: gradients of all
+        terms meet here and go through the generator once.
+        """
+        return self.generated.detach().requires_grad_(self.generated.requires_grad)
+
+    def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """A network's output in the run's precision, returned as float32."""
+        with self._autocast():
+            return network(*inputs).float()
+
+    # -- what the networks say of both batches -----------------------------------------------------
+
+    @cached_property
+    def real_scores(self) -> Tensor:
+        """Discriminator logits ``(N,)`` of the real batch, float32."""
+        return self._discriminate(self.real, lambda: self.labels)
+
+    @cached_property
+    def fake_scores(self) -> Tensor:
+        """Discriminator logits ``(N,)`` of the generated batch, float32."""
+        return self._discriminate(self.fake, lambda: self.fake_labels)
+
+    @cached_property
+    def real_activations(self) -> dict[str, Tensor]:
+        """All that the classifier returns for the real batch."""
+        with self._autocast():
+            return self.networks["classifier"](self.real)
+
+    @cached_property
+    def fake_activations(self) -> dict[str, Tensor]:
+        """All that the classifier returns for the generated batch."""
+        return self.classify(self.fake)
+
+    def classify(self, generated: Tensor) -> dict[str, Tensor]:
+        """All that the classifier returns for images that a network made."""
+        classifier = self.networks["classifier"]
+        keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
+        with keep, self._autocast():
+            return classifier(generated)
+
+    @cached_property
+    def real_logits(self) -> Tensor:
+        """Classifier logits ``(N, K)`` of the real batch, float32."""
+        return self.real_activations["logits"].float()
+
+    @cached_property
+    def fake_logits(self) -> Tensor:
+        """Classifier logits ``(N, K)`` of the generated batch, float32."""
+        return self.fake_activations["logits"].float()
+
+    @cached_property
+    def real_probs(self) -> Tensor:
+        """Class probabilities ``(N, K)`` of the real batch, float32."""
+        return self.task.probabilities(self.real_logits)
+
+    @cached_property
+    def fake_probs(self) -> Tensor:
+        """Class probabilities ``(N, K)`` of the generated batch, float32."""
+        return self.task.probabilities(self.fake_logits)
+
+    def features(self, extractor: str, images: str | Tensor) -> dict[str, Tensor]:
+        """An extractor's feature maps.
+
+        Args:
+            extractor: its name in the recipe.
+            images: ``"real"``, ``"fake"``, or images ``(N, 1 or 3, S, S)``.
+        """
+        key = (extractor, images if isinstance(images, str) else id(images))
+        if key not in self._features:
+            with self._autocast():
+                maps = self.extractors[extractor].extract(self, images)
+            # The images are kept with the maps, so that their id is not used again meanwhile.
+            self._features[key] = (images, maps)
+        return self._features[key][1]
+
+    def _discriminate(self, images: Tensor, labels: Callable[[], Tensor]) -> Tensor:
+        discriminator = self.networks["discriminator"]
+        given = [self.task.one_hot(labels())] if discriminator.conditional else []
+        return self.run(discriminator, images, *given)
+
+
+@contextmanager
+def keep_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Within it, batch norms normalize by the batch but their running statistics stay."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
