@@ -118,7 +118,7 @@ class Checker:
         self._check_terms(tables, choices)
 
     def _check_terms(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
-        networks = [k for k in ("generator", "discriminator", "classifier") if k in choices]
+        networks: list[str] = [k for k in ("generator", "discriminator", "classifier") if k in choices]
         networks += [c.name for t, c in choices.items() if t.startswith("scores.")]
         exclusive = tables.data.label_policy == "single" or choices["data"].part.cls.exclusive  # type: ignore[attr-defined]
         for table, choice in choices.items():

@@ -66,8 +66,9 @@ def _bar(
         task = progress.add_task(what, total=total, completed=start, values="")
 
         def update(done: int, values: Mapping[str, float]) -> None:
-            shown = {"values": _show(values)} if values else {}
-            progress.update(task, completed=done, **shown)
+            progress.update(task, completed=done)
+            if values:
+                progress.update(task, values=_show(values))
 
         yield update
 

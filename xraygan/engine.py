@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from .evaluate import Evaluation, evaluate, generate, predictions
 from .graph import TrainingGraph, assemble, build
 from .interfaces import Tracker
 from .precision import choose_device, choose_precision, make_deterministic
-from .recipe import Recipe
+from .recipe import Recipe, load
 from .report import write_report
 from .rundir import RunDirectory, image_grid, write_atomically, write_json
 from .seeding import derive_seed, rng
@@ -107,6 +107,24 @@ def run(
     return place
 
 
+def restore(
+    directory: Path, overrides: Iterable[str], display: Display
+) -> tuple[Session, RunDirectory, int]:
+    """A run's session with the networks of its newest checkpoint, and that checkpoint's step.
+
+    Raises:
+        UserError: it is no run, or has no checkpoint whose files match their hashes.
+    """
+    place = RunDirectory.open(directory)
+    session = Session.of(load(place.recipe, overrides), display)
+    found = checkpoint.latest(place.checkpoints)
+    if found is None:
+        raise UserError(f"{place.checkpoints}: there is no whole checkpoint")
+    for name, network in session.graph.networks.items():
+        found.load_network(name, network)
+    return session, place, found.step
+
+
 def _refuse_early(place: RunDirectory, resume: bool) -> None:
     """Say that a directory is taken before the data is prepared, not after."""
     if place.recipe.exists() and not resume:
@@ -184,7 +202,7 @@ class Loop:
         """Take training step 0, 1, 2, ...: every term's value and what parts recorded."""
         seed, progress = self.words.seed, step / self.total
         generator, discriminator = self.session.recipe.tables.schedule.phase(progress).due(step)
-        waiting = {"generator"} * (not generator) | {"discriminator"} * (not discriminator)  # type: ignore[operator]
+        due = {"generator": generator, "discriminator": discriminator}
         real, labels, metadata = self.batches.batch(step)
         torch.manual_seed(derive_seed(seed, "step", step))  # dropout and the like
         current = self.graph.step(
@@ -193,7 +211,7 @@ class Loop:
             rng(self.device, seed, "latent", step),
             metadata=metadata,
             progress=progress,
-            learning=frozenset(self.graph.optimizers) - waiting,
+            learning=frozenset(n for n in self.graph.optimizers if due.get(n, True)),
         )
         values, gradients = self.graph.gradients(current)
         self.graph.update(gradients)

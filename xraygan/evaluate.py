@@ -71,7 +71,7 @@ class Evaluation:
     @cached_property
     def probs(self) -> np.ndarray:
         """``(N, K)`` float64: the classifier's probabilities for the test images."""
-        return self._classify(self.test.images, real=True)[1]
+        return self.classify(self.test.images, real=True)[1]
 
     # -- generated images and their reference ------------------------------------------------------
 
@@ -106,11 +106,11 @@ class Evaluation:
     @cached_property
     def reference_features(self) -> np.ndarray:
         """``(M, D)`` float64: the classifier's features of the reference images."""
-        return self._classify(self.reference_images, real=True)[0]
+        return self.classify(self.reference_images, real=True)[0]
 
     @cached_property
     def _fake_classified(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._classify(self.fake_images, real=False)
+        return self.classify(self.fake_images, real=False)
 
     @property
     def fake_features(self) -> np.ndarray:
@@ -162,7 +162,7 @@ class Evaluation:
 
     # -- passes ------------------------------------------------------------------------------------
 
-    def _classify(self, images: Tensor, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
+    def classify(self, images: Tensor, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
         """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode."""
         classifier = self.graph.networks["classifier"]
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)

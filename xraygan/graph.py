@@ -24,7 +24,10 @@ Gradients = dict[str, list[Tensor | None]]
 
 @dataclass(frozen=True)
 class Term:
-    """A function of the step, its weight, and its audience: the networks that learn from it."""
+    """A function of the step, its weight, and its audience: the networks that learn from it.
+
+    A term without an audience is computed for the log alone.
+    """
 
     name: str
     compute: Callable[[Step], Tensor]
@@ -47,14 +50,14 @@ class TrainingGraph:
     def __init__(
         self,
         task: Task,
-        networks: Mapping[str, nn.Module],
+        networks: Mapping[str, Any],
         extractors: Mapping[str, Extractor],
         terms: Iterable[Term],
         optimizers: Mapping[str, torch.optim.Optimizer],
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.task = task
-        self.networks = dict(networks)
+        self.networks: dict[str, Any] = dict(networks)
         self.extractors = dict(extractors)
         self.terms = list(terms)
         self.optimizers = dict(optimizers)
@@ -90,11 +93,13 @@ class TrainingGraph:
         values: dict[str, Tensor] = {}
         audiences: dict[frozenset[str], list[Tensor]] = {}
         for term in self.terms:
-            if audience := term.trains & step.learning:
-                value = term.compute(step)
-                values[term.name] = value.detach()
-                if value.requires_grad:
-                    audiences.setdefault(audience, []).append(term.weight * value)
+            audience = term.trains & step.learning
+            if term.trains and not audience:
+                continue  # its networks wait in this phase of the schedule
+            value = term.compute(step)
+            values[term.name] = value.detach()
+            if audience and value.requires_grad:
+                audiences.setdefault(audience, []).append(term.weight * value)
         gradients: Gradients = {name: [None] * len(_parameters(n)) for name, n in self._nets(step)}
         reached: Tensor | None = None
         remaining = len(audiences)
@@ -274,7 +279,8 @@ def _score_terms(
     for name, score in scores.items():
         choice = recipe.choices[f"scores.{name}"]
         own = (name,) if name in networks else ()
-        trains = frozenset(choice.words.trains or (*score.trains, *own))
+        named = choice.words.trains
+        trains = frozenset((*score.trains, *own) if named is None else named)
         for network in sorted(trains - set(networks)):
             raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
         terms.append(Term(name, score, choice.words.weight, trains))
@@ -282,7 +288,7 @@ def _score_terms(
 
 
 def _optimizer(words: schema.Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common = {"lr": words.lr, "weight_decay": words.weight_decay}
+    common: dict[str, Any] = {"lr": words.lr, "weight_decay": words.weight_decay}
     if words.name == "sgd":
         return torch.optim.SGD(parameters, momentum=words.momentum, **common)
     kind = torch.optim.AdamW if words.name == "adamw" else torch.optim.Adam

@@ -146,7 +146,8 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
         raise RecipeError([f"{path}: not TOML: {error}"]) from None
     except OSError as error:
         raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from None
-    base, origins = {}, {}
+    base: Tree = {}
+    origins: dict[Key, str] = {}
     if (parent := tree.pop("extends", None)) is not None:
         if not isinstance(parent, str):
             raise RecipeError([f"{path}: extends: expected the path of a recipe, found {parent!r}"])
@@ -185,7 +186,7 @@ def _names_another_plugin(base: Tree, over: Tree, at: Key) -> bool:
 
 
 def _core_words(at: Key) -> set[str]:
-    models = {
+    models: dict[str, type[schema.Part]] = {
         "data": schema.Data,
         "scores": schema.Score,
         "labeler": schema.Labeler,

@@ -139,8 +139,9 @@ class Score(Part):
     weight: float = Field(
         1.0, description="of the term; negative to maximize it, 0 to leave it out"
     )
-    trains: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="the networks that learn from it; the score's own choice"
+    trains: list[str] | None = Field(
+        None,
+        description="the networks that learn from it, none to only log it; the score's own choice",
     )
     optimizer: Optimizer = Field(Optimizer(), description="of the networks that it brings, if any")
 

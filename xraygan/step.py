@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Step:
         self,
         *,
         task: Task,
-        networks: Mapping[str, nn.Module],
+        networks: Mapping[str, Any],
         extractors: Mapping[str, Extractor],
         real: Tensor,
         labels: Tensor,

@@ -304,7 +304,7 @@ def _write_store(
                 advance(1)
         pixels.flush()
         about = {
-            "sha256": hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest(),
+            "sha256": hashlib.sha256(pixels.data).hexdigest(),
             "count": len(paths),
             "size": size,
             "bad": {path: bad[path] for path in paths if path in bad},

@@ -54,14 +54,14 @@ class _ResNet(Classifier):
         return activations
 
 
-def _grey(conv: nn.Conv2d, *, fold: bool) -> nn.Conv2d:
+def _grey(conv: Any, *, fold: bool) -> nn.Conv2d:
     grey = nn.Conv2d(
         1,
         conv.out_channels,
         conv.kernel_size,
         conv.stride,
         conv.padding,
-        bias=False,  # type: ignore[arg-type]
+        bias=False,
     )
     if fold:
         grey.weight.data = conv.weight.data.sum(dim=1, keepdim=True)

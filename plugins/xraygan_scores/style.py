@@ -39,7 +39,7 @@ def style_loss(
     The released scripts take the mean over the C^2 entries instead of their sum, and weigh each
     layer by 1000 / C^2.
     """
-    total = 0.0
+    total: Tensor | float = 0.0
     for layer in layers:
         with torch.autocast(ours[layer].device.type, enabled=False):
             difference = gram_matrix(ours[layer], formula) - gram_matrix(target[layer], formula)

@@ -21,6 +21,8 @@ class _VGG(Extractor):
     """The convolutions of a torchvision VGG up to the deepest map that is asked for."""
 
     architecture: ClassVar[str]
+    mean: Tensor
+    std: Tensor
     style_layers = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     content_layer = "relu4_2"
 

@@ -1,0 +1,5 @@
+"""``python -m xraygan`` is the command ``xraygan``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""The command line: one file a verb, thin over the toolkit's modules.
+
+Nothing here imports torch until a verb needs it, so that help and listings answer at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import UserError
+from .check import check
+from .describe import describe
+from .evaluate import evaluate
+from .generate import generate
+from .list_plugins import list_plugins
+from .run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="xraygan")
+@click.option("--traceback", is_flag=True, help="Show the traceback of a user's error too.")
+def cli(traceback: bool) -> None:
+    """Train GANs on chest X-rays from a recipe.
+
+    \b
+    xraygan run quickstart           train, evaluate and report, without any data
+    xraygan run recipes/ucgan_full.toml --set data.root=DIR
+    xraygan list-plugins             the parts that a recipe can name
+    """
+
+
+for command in (run, check, evaluate, generate, list_plugins, describe):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 130/143 a signal
+    ended the run (it is saved), 1 a defect of ours."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except UserError as error:
+        if "--traceback" in sys.argv:
+            raise
+        click.echo(f"xraygan: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("xraygan: interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)

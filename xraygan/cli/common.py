@@ -1,0 +1,41 @@
+"""What several verbs share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+recipe_argument = click.argument("recipe", metavar="RECIPE")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Override a key of the recipe, for example scores.gram.weight=0; repeatable.",
+)
+run_argument = click.argument(
+    "directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False)
+)
+
+
+def print_metrics(path: Path) -> None:
+    """Print the metrics of an ``evaluation.json`` as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{path.parent.name}: test split", title_justify="left")
+    for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("n", justify="right")
+    for name, found in json.loads(path.read_text(encoding="utf-8"))["metrics"].items():
+        value, interval = found["value"], found["interval"]
+        if isinstance(value, list):
+            continue  # a matrix is for the report
+        shown = f"{value:.3f}" if value is not None else found["note"]
+        span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        table.add_row(name, shown, span, str(found["n"]))
+    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

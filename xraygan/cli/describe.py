@@ -1,0 +1,38 @@
+"""``xraygan describe``: a part's docstring, options, types and defaults."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import click
+
+from ..errors import UserError, nearest
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+def describe(kind: str, name: str) -> None:
+    """Describe the part NAME of a KIND, for example: describe score mmd."""
+    from ..options import REQUIRED, options_of
+    from ..registry import KINDS, installed
+
+    if kind not in KINDS:
+        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+    part = installed().get(kind, name)
+    options = options_of(part.cls)
+    click.secho(f"{kind} {name}  ({part.origin})", bold=True)
+    click.echo(f"\n{inspect.getdoc(part.cls) or 'It has no docstring.'}\n")
+    table = {"dataset": "data"}.get(kind, kind)
+    grouped = kind in ("score", "extractor", "metric", "tracker")
+    click.echo(f"[{kind}s.{name}]" if grouped else f'[{table}]\nplugin = "{name}"')
+    for option in options.values():
+        default = "required" if option.default is REQUIRED else _toml(option.default)
+        click.echo(f"{option.name} = {default}    # {option.type_text}")
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "unset"
+    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)

@@ -1,0 +1,26 @@
+"""``xraygan evaluate``: measure a run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import print_metrics, run_argument, set_option
+
+
+@click.command()
+@run_argument
+@set_option
+def evaluate(directory: Path, overrides: tuple[str, ...]) -> None:
+    """Measure RUN's newest checkpoint on its test split.
+
+    Rewrites evaluation.json, predictions.csv and report.html. With --set the metrics and
+    [evaluation] can be changed, for example metrics.fid.weights=PATH.
+    """
+    from ..display import Display
+    from ..engine import finish, restore
+
+    session, place, step = restore(directory, overrides, Display())
+    finish(session, place, step)
+    print_metrics(place.evaluation)

@@ -1,0 +1,36 @@
+"""``xraygan generate``: images from a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import run_argument
+
+
+@click.command()
+@run_argument
+@click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
+@click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A new or empty folder.",
+)
+def generate(directory: Path, count: int, class_name: str | None, seed: int, out: Path) -> None:
+    """Write images that RUN's generator makes, as PNG files and a table of them.
+
+    A conditional generator makes the class that is asked for. Of an unconditional one, the images
+    are kept that the run's classifier takes for that class.
+    """
+    from ..display import Display
+    from ..engine import restore
+    from ..sampling import write_images
+
+    display = Display()
+    session, _, step = restore(directory, (), display)
+    write_images(session, step, count, class_name, seed, out, display)
+    click.echo(f"{count} images in {out}")

@@ -1,0 +1,39 @@
+"""``xraygan list-plugins``: the parts that a recipe can name."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..errors import UserError, nearest
+
+
+@click.command("list-plugins")
+@click.argument("kind", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def list_plugins(kind: str | None, as_json: bool) -> None:
+    """List the installed parts, of one KIND (dataset, score, ...) or all.
+
+    A plugin that is broken is listed with the reason; the others work.
+    """
+    from ..registry import KINDS, installed
+
+    kind = kind.removesuffix("s") if kind else None
+    if kind is not None and kind not in (*KINDS, "plugin"):
+        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+    parts = [part.as_dict() for part in installed().parts(kind)]
+    if as_json:
+        click.echo(json.dumps(parts, indent=1))
+        return
+    width = max((len(part["name"]) for part in parts), default=0)
+    shown = ""
+    for part in parts:
+        if part["kind"] != shown:
+            shown = part["kind"]
+            click.secho(f"{shown}s", bold=True)
+        origin = f"{part['distribution']} {part['version']}".strip()
+        if part["status"] == "ok":
+            click.echo(f"  {part['name']:{width}}  {part['summary']}  ({origin})")
+        else:
+            click.secho(f"  {part['name']:{width}}  broken: {part['error']}  ({origin})", fg="red")

@@ -1,0 +1,115 @@
+"""Images of one class, and files of them, from a trained graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .display import Display
+from .engine import Session
+from .errors import UserError, nearest
+from .evaluate import generate
+from .rundir import write_atomically
+from .seeding import rng
+
+#: draws for one image of a class before an unconditional generator is given up
+PATIENCE = 200
+CHUNK = 64
+
+
+def write_images(
+    session: Session,
+    step: int,
+    count: int,
+    class_name: str | None,
+    seed: int,
+    out: Path,
+    display: Display,
+) -> None:
+    """Generate images and write them as ``NNNNNN.png`` with a ``generated.csv``.
+
+    Nothing is written before all of them are there.
+
+    Raises:
+        UserError: the run has no generator or no such class, the folder is not empty, or the
+            generator hardly ever makes the class.
+    """
+    graph = session.graph
+    if "generator" not in graph.networks:
+        raise UserError(f"{session.recipe.name}: the run has no generator")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder with --out")
+    names = graph.task.classes
+    if class_name is not None and class_name not in names:
+        raise UserError(f"--class: no class is named {class_name!r}; {nearest(class_name, names)}")
+    images, conditions, probs = sample(session, count, class_name, seed, display)
+    out.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
+    for column, name in enumerate(names):
+        if graph.networks["generator"].conditional:
+            table[f"condition:{name}"] = conditions[:, column].numpy()
+        if probs is not None:
+            table[f"p:{name}"] = probs[:, column].numpy().round(6)
+    for file, image in zip(table["file"], images.numpy(), strict=True):
+        Image.fromarray(image).save(out / file)
+    write_atomically(out / "generated.csv", table.to_csv(index=False, lineterminator="\n"))
+
+
+def sample(
+    session: Session, count: int, class_name: str | None, seed: int, display: Display
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images ``(count, S, S)`` uint8, their conditions ``(count, K)`` and, where the run has a
+    classifier, what it says of them ``(count, K)``.
+
+    Raises:
+        UserError: an unconditional generator hardly ever makes the class.
+    """
+    graph, source = session.graph, rng(session.device, seed, "generate")
+    conditional = graph.networks["generator"].conditional
+    wanted = None if class_name is None else graph.task.classes.index(class_name)
+    labels: Tensor | None = None
+    if wanted is not None:
+        labels = torch.zeros(1, len(graph.task.classes), dtype=torch.uint8)
+        labels[0, wanted] = 1
+    elif conditional:
+        labels = torch.from_numpy(session.data.splits["train"].label_matrix)
+    found: list[tuple[Tensor, ...]] = []
+    have = drawn = 0
+    with display.progress("generating", count) as advance:
+        while have < count:
+            batch: tuple[Tensor, ...]
+            batch = generate(graph, CHUNK, source, device=session.device, labels=labels)
+            drawn += CHUNK
+            if "classifier" in graph.networks:
+                probs = session.evaluation().classify(batch[0], real=False)[1]
+                batch = (*batch, torch.from_numpy(probs))
+            if wanted is not None and not conditional:
+                batch = _of_class(batch, wanted, exclusive=graph.task.exclusive)
+            found.append(tuple(part[: count - have] for part in batch))
+            have += len(found[-1][0])
+            advance(len(found[-1][0]))
+            if have < count and drawn >= PATIENCE * count:
+                raise UserError(
+                    f"--class {class_name}: the classifier took only {have} of {drawn} generated "
+                    f"images for {class_name!r}; nothing was written. Train a conditional "
+                    "generator (recipe cgan), or ask for fewer images"
+                )
+    images, conditions, *rest = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return images, conditions, rest[0] if rest else None
+
+
+def _of_class(batch: tuple[Tensor, ...], wanted: int, *, exclusive: bool) -> tuple[Tensor, ...]:
+    """Of images, conditions and probabilities, those that the classifier takes for a class.
+
+    Raises:
+        UserError: there is no classifier to ask.
+    """
+    if len(batch) < 3:
+        raise UserError("--class: the run's generator is unconditional and it has no classifier")
+    probs = batch[2]
+    keep = probs.argmax(dim=1) == wanted if exclusive else probs[:, wanted] > 0.5
+    return tuple(part[keep] for part in batch)
