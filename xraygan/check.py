@@ -19,6 +19,9 @@ from .registry import Registry
 #: parts that make no sense one without the other
 _ADVERSARIAL = ("generator", "discriminator", "objective")
 
+#: networks and terms that every recipe has, whose names a score cannot have
+_TAKEN = ("generator", "discriminator", "classifier", "classification", "pseudo_label")
+
 #: how pydantic marks the branch of a union in an error's location
 _UNION_MARKS = ("literal[", "constrained-", "list[", "function-")
 
@@ -118,7 +121,9 @@ class Checker:
         self._check_terms(tables, choices)
 
     def _check_terms(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
-        networks: list[str] = [k for k in ("generator", "discriminator", "classifier") if k in choices]
+        networks: list[str] = [
+            k for k in ("generator", "discriminator", "classifier") if k in choices
+        ]
         networks += [c.name for t, c in choices.items() if t.startswith("scores.")]
         exclusive = tables.data.label_policy == "single" or choices["data"].part.cls.exclusive  # type: ignore[attr-defined]
         for table, choice in choices.items():
@@ -126,6 +131,8 @@ class Checker:
             if table == "labeler":
                 reads: tuple[str, ...] = ("generator", "classifier")
             elif table.startswith("scores."):
+                if choice.name in _TAKEN:
+                    self.fault(key, f"a score cannot be called {choice.name!r}, which is taken")
                 reads = cls.reads  # type: ignore[attr-defined]
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
                     self.fault(key, 'needs exclusive classes, but [data] label_policy is "multi"')

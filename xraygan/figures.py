@@ -1,33 +1,30 @@
-"""Figures for the report: curves as SVG in the page's own colours, pictures as data URIs."""
+"""Figures for the report: curves as SVG, in the page's own colours."""
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from html import escape
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .page import Html
 
-BINS = 300  # a curve's points; more cannot be told apart at a panel's width
+BINS = 150  # a curve's points; more cannot be told apart at a panel's width
 FEW = 12  # fewer points than these are drawn as such, so that one alone is seen
 GAP = 5  # times the usual distance between points: where a line is broken
-WIDEST = 1400  # pixels of an embedded picture
 
 # Colours that stand in an SVG for the page's, which follow the reader's light or dark scheme.
 SERIES, AXIS, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 COLOURS = {SERIES: "var(--series)", AXIS: "var(--axis)", GRID: "var(--grid)"}
 
-RC = {
+RC: Any = {
     "svg.fonttype": "none",
     "font.size": 8,
     "axes.edgecolor": AXIS,
@@ -87,7 +84,7 @@ def classifier_curves(truth: np.ndarray, probs: np.ndarray, label: str) -> Html:
         label: as for :func:`curve`.
     """
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(4.6, 2.4), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         false_positives, true_positives, _ = roc_curve(truth, probs)
         left.plot(false_positives, true_positives, color=SERIES)
@@ -120,19 +117,3 @@ def _svg(figure: Figure, label: str) -> Html:
     for stands, colour in COLOURS.items():
         text = text.replace(stands, colour)
     return Html(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
-
-
-def data_uri(path: Path) -> str:
-    """A picture as a data URI, scaled down where it is wider than a page can show.
-
-    Raises:
-        OSError: it is no picture, or cut short.
-    """
-    with Image.open(path) as image:
-        image.load()
-        if image.width > WIDEST:
-            size = (WIDEST, round(image.height * WIDEST / image.width))
-            image = image.resize(size, Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -193,7 +193,7 @@ def assemble(
         module.to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
-        name: _optimizer(_words(recipe, name).optimizer, _parameters(network))
+        name: _optimizer(recipe.network(name).words.optimizer, _parameters(network))
         for name, network in networks.items()
         if name in trained
     }
@@ -223,11 +223,6 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
         ) from error
 
 
-def _words(recipe: Recipe, network: str) -> Any:
-    table = network if network in recipe.choices else f"scores.{network}"
-    return recipe.choices[table].words
-
-
 def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
     """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
     terms: list[Term] = []
@@ -242,10 +237,10 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
         ):
-            add(name, loss, _words(recipe, name).weight, name)
+            add(name, loss, recipe.network(name).words.weight, name)
     if "classifier" in networks:
         classifier: Classifier = networks["classifier"]
-        weight = _words(recipe, "classifier").weight
+        weight = recipe.network("classifier").words.weight
         add(
             "classification",
             lambda step: classifier.losses(step.real_logits, step.labels).mean(),

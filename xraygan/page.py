@@ -1,11 +1,14 @@
-"""HTML for the report: elements that escape what they are given, a stylesheet, one page."""
+"""HTML for the report: elements that escape what they are given, numbers, a stylesheet."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
+
+import numpy as np
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -31,24 +34,25 @@ footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule
 summary { cursor: pointer; }
 .notice { border-left: 3px solid var(--notice); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; }
 .notice ul { margin: .25rem 0; padding-left: 1.1rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem;
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem;
   margin: 1.5rem 0 0; }
 dt { color: var(--muted); font-size: .875rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.wide table { width: 100%; }
+.wide table { width: 100%; min-width: 44rem; }
 th, td { padding: .4rem 1.1rem .4rem 0; text-align: left; vertical-align: baseline;
   border-bottom: 1px solid var(--rule); font-weight: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th, tr.group th { color: var(--muted); font-size: .875rem; vertical-align: bottom; }
-tr.group th { padding-top: 1.1rem; color: var(--ink); font-weight: 600; }
+tr.group th { padding-top: 1.1rem; color: var(--ink); }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr));
   gap: 1.5rem 2rem; }
 .panels.pairs { grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
-figure { margin: 0; break-inside: avoid; }
-figcaption { margin-bottom: .35rem; line-height: 1.35; }
+figure { margin: 0; display: flex; flex-direction: column; }
+figcaption { margin-bottom: .35rem; line-height: 1.35; flex: 1; }
 figcaption span { display: block; }
 img, svg { display: block; max-width: 100%; height: auto; }
 svg { width: 100%; stroke-linejoin: round; }
@@ -70,8 +74,11 @@ input[type=range] { flex: 1; min-width: 0; accent-color: var(--series); }
   h2, h3, tr.group, figcaption { break-after: avoid; }
   tr, figure { break-inside: avoid; }
   .scroll { overflow: visible; }
-  pre { white-space: pre-wrap; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
+  section > details pre { white-space: pre-wrap; }
+  .wide table { min-width: 0; }
+  .panels { grid-template-columns: repeat(3, 1fr); }
+  .panels.pairs { grid-template-columns: repeat(2, 1fr); }
+  section > details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 # Without it the slider stays hidden and the last grid is shown.
@@ -86,6 +93,7 @@ for (const label of document.querySelectorAll("label[data-frames]")) {
 }
 """
 
+NONE = "\N{EN DASH}"  # where there is no number
 VOID = frozenset({"img", "input", "meta"})
 
 
@@ -95,11 +103,11 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(element: str, /, *children: object, **attributes: object) -> Html:
     """An element.
 
     Args:
-        name: of the element.
+        element: its name.
         children: :class:`Html` is taken as it is, None is left out, all else is escaped text.
         attributes: ``class_`` stands for ``class`` and ``_`` for ``-``; True is a bare attribute,
             None and False are left out.
@@ -111,7 +119,9 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
         if value is not None and value is not False
     )
     inside = join(children)
-    return Html(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{inside}</{name}>")
+    return Html(
+        f"<{element}{given}>" if element in VOID else f"<{element}{given}>{inside}</{element}>"
+    )
 
 
 def join(children: Iterable[object]) -> Html:
@@ -187,3 +197,39 @@ def document(title: str, body: Html) -> str:
     )
     page = tag("html", head, tag("body", body, tag("script", Html(SCRIPT))), lang="en")
     return f"<!doctype html>\n{page}\n"
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def count(value: object) -> str:
+    """A whole number, its thousands apart; a dash for none."""
+    return f"{value:,}" if isinstance(value, int | np.integer) else NONE
+
+
+def number(value: object) -> str:
+    """A measured value to about four digits; a dash for none and for what is no number."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return NONE
+    if isinstance(value, int):
+        return count(value)
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:,.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``1 h 02 min``, ``3 min 04 s`` or ``5.6 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def plain(value: object) -> str:
+    """A value from JSON in one line."""
+    if isinstance(value, list):
+        return " ".join(map(plain, value))
+    return NONE if value is None else str(value)

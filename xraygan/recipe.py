@@ -55,6 +55,10 @@ class Recipe:
     def name(self) -> str:
         return self.tables.run.name or self.source.stem
 
+    def network(self, name: str) -> Choice:
+        """The choice that a network of the graph comes from: its own table or a score's."""
+        return self.choices[name if name in self.choices else f"scores.{name}"]
+
     def chosen(self, group: str) -> dict[str, Choice]:
         """The choices of ``[scores]``, ``[extractors]``, ``[metrics]`` or ``[trackers]``."""
         prefix = group + "."
@@ -63,7 +67,7 @@ class Recipe:
     def resolved(self) -> Tree:
         """Everything the run depends on, defaults included, as a recipe that stands alone."""
         tree = self.tables.model_dump(exclude_none=True)
-        tree["run"]["name"] = self.name
+        tree["run"] = {"name": self.name, **tree["run"]}
         if self.tables.data.root is not None:
             tree["data"]["root"] = str(Path(self.tables.data.root).resolve())
         for table, choice in self.choices.items():

@@ -6,9 +6,7 @@ there, because the run has no such part or did not get so far, is named in the r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,34 @@ from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_s
 
 from .errors import UserError
 from .figures import classifier_curves, curve
-from .page import Html, document, facts, join, panel, scrolling, table, tag
-from .runfiles import RunFiles
+from .page import (
+    NONE,
+    Html,
+    count,
+    document,
+    duration,
+    facts,
+    join,
+    number,
+    panel,
+    plain,
+    scrolling,
+    table,
+    tag,
+)
+from .runfiles import Predictions, RunFiles, Series
 
 # Plain names of figures, and how to read them.
 METRICS = {
     "auc": ("Area under the ROC curve (AUC)", "1 is perfect, 0.5 is guessing"),
-    "average_precision": ("Average precision", "1 is perfect, the share of positives is guessing"),
     "accuracy": ("Accuracy", "share of images whose class is right"),
-    "balanced_accuracy": ("Balanced accuracy", "accuracy where every class counts the same"),
-    "sensitivity": ("Sensitivity", "share of the positives that is found"),
-    "specificity": ("Specificity", "share of the negatives that is found"),
     "confusion_matrix": ("Confusion matrix", "drawn under Classes"),
     "frechet_classifier": ("Fréchet distance in the classifier's features", "0 if identical"),
     "fid": ("Fréchet inception distance (FID)", "0 if identical"),
-    "kid": ("Kernel inception distance (KID)", "0 if identical"),
     "inception_score": ("Inception score", "from 1 to the number of classes"),
 }
+
+WARNINGS = 50  # shown at most; the log has them all
 
 # The terms that a recipe does not name itself.
 TERMS = {
@@ -55,12 +64,12 @@ def write_report(run_directory: Path) -> Path:
         UserError: the directory holds no file of a run, or cannot be written.
     """
     run = RunFiles(run_directory)
-    page = document(f"{run.name} – xraygan", _page(run))
+    page = document(f"{run.name}: xraygan run", _page(run))
     path = run_directory / "report.html"
     building = path.with_name(f".{path.name}.building")
     try:
         building.write_text(page, encoding="utf-8")
-        os.replace(building, path)
+        building.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     return path
@@ -93,21 +102,24 @@ def _page(run: RunFiles) -> Html:
 
 def _summary(run: RunFiles) -> str:
     """What was run on what, without a verdict."""
-    last = run.lines[-1] if run.lines else {}
-    steps, progress = last.get("step", 0), last.get("progress")
-    total = round(steps / progress) if progress else run.recipe.get("run", {}).get("steps")
-    text = f"{_count(steps)} of {_count(total)} steps" if total else f"{_count(steps)} steps"
+    last = next((line for line in reversed(run.lines) if line.get("progress")), {})
+    steps, total = last.get("step", 0), run.recipe.get("run", {}).get("steps")
+    if last:
+        total = round(steps / last["progress"])  # known where the recipe counts in epochs, too
+    text = f"{count(steps)} of {count(total)} steps" if total else f"{count(steps)} steps"
+    if (seed := run.environment.get("seed", run.recipe.get("run", {}).get("seed"))) is not None:
+        text += f" with seed {seed}"
     data = run.environment.get("dataset", {})
     if name := data.get("plugin", run.recipe.get("data", {}).get("plugin")):
         text += f" on {name}"
     splits = [
-        f"{_count(images)} {split} images of {_count(data.get('patients', {}).get(split))} patients"
+        f"{count(images)} {split} images of {count(data.get('patients', {}).get(split))} patients"
         for split, images in data.get("images", {}).items()
         if images
     ]
     text += f": {', '.join(splits)}. " if splits else ". "
     if "step" in run.evaluation:
-        return text + f"Evaluated at step {_count(run.evaluation['step'])}."
+        return text + f"Evaluated at step {count(run.evaluation['step'])}."
     return text + "Not evaluated."
 
 
@@ -119,22 +131,21 @@ def _missing(run: RunFiles) -> Html | None:
     return tag("div", says, files, class_="notice")
 
 
-def _absent(file: str, what: str) -> Html:
+def _absent(file: str, why: str = "") -> Html:
     """What a section says for want of a file."""
-    return tag("p", "Without ", tag("code", file), f" there is nothing to say about {what}.")
+    return tag("p", "Nothing to show: ", tag("code", file), " is missing or empty", why, ".")
 
 
 def _facts(run: RunFiles) -> Html:
     words, place = run.recipe.get("run", {}), run.environment
     size = run.recipe.get("data", {}).get("image_size")
     found = {
-        "Seed": words.get("seed", place.get("seed")),
         "Batch size": words.get("batch_size"),
-        "Image size": f"{size} × {size} pixels" if size else None,
+        "Image size": f"{size} x {size} pixels" if size else None,
         "Device": place.get("device", words.get("device")),
         "Precision": words.get("precision"),
         "Started": str(place.get("started", "")).replace("T", " ")[:16] or None,
-        "Training time": _duration(run.seconds) if run.seconds else None,
+        "Training time": duration(run.seconds) if run.seconds else None,
     }
     return facts((name, value) for name, value in found.items() if value is not None)
 
@@ -142,14 +153,15 @@ def _facts(run: RunFiles) -> Html:
 def _data(run: RunFiles) -> Html:
     data, words = run.environment.get("dataset"), run.recipe.get("data", {})
     if not data:
-        return _absent("environment.json", "how many images and patients there were")
+        return _absent("environment.json")
     images, patients, classes = (data.get(key, {}) for key in ("images", "patients", "classes"))
+    images = {split: n for split, n in images.items() if n}
     names = dict.fromkeys(name for split in images for name in classes.get(split, {}))
     rows: list[Sequence[object]] = [
-        ("Images", *(_count(images[split]) for split in images)),
-        ("Patients", *(_count(patients.get(split)) for split in images)),
+        ("Images", *(count(images[split]) for split in images)),
+        ("Patients", *(count(patients.get(split)) for split in images)),
         ("Images of each class",),
-        *((name, *(_count(classes.get(s, {}).get(name)) for s in images)) for name in names),
+        *((name, *(count(classes.get(s, {}).get(name)) for s in images)) for name in names),
     ]
     several = words.get("label_policy") == "multi"
     about = {
@@ -161,7 +173,7 @@ def _data(run: RunFiles) -> Html:
     return join(
         [
             table(["", *images], rows, numbers=range(1, len(images) + 1)),
-            table([], [(name, _plain(value)) for name, value in about.items() if value]),
+            table([], [(name, plain(value)) for name, value in about.items() if value]),
         ]
     )
 
@@ -171,47 +183,51 @@ def _data(run: RunFiles) -> Html:
 
 def _metrics(run: RunFiles) -> Html:
     if not run.evaluation:
-        return _absent("evaluation.json", "metrics: the run was interrupted, or still goes on")
-    rows: list[Sequence[object]] = []
-    measured = run.evaluation.get("metrics", {}).items()
-    for base, members in groupby(measured, lambda item: item[0].partition("/")[0]):
-        plain, meaning = METRICS.get(base, (_spelled(base), ""))
-        about = tag("div", tag("code", base), f" {meaning}", class_="muted")
-        found = dict(members)
-        if list(found) == [base]:
-            rows.append((join([plain, about]), *_measured(found[base])))
+        return _absent("evaluation.json", ", for the run goes on or was interrupted")
+    groups: dict[str, dict[str, Any]] = {}
+    for name, measurement in run.evaluation.get("metrics", {}).items():
+        groups.setdefault(name.partition("/")[0], {})[name] = measurement
+    single: list[Sequence[object]] = []
+    grouped: list[Sequence[object]] = []
+    for base, members in groups.items():
+        title, meaning = METRICS.get(base, (base.replace("_", " ").capitalize(), ""))
+        about = join([title, tag("div", tag("code", base), f" {meaning}", class_="muted")])
+        if list(members) == [base]:
+            single.append((about, *_measured(members[base])))
             continue
-        rows.append((join([plain, about]),))
-        for name, figure in found.items():
-            each = tag("div", tag("code", name), class_="muted")
-            rows.append((join([name.partition("/")[2] or "all", each]), *_measured(figure)))
+        grouped.append((about,))
+        for name, measurement in members.items():
+            prefix, slash, each = name.partition("/")
+            grouped.append((join([tag("small", prefix + slash), each]), *_measured(measurement)))
     share = f"{run.evaluation.get('protocol', {}).get('confidence', 0.95) * 100:g} %"
     head = ["Metric", "Value", f"{share} interval", "n", "Note"]
-    return join([tag("p", _protocol(run)), table(head, rows, numbers=(1, 2, 3), wide=True)])
+    measured = table(head, single + grouped, numbers=(1, 2, 3), wide=True)
+    return join([tag("p", _protocol(run)), measured])
 
 
-def _measured(figure: Mapping[str, Any]) -> tuple[object, ...]:
+def _measured(measurement: Mapping[str, Any]) -> tuple[object, ...]:
     """A measurement's cells: value, interval, n, note."""
-    value, interval = figure.get("value"), figure.get("interval")
-    shown: object = _number(value)
+    value, interval = measurement.get("value"), measurement.get("interval")
+    shown: object = number(value)
     if isinstance(value, list):
-        lines = [" ".join(map(_number, row if isinstance(row, list) else [row])) for row in value]
+        rows = [row if isinstance(row, list) else [row] for row in value]
+        lines = [" ".join(f"{number(cell):>6}" for cell in row) for row in rows]
         shown = tag("details", tag("summary", "show"), tag("pre", "\n".join(lines)))
-    bounds = f"{_number(interval[0])} – {_number(interval[1])}" if interval else "–"
-    return shown, bounds, _count(figure.get("n")), figure.get("note") or ""
+    bounds = f"{number(interval[0])} to {number(interval[1])}" if interval else NONE
+    return shown, bounds, count(measurement.get("n")), measurement.get("note") or ""
 
 
 def _protocol(run: RunFiles) -> str:
     words = run.evaluation.get("protocol", {})
     made = words.get("generated")
     text = (
-        f"Measured at step {_count(run.evaluation.get('step'))} on {_count(words.get('images'))} "
-        f"{words.get('split', '')} images of {_count(words.get('patients'))} patients"
-        + (f" and {_count(made)} generated images. " if made else ". ")
+        f"Measured at step {count(run.evaluation.get('step'))} on {count(words.get('images'))} "
+        f"{words.get('split', '')} images of {count(words.get('patients'))} patients"
+        + (f" and {count(made)} generated images. " if made else ". ")
     )
     if words.get("bootstrap"):
         text += (
-            f"Intervals come from {_count(words['bootstrap'])} bootstrap resamples; real images "
+            f"Intervals come from {count(words['bootstrap'])} bootstrap resamples; real images "
             f"are resampled by {words.get('unit', 'image')}. "
         )
     return text + "n counts the images that a value was measured on."
@@ -224,7 +240,7 @@ def _images(run: RunFiles) -> Html:
     if not run.has("generator"):
         return tag("p", "This run has no generator, and so no generated images.")
     if not run.samples and not run.real:
-        return _absent("samples", "what real and generated images look like")
+        return _absent("samples/")
     beside = []
     if run.real:
         image = tag("img", src=run.real, alt="real images")
@@ -235,13 +251,13 @@ def _images(run: RunFiles) -> Html:
         top = len(frames) - 1
         slider = tag("input", type="range", max=top, value=top, aria_label="step of the grid")
         label = tag("label", "first", slider, "last", data_frames="frames", hidden=True)
-        few = f"{top + 1} of {run.grids} grids, evenly spread" if top + 1 < run.grids else None
+        few = tag("small", f"{len(frames)} of {run.grids} grids, evenly spread")
         beside.append(
             tag(
                 "div",
                 tag("div", *frames, id="frames"),
                 label if top else None,
-                tag("small", few) if few else None,
+                few if len(frames) < run.grids else None,
             )
         )
     return tag("div", *beside, class_="panels pairs")
@@ -249,18 +265,18 @@ def _images(run: RunFiles) -> Html:
 
 def _frame(step: int, uri: str, hidden: bool) -> Html:
     image = tag("img", src=uri, alt=f"generated images at step {step}")
-    return tag("div", panel("Generated", f"at step {_count(step)}", image), hidden=hidden)
+    return tag("div", panel("Generated", f"at step {count(step)}", image), hidden=hidden)
 
 
 def _losses(run: RunFiles) -> Html:
-    terms = _series(run, lambda line: line.get("terms"))
-    terms |= _series(run, lambda line: _one(line, "weighted_total"))
+    terms = run.series(lambda line: line.get("terms"))
+    terms |= run.series(lambda line: _one(line, "weighted_total"))
     if not terms:
-        return _absent("metrics.jsonl", "losses")
+        return _absent("metrics.jsonl")
     about = _weights_and_audiences(run.recipe)
     shown = [_panels(terms, lambda name: about.get(name, TERMS.get(name, "")))]
-    for title, key in (("Also recorded", "records"), ("During training", "evaluation")):
-        if found := _series(run, lambda line, key=key: line.get(key)):  # type: ignore[misc]
+    for title, key in (("Also recorded", "records"), ("Measured during training", "evaluation")):
+        if found := run.series(lambda line, key=key: line.get(key)):  # type: ignore[misc]
             shown += [tag("h3", title), _panels(found, lambda name: "")]
     return join(shown)
 
@@ -273,29 +289,11 @@ def _weights_and_audiences(recipe: Mapping[str, Any]) -> dict[str, str]:
     words = {term: recipe[name] for term, name in tables.items() if name in recipe}
     found = {}
     for term, table_ in (words | recipe.get("scores", {})).items():
-        own = tables.get(term, "networks of the score's choice")
+        own = tables.get(term, "as the score declares")
         trains = ", ".join(table_.get("trains", [own]))
         parts = [TERMS.get(term), f"weight {table_.get('weight', 1):g}", f"trains {trains}"]
         found[term] = " · ".join(filter(None, parts))
     return found
-
-
-Series = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def _series(run: RunFiles, pick: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]) -> Series:
-    """Named values of the logged lines: name -> steps and values ``(N,)``, NaN where there is none.
-
-    ``pick`` takes the values out of a line, None where it holds no such values.
-    """
-    lines = [(line["step"], values) for line in run.lines if (values := pick(line)) is not None]
-    steps = np.array([step for step, _ in lines], dtype=float)
-    names = dict.fromkeys(name for _, values in lines for name in values)
-    return {
-        # dtype=float makes NaN of None
-        name: (steps, np.array([values.get(name) for _, values in lines], dtype=float))
-        for name in names
-    }
 
 
 def _one(line: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
@@ -313,11 +311,11 @@ def _panels(series: Series, detail: Callable[[str], str]) -> Html:
 
 
 def _throughput(run: RunFiles) -> Html:
-    speed = _series(run, lambda line: _one(line, "images_per_second"))
+    speed = run.series(lambda line: _one(line, "images_per_second"))
     if not speed:
-        return _absent("metrics.jsonl", "speed")
+        return _absent("metrics.jsonl")
     ((_, values),) = speed.values()
-    median = tag("p", f"Median: {_number(float(np.nanmedian(values)))} real images per second.")
+    median = tag("p", f"Median: {number(float(np.nanmedian(values)))} real images per second.")
     return join([median, _panels(speed, lambda name: "real images in a second")])
 
 
@@ -327,12 +325,12 @@ def _throughput(run: RunFiles) -> Html:
 def _classes(run: RunFiles) -> Html:
     if not run.has("classifier"):
         return tag("p", "This run has no classifier.")
-    if run.predictions is None:
-        return _absent("predictions.csv", "single classes")
+    if not run.predictions:
+        return _absent("predictions.csv")
     panels, skipped = [], []
     for name, truth, probs in run.predictions:
         positives, n = int(truth.sum()), len(truth)
-        share = f"{_count(positives)} of {_count(n)} images positive"
+        share = f"{count(positives)} of {count(n)} images positive"
         if not np.isfinite(probs).all():
             skipped.append(f"{name}: no curves, for not all probabilities are numbers")
         elif positives in (0, n):
@@ -348,6 +346,67 @@ def _classes(run: RunFiles) -> Html:
             tag("div", *panels, class_="panels pairs"),
             tag("ul", *(tag("li", text) for text in skipped)) if skipped else None,
             tag("h3", "Confusion matrix"),
-            _confusion(run),
+            _confusion(run.predictions, run.recipe.get("data", {}).get("label_policy")),
         ]
     )
+
+
+def _confusion(predictions: Predictions, policy: str | None) -> Html:
+    """Truth against the most probable class, where every image has exactly one."""
+    names = [name for name, _, _ in predictions]
+    truth, probs = (np.column_stack([column[i] for column in predictions]) for i in (1, 2))
+    if policy == "multi" or (truth.sum(axis=1) != 1).any():
+        return tag("p", "There is none, for an image can have none or several of the classes.")
+    if not np.isfinite(probs).all():
+        return tag("p", "There is none, for not all probabilities are numbers.")
+    counts = confusion_matrix(truth.argmax(axis=1), probs.argmax(axis=1), labels=range(len(names)))
+    rows = [
+        tag("tr", tag("th", name, scope="row"), *(_shaded(c, row.sum()) for c in row))
+        for name, row in zip(names, counts, strict=True)
+    ]
+    head = tag("tr", tag("th", ""), *(tag("th", name, scope="col") for name in names))
+    note = "Rows: the true class. Columns: the most probable class. Shade: share of the row."
+    matrix = tag("table", tag("thead", head), tag("tbody", *rows))
+    return join([tag("p", note), scrolling(matrix, "matrix")])
+
+
+def _shaded(images: int, total: int) -> Html:
+    return tag("td", count(images), style=f"--share: {images / max(total, 1):.3f}")
+
+
+# -- how it was run --------------------------------------------------------------------------------
+
+
+def _warnings(run: RunFiles) -> Html:
+    if run.warnings is None:
+        return _absent("run.log")
+    if not run.warnings:
+        return tag("p", "None in ", tag("code", "run.log"), ".")
+    left = len(run.warnings) - WARNINGS
+    return join(
+        [
+            tag("ul", *(tag("li", line) for line in run.warnings[:WARNINGS])),
+            tag("p", f"And {count(left)} more in ", tag("code", "run.log"), ".")
+            if left > 0
+            else None,
+        ]
+    )
+
+
+def _recipe(run: RunFiles) -> Html:
+    if not run.recipe_text:
+        return _absent("recipe.toml")
+    summary = tag("summary", "The resolved recipe, every default included")
+    return tag("details", summary, tag("pre", run.recipe_text))
+
+
+def _environment(run: RunFiles) -> Html:
+    if not run.environment:
+        return _absent("environment.json")
+    rows: list[Sequence[object]] = []
+    for name, value in run.environment.items():
+        if isinstance(value, dict) and name != "dataset":  # which has its own section
+            rows += [(f"{name}: {key}", plain(inner)) for key, inner in value.items()]
+        elif name != "dataset":
+            rows.append((name, plain(value)))
+    return table([], rows)

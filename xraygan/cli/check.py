@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .common import recipe_argument, set_option
@@ -31,18 +33,21 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     console.print(f"{loaded.name}: {task.image_size} x {task.image_size}, {policy}", markup=False)
     console.print(f"classes: {', '.join(task.classes)}", markup=False)
     networks = Table("network", "plugin", "parameters", "optimizer")
-    extractors = {name: loaded.choices[f"extractors.{name}"] for name in graph.extractors}
-    for name, network in {**graph.networks, **graph.extractors}.items():
-        table = name if name in loaded.choices else f"scores.{name}"
-        choice = extractors[name] if name in extractors else loaded.choices[table]
-        count = sum(p.numel() for p in network.parameters())
-        learns = "frozen"
-        if name in graph.optimizers:
-            words = choice.words.optimizer
-            learns = f"{words.name}, lr {words.lr:g}"
-        networks.add_row(name, choice.part.name, f"{count:,}", learns)
+    for name, network in graph.networks.items():
+        choice = loaded.network(name)
+        words = choice.words.optimizer
+        learns = f"{words.name}, lr {words.lr:g}" if name in graph.optimizers else "none"
+        networks.add_row(name, choice.part.name, _count(network), learns)
+    for name, network in graph.extractors.items():
+        plugin = loaded.choices[f"extractors.{name}"].part.name
+        networks.add_row(f"extractors.{name}", plugin, _count(network), "frozen")
     console.print(networks)
     terms = Table("term", "weight", "trains")
     for term in graph.terms:
-        terms.add_row(term.name, f"{term.weight:g}", ", ".join(sorted(term.trains)))
+        audience = ", ".join(sorted(term.trains)) or "nothing (logged only)"
+        terms.add_row(term.name, f"{term.weight:g}", audience)
     console.print(terms)
+
+
+def _count(network: Any) -> str:
+    return f"{sum(p.numel() for p in network.parameters()):,}"

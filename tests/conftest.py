@@ -1,0 +1,46 @@
+"""What several tests share: small recipes that keep the shape of the shipped ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+#: the full UCGAN graph at a size that a test can afford
+SMALL = (
+    "data.plugin=phantom",
+    "data.images=120",
+    "data.image_size=32",
+    "generator.width=4",
+    "discriminator.width=4",
+    "classifier.plugin=resnet18",
+    "scores.gram.extractor=classifier",
+    "scores.style_transfer.extractor=classifier",
+    "run.batch_size=4",
+    "run.log_every=1",
+    "evaluation.generated=16",
+    "evaluation.bootstrap=20",
+    "evaluation.batch_size=16",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep image stores out of the user's cache, and share them between tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_torch_modes() -> None:
+    torch.use_deterministic_algorithms(False)
+
+
+def real_data(name: str) -> Path:
+    """The folder of real images, or a skip that says where they are expected."""
+    path = DATA / name
+    if not path.is_dir():
+        pytest.skip(f"the real images are not at {path}")
+    return path

@@ -1,0 +1,179 @@
+"""Who learns from what: audiences, shared passes, schedules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+import torch
+from conftest import SMALL
+from torch import Tensor
+
+from xraygan import Task
+from xraygan.graph import TrainingGraph, assemble
+from xraygan.recipe import load
+from xraygan.schema import Phase
+from xraygan.seeding import rng
+from xraygan.step import Step
+
+VGG = (
+    "scores.gram.extractor=vgg19",
+    "scores.style_transfer.extractor=vgg19",
+    "extractors.vgg19.weights=random",
+)
+
+
+def graph_of(name: str, *overrides: str) -> TrainingGraph:
+    recipe = load(name, [*SMALL, *VGG, *overrides])
+    return assemble(recipe, Task(32, ("Pneumonia", "Edema", "Hernia"), exclusive=True))
+
+
+def step_of(graph: TrainingGraph, n: int = 6, **context: object) -> Step:
+    source = rng("cpu", 0, "test")
+    real = torch.rand(n, 1, 32, 32, generator=source) * 2 - 1
+    labels = torch.arange(n) % 3
+    return graph.step(real, labels, rng("cpu", 0, "latent"), **context)
+
+
+def reached(graph: TrainingGraph, name: str) -> set[str]:
+    """The networks whose parameters receive a non-zero gradient from one term alone."""
+    graph.terms = [term for term in graph.terms if term.name == name]
+    assert graph.terms, f"there is no term {name!r}"
+    _, gradients = graph.gradients(step_of(graph))
+    return {
+        network
+        for network, found in gradients.items()
+        if any(g is not None and bool(g.abs().max() > 0) for g in found)
+    }
+
+
+AS_SAID = {
+    "generator": {"generator"},
+    "discriminator": {"discriminator"},
+    "classification": {"classifier"},
+    "pseudo_label": {"classifier"},
+    "inception": {"generator", "classifier"},
+    "mmd": {"generator", "classifier"},
+    "style_transfer": {"generator", "style_transfer"},
+    "gram": {"generator"},
+}
+AS_RELEASED = {
+    **AS_SAID,
+    "inception": {"classifier"},
+    "mmd": {"classifier"},
+    "style_transfer": set(),
+    "gram": set(),
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "term", "audience"),
+    [("ucgan_full", *item) for item in AS_SAID.items()]
+    + [("ucgan_as_released", *item) for item in AS_RELEASED.items()],
+)
+def test_exactly_a_terms_audience_learns_from_it(
+    recipe: str, term: str, audience: set[str]
+) -> None:
+    # A threshold of 0 keeps every pseudo-label of the untrained classifier. The released MMD is
+    # skipped below 1e-6, which random weights do not reach.
+    graph = graph_of(recipe, "labeler.threshold=0.0")
+    assert {t.name for t in graph.terms} == set(AS_SAID)
+    assert next(t for t in graph.terms if t.name == term).trains == audience
+    assert reached(graph, term) == audience
+
+
+@pytest.mark.parametrize("term", ["inception", "mmd", "gram", "style_transfer"])
+@pytest.mark.parametrize("audience", [("generator",), ("classifier",), ("generator", "classifier")])
+def test_changing_trains_changes_only_that(term: str, audience: tuple[str, ...]) -> None:
+    extractor = ["scores.gram.extractor=classifier", "scores.style_transfer.extractor=classifier"]
+    names = ", ".join(f'"{name}"' for name in audience)
+    graph = graph_of("ucgan_full", *extractor, f"scores.{term}.trains=[{names}]")
+    before = graph_of("ucgan_full", *extractor)
+    assert {t.name: t.weight for t in graph.terms} == {t.name: t.weight for t in before.terms}
+    trains, former = ({t.name: t.trains for t in g.terms} for g in (graph, before))
+    assert trains[term] == frozenset(audience)
+    assert {**trains, term: None} == {**former, term: None}
+    assert reached(graph, term) == set(audience)
+
+
+def test_gradients_are_those_of_the_weighted_sum() -> None:
+    """Cutting at the generated images and grouping by audience change nothing."""
+    graph = graph_of("ucgan_full", "labeler.threshold=0.0")
+    values, gradients = graph.gradients(step_of(graph))
+    assert set(values) == {term.name for term in graph.terms}
+
+    for name, network in graph.networks.items():
+        step = step_of(graph)
+        step.fake = step.generated  # the whole graph, uncut
+        total: Tensor = sum(  # type: ignore[assignment]
+            t.weight * t.compute(step) for t in graph.terms if name in t.trains
+        )
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        plain = torch.autograd.grad(total, parameters, allow_unused=True)
+        for ours, expected in zip(gradients[name], plain, strict=True):
+            assert (ours is None) == (expected is None)
+            if ours is not None and expected is not None:
+                assert (ours - expected).norm() <= 1e-3 * expected.norm() + 1e-6
+
+
+def count_passes(modules: Iterable[tuple[str, torch.nn.Module]]) -> Counter[str]:
+    passes: Counter[str] = Counter()
+    for name, module in modules:
+        module.register_forward_hook(lambda *_, name=name: passes.update([name]))
+    return passes
+
+
+def test_each_network_sees_each_batch_once() -> None:
+    graph = graph_of("ucgan_full")
+    passes = count_passes([*graph.networks.items(), *graph.extractors.items()])
+    graph.gradients(step_of(graph))
+    assert passes == {
+        "generator": 1,
+        "discriminator": 2,  # real and generated
+        "classifier": 2,
+        "style_transfer": 1,
+        "vgg19": 3,  # real, generated and stylized
+    }
+
+
+def test_a_waiting_network_costs_nothing() -> None:
+    graph = graph_of("ucgan_full")
+    passes = count_passes(graph.networks.items())
+    learning = frozenset({"generator", "classifier", "style_transfer"})
+    values, gradients = graph.gradients(step_of(graph, learning=learning))
+    assert "discriminator" not in gradients
+    assert "discriminator" not in values
+    assert passes["discriminator"] == 1  # the generated batch alone
+
+
+@pytest.mark.parametrize(
+    ("ratio", "generator", "discriminator"),
+    [("3:1", 12, 4), ("1:3", 4, 12), ("1:1", 12, 12), ("2:3", 8, 12)],
+)
+def test_phases_update_in_their_ratio(ratio: str, generator: int, discriminator: int) -> None:
+    due = [Phase(ratio=ratio).due(step) for step in range(12)]
+    assert sum(g for g, _ in due) == generator
+    assert sum(d for _, d in due) == discriminator
+
+
+def test_generated_images_leave_the_classifiers_statistics_to_real_ones() -> None:
+    graph = graph_of("ucgan_full")
+    norm = graph.networks["classifier"].network.bn1
+    step = step_of(graph)
+    before = norm.running_mean.clone()
+    _ = step.fake_probs
+    assert torch.equal(norm.running_mean, before)
+    _ = step.real_probs
+    assert not torch.equal(norm.running_mean, before)
+
+
+def test_adding_a_score_leaves_the_other_networks_initial_weights() -> None:
+    with_score, without = (
+        graph_of("ucgan_full"),
+        graph_of("ucgan_full", "scores.style_transfer.weight=0"),
+    )
+    assert "style_transfer" not in without.networks
+    for name, network in without.networks.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, with_score.networks[name].state_dict()[key]), (name, key)
