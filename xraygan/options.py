@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import nearest
+from .errors import UserError, nearest
 
 REQUIRED = inspect.Parameter.empty
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,25 @@ class Option:
 
 @cache
 def options_of(cls: type) -> dict[str, Option]:
-    """The options of a part's class, in the order of its signature."""
-    constructor = cls.__init__  # type: ignore[misc]
-    hints = get_type_hints(constructor, include_extras=True)
-    return {
-        p.name: Option(p.name, hints.get(p.name, Any), p.default)
-        for p in inspect.signature(constructor).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
+    """The options of a part's class, in the order of its signature.
+
+    Raises:
+        UserError: an option's annotation names what cannot be found.
+    """
+    constructor = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+    parameters = inspect.signature(constructor).parameters.values()
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    # Of the options alone: what the core gives may be annotated for a type checker only.
+    annotated = SimpleNamespace(
+        __annotations__={p.name: p.annotation for p in options if p.annotation is not p.empty}
+    )
+    try:
+        hints = get_type_hints(annotated, getattr(constructor, "__globals__", {}), {}, True)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        raise UserError(
+            f"{cls.__qualname__}: an option's annotation is at fault: {error}"
+        ) from error
+    return {p.name: Option(p.name, hints.get(p.name, Any), p.default) for p in options}
 
 
 def takes_positional(cls: type) -> bool:
@@ -66,6 +80,9 @@ def check_options(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any],
         if name in values:
             try:
                 resolved[name] = check_value(option.type, values[name])
+            except PydanticUserError as error:
+                reason = error.message.splitlines()[0]
+                faults[name] = f"the plugin's annotation cannot be checked: {reason}"
             except ValueError as error:
                 faults[name] = str(error)
         elif option.default is REQUIRED:
@@ -81,16 +98,13 @@ def check_value(annotation: Any, value: Any) -> Any:
     Raises:
         ValueError: it does not fit; the message says what was expected and what was found.
     """
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True))
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_STRICT)
     try:
         # Through JSON, where strict checking still takes a list for a tuple and 1 for 1.0.
-        result = adapter.validate_json(json.dumps(value, default=str))
+        return adapter.validate_json(json.dumps(value, default=str))
     except ValidationError as error:
         reasons = "; ".join(plain_reason(e) for e in error.errors())
         raise ValueError(f"expected {type_text(annotation)}, found {value!r} ({reasons})") from None
-    if isinstance(result, float) and not math.isfinite(result):
-        raise ValueError(f"expected a finite number, found {value!r}")
-    return result
 
 
 def plain_reason(error: Mapping[str, Any]) -> str:
@@ -102,7 +116,7 @@ def plain_reason(error: Mapping[str, Any]) -> str:
 
 _PLAIN = {
     int: "integer", float: "number", str: "string", bool: "true or false", type(None): "nothing",
-    dict: "table", Any: "anything",
+    dict: "table", Path: "path", Any: "anything",
 }  # fmt: skip
 
 
@@ -114,7 +128,7 @@ def type_text(annotation: Any) -> str:
         return " ".join(filter(None, (type_text(args[0]), bounds)))
     if origin is Literal:
         return " | ".join(json.dumps(a) for a in args)
-    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+    if origin in (Union, UnionType):
         return " or ".join(type_text(a) for a in args if a is not type(None))
     if origin in (tuple, list):
         if (len(args) == 2 and args[1] is Ellipsis) or origin is list:

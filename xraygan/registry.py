@@ -39,6 +39,14 @@ KINDS = {
 }
 
 
+#: What a plugin can raise while it is imported; a module that calls sys.exit() is broken too.
+_ANYTHING = (Exception, SystemExit)
+
+
+class BrokenPart(Exception):
+    """Why a part cannot be used."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One registered name.
@@ -68,7 +76,7 @@ class Part:
             return ""
         if isinstance(self.target, str):
             return first_line(_source_docstring(self.target))
-        return first_line(inspect.getdoc(self.target))
+        return first_line(docstring(self.target))
 
     @cached_property
     def cls(self) -> type:
@@ -77,23 +85,31 @@ class Part:
         Raises:
             UserError: it cannot be imported or is not of its kind.
         """
-        if self.error:
+        try:
+            return self.resolve()
+        except BrokenPart as error:
             raise UserError(
-                f"the {self.kind} {self.name!r} of {self.origin} is broken: {self.error}"
-            )
+                f"the {self.kind} {self.name!r} of {self.origin} is broken: {error}"
+            ) from error
+
+    def resolve(self) -> type:
+        """The class, imported now if it was registered as a string.
+
+        Raises:
+            BrokenPart: it cannot be imported or is not of its kind; the message is the reason
+                alone, for those who name the part themselves.
+        """
+        if self.error:
+            raise BrokenPart(self.error)
         try:
             target = _import(self.target) if isinstance(self.target, str) else self.target
-        except Exception as error:
-            raise UserError(
-                f"the {self.kind} {self.name!r} of {self.origin} cannot be imported: "
-                f"{describe_error(error)}"
-            ) from error
+        except _ANYTHING as error:
+            raise BrokenPart(f"cannot import {self.target}: {describe_error(error)}") from error
         interface = getattr(importlib.import_module("xraygan.interfaces"), KINDS[self.kind][1])
         if not (isinstance(target, type) and issubclass(target, interface)):
-            raise UserError(
-                f"the {self.kind} {self.name!r} of {self.origin} is not a subclass of "
-                f"xraygan.{interface.__name__}: it is {target!r}"
-            )
+            raise BrokenPart(f"not a subclass of xraygan.{interface.__name__}: {target!r}")
+        if missing := sorted(getattr(target, "__abstractmethods__", ())):
+            raise BrokenPart(f"{target.__name__} does not implement {', '.join(missing)}")
         return target
 
     @property
@@ -128,8 +144,8 @@ class Registry:
         try:
             plugin = point.load()
             manager.register(plugin, name=point.name)
-            manager.check_pending()
-        except Exception as error:
+            _check_hooks(manager, plugin)
+        except _ANYTHING as error:
             # Whatever a plugin raises on import is its own; the others must go on.
             self._broken.append(replace(blank, error=describe_error(error)))
             return
@@ -140,8 +156,9 @@ class Registry:
 
             try:
                 getattr(manager.hook, hook)(register=register)
-            except Exception as error:
-                self._broken.append(replace(blank, kind=kind, error=describe_error(error)))
+            except _ANYTHING as error:
+                fault = f"{hook} raised {describe_error(error)}"
+                self._broken.append(replace(blank, kind=kind, error=fault))
 
     def _add(self, part: Part) -> None:
         if not isinstance(part.name, str) or not part.name:
@@ -155,8 +172,8 @@ class Registry:
         # The kind of a lazy built-in is held by our tests, so that listing need not import it.
         if not (isinstance(part.target, str) and part.distribution == "xraygan"):
             try:
-                _ = part.cls
-            except UserError as error:
+                part = replace(part, target=part.resolve())
+            except BrokenPart as error:
                 self._broken.append(replace(part, error=str(error)))
                 return
         self._parts[part.kind, part.name] = part
@@ -177,14 +194,21 @@ class Registry:
         """The part of that kind and name.
 
         Raises:
-            UserError: it is broken, or there is none; the message gives the nearest names.
+            UserError: it is broken, or there is none; the message gives the nearest names, and the
+                broken plugins that may have meant to bring it.
         """
         if part := self._parts.get((kind, name)):
             return part
-        for part in self._broken:
-            if part.name == name and part.kind in (kind, "plugin"):
-                raise UserError(f"the plugin {name!r} of {part.origin} is broken: {part.error}")
-        raise UserError(f"no {kind} is named {name!r}: {nearest(name, self.names(kind))}")
+        hint = nearest(name, self.names(kind))
+        suspects = [part for part in self._broken if part.kind in (kind, "plugin")]
+        for part in suspects:
+            if part.name == name:
+                raise UserError(
+                    f"the {part.kind} {name!r} of {part.origin} is broken: {part.error}; {hint}"
+                )
+        broken = ", ".join(f"{part.name} of {part.origin}" for part in suspects)
+        note = f" (broken, see `xraygan list-plugins`: {broken})" if broken else ""
+        raise UserError(f"no {kind} is named {name!r}: {hint}{note}")
 
 
 @cache
@@ -198,6 +222,11 @@ def first_line(doc: str | None) -> str:
     return doc.strip().splitlines()[0].strip().rstrip(".") if doc and doc.strip() else ""
 
 
+def docstring(cls: Any) -> str:
+    """A class's own docstring, unindented; not the one that it inherits from its interface."""
+    return inspect.cleandoc(getattr(cls, "__doc__", None) or "")
+
+
 def describe_error(error: BaseException) -> str:
     """An exception as one line: its type and message."""
     text = " ".join(str(error).split())
@@ -206,6 +235,18 @@ def describe_error(error: BaseException) -> str:
 
 def _origin(point: EntryPoint) -> tuple[str, str]:
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """Raise if a registered plugin implements no hook, or one that there is not."""
+    known = [hook for hook, _ in KINDS.values()]
+    callers = manager.get_hookcallers(plugin) or []
+    for name in sorted({caller.name for caller in callers} - set(known)):
+        raise pluggy.PluginValidationError(
+            plugin, f"no hook is named {name!r}: {nearest(name, known)}"
+        )
+    if not callers:
+        raise pluggy.PluginValidationError(plugin, "it implements no hook; is @hookimpl missing?")
 
 
 def _import(reference: str) -> Any:

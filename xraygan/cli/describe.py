@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 
 import click
@@ -16,14 +15,14 @@ from ..errors import UserError, nearest
 def describe(kind: str, name: str) -> None:
     """Describe the part NAME of a KIND, for example: describe score mmd."""
     from ..options import REQUIRED, options_of
-    from ..registry import KINDS, installed
+    from ..registry import KINDS, docstring, installed
 
     if kind not in KINDS:
         raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
     part = installed().get(kind, name)
     options = options_of(part.cls)
     click.secho(f"{kind} {name}  ({part.origin})", bold=True)
-    click.echo(f"\n{inspect.getdoc(part.cls) or 'It has no docstring.'}\n")
+    click.echo(f"\n{docstring(part.cls) or 'It has no docstring.'}\n")
     table = {"dataset": "data"}.get(kind, kind)
     grouped = kind in ("score", "extractor", "metric", "tracker")
     click.echo(f"[{kind}s.{name}]" if grouped else f'[{table}]\nplugin = "{name}"')

@@ -1,0 +1,150 @@
+"""Metrics of the classifier on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from xraygan import Measurement, Metric
+from xraygan.evaluate import Evaluation
+
+
+def weighted_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """Area under the ROC curve with image weights, NaN where a class has no weight.
+
+    P(score of a positive > that of a negative) + P(they are equal) / 2, the Mann-Whitney form, for
+    the bootstrap: one sort serves thousands of weightings when ``scores`` comes sorted.
+
+    Args:
+        truth: ``(N,)`` 0/1, in the order of rising scores.
+        scores: ``(N,)``, rising.
+        weights: ``(N,)``, at least 0.
+    """
+    positive, negative = weights * truth, weights * (1 - truth)
+    total = positive.sum() * negative.sum()
+    if total == 0:
+        return float("nan")
+    first = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])  # of each run of equal scores
+    tied_positive, tied_negative = (
+        np.add.reduceat(positive, first),
+        np.add.reduceat(negative, first),
+    )
+    below = np.cumsum(tied_negative) - tied_negative
+    return float((tied_positive * (below + tied_negative / 2)).sum() / total)
+
+
+class AUC(Metric):
+    """Area under the ROC curve of each class, one against the rest, and their mean
+
+    The ROC curve is the true positive rate as a function of the false positive rate. The rest are
+    the other classes of the recipe. Intervals are bootstraps over patients. A class that all or
+    none of the test images have has no AUC.
+
+    Source: scikit-learn's roc_auc_score; the paper's Tabs. 2, 4, 5, 6 and 9.
+    """
+
+    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
+        if "classifier" not in evaluation.graph.networks:
+            return {}
+        found: dict[str, Measurement] = {}
+        n = len(evaluation.labels)
+        sorted_classes = []
+        for name, column in evaluation.classes.items():
+            truth, scores = evaluation.labels[:, column], evaluation.probs[:, column]
+            if len(np.unique(truth)) < 2:
+                note = f"{int(truth.sum())} of {n} test images have it: no AUC"
+                found[f"auc/{name}"] = Measurement(None, n, note=note)
+                continue
+            order = np.argsort(scores, kind="stable")
+            one = (truth[order].astype(np.float64), scores[order], order)
+            sorted_classes.append(one)
+            found[f"auc/{name}"] = Measurement(
+                float(roc_auc_score(truth, scores)),
+                n,
+                evaluation.patient_interval(lambda weights, one=one: _of(one, weights)),
+                f"one against the rest, {int(truth.sum())} positive",
+            )
+        values = [m.value for m in found.values() if isinstance(m.value, float)]
+        if values:
+            found["auc/mean"] = Measurement(
+                float(np.mean(values)),
+                n,
+                evaluation.patient_interval(
+                    lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes]))
+                ),
+                f"mean over {len(values)} classes",
+            )
+        return found
+
+
+def _of(one: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> float:
+    truth, scores, order = one
+    return weighted_auc(truth, scores, weights[order])
+
+
+class Classification(Metric):
+    """Accuracy, precision and recall of each class, and the confusion matrix
+
+    Where classes exclude each other the likeliest is predicted; else each finding above 0.5, the
+    accuracy is the mean over findings, and there is no confusion matrix. Precision is
+    TP / (TP + FP) and recall TP / (TP + FN) (Eqs. 12 and 13). Intervals are bootstraps over
+    patients.
+
+    Source: the paper's Tabs. 1, 3, 7 and 8.
+    """
+
+    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
+        if "classifier" not in evaluation.graph.networks or not len(evaluation.labels):
+            return {}
+        columns = list(evaluation.classes.values())
+        truth, probs = evaluation.labels[:, columns], evaluation.probs[:, columns]
+        exclusive = evaluation.task.exclusive
+        predicted = (probs > 0.5).astype(np.uint8)
+        if exclusive:
+            predicted = np.eye(len(columns), dtype=np.uint8)[probs.argmax(axis=1)]
+        right = (truth == predicted).astype(np.float64)
+        if exclusive:
+            right = right.all(axis=1, keepdims=True).astype(np.float64)
+        n = len(truth)
+
+        def accuracy(weights: np.ndarray) -> float:
+            return float((weights @ right).mean() / weights.sum())
+
+        ones = np.ones(n)
+        found = {
+            "accuracy": Measurement(
+                accuracy(ones),
+                n,
+                evaluation.patient_interval(accuracy),
+                "of images" if exclusive else "mean over findings, at 0.5",
+            )
+        }
+        for i, name in enumerate(evaluation.classes):
+            both = (truth[:, i] & predicted[:, i]).astype(np.float64)
+            for figure, base in (("precision", predicted[:, i]), ("recall", truth[:, i])):
+                found[f"{figure}/{name}"] = _ratio(
+                    evaluation, both, base.astype(np.float64), figure
+                )
+        if exclusive:
+            matrix = truth.T.astype(np.int64) @ predicted
+            note = "rows: truth, columns: prediction; " + ", ".join(evaluation.classes)
+            found["confusion_matrix"] = Measurement(matrix.tolist(), n, note=note)
+        return found
+
+
+def _ratio(evaluation: Evaluation, both: np.ndarray, base: np.ndarray, figure: str) -> Measurement:
+    """Weighted sum of ``both`` over that of ``base``, the true positives over all that count."""
+
+    def ratio(weights: np.ndarray) -> float:
+        total = weights @ base
+        return float(weights @ both / total) if total else float("nan")
+
+    n = len(both)
+    if not base.any():
+        what = "predicted as it" if figure == "precision" else "of it"
+        return Measurement(None, n, note=f"no test image is {what}")
+    return Measurement(
+        ratio(np.ones(n)), n, evaluation.patient_interval(ratio), f"of {int(base.sum())}"
+    )

@@ -1,0 +1,242 @@
+"""The metrics against scikit-learn, scipy and loops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_fid import inception
+from scipy import linalg
+from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
+from xraygan_metrics.classification import AUC, Classification, weighted_auc
+from xraygan_metrics.distances import (
+    FID,
+    FrechetClassifier,
+    InceptionScore,
+    frechet_distance,
+    inception_score,
+    local_inception,
+)
+
+from xraygan import Task, UserError
+from xraygan.evaluate import Evaluation
+
+
+class Measured(Evaluation):
+    """An Evaluation whose arrays are given, not computed."""
+
+    probs = fake_probs = fake_features = reference_features = None  # type: ignore[assignment]
+    labels = patients = fake_images = reference_images = None  # type: ignore[assignment]
+
+    def __init__(self, classes: tuple[str, ...], *, exclusive: bool = True, **arrays: object):
+        self.task = Task(32, classes, exclusive)
+        self.graph = SimpleNamespace(networks={"generator": None, "classifier": None})  # type: ignore[assignment]
+        self._words = SimpleNamespace(bootstrap=200, generated=100, batch_size=4)  # type: ignore[assignment]
+        tables = SimpleNamespace(data=SimpleNamespace(only=[]), evaluation=self._words)
+        self.recipe = SimpleNamespace(tables=tables)  # type: ignore[assignment]
+        self.device = torch.device("cpu")
+        self._seed = 0
+        for name, value in arrays.items():
+            setattr(self, name, value)
+
+
+def predictions(n: int = 300, k: int = 3, per_patient: int = 1) -> Measured:
+    random = np.random.default_rng(0)
+    truth = np.repeat(random.integers(k, size=-(-n // per_patient)), per_patient)[:n]
+    logits = random.normal(size=(-(-n // per_patient), k)).repeat(per_patient, axis=0)[:n]
+    logits[np.arange(n), truth] += 1
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    patients = np.array([f"p{i // per_patient}" for i in range(n)])
+    labels = np.eye(k, dtype=np.uint8)[truth]
+    return Measured(tuple("ABCDE"[:k]), labels=labels, probs=probs, patients=patients)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 4)), min_size=1))
+def test_weighted_auc_is_scikit_learns(rows: list[tuple[bool, int, int]]) -> None:
+    truth, scores, weights = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    order = np.argsort(scores)
+    ours = weighted_auc(truth[order], scores[order], weights[order])
+    if min((weights * truth).sum(), (weights * (1 - truth)).sum()) == 0:
+        assert math.isnan(ours)
+    else:
+        assert ours == pytest.approx(roc_auc_score(truth, scores, sample_weight=weights), abs=1e-12)
+
+
+def test_auc_and_its_interval() -> None:
+    found = AUC().compute(predictions())
+    measured = predictions()
+    for i, name in enumerate("ABC"):
+        value = found[f"auc/{name}"].value
+        assert value == roc_auc_score(measured.labels[:, i], measured.probs[:, i])
+        low, high = found[f"auc/{name}"].interval or (1, 0)
+        assert low < value < high and high - low < 0.2
+    mean = np.mean([found[f"auc/{name}"].value for name in "ABC"])
+    assert found["auc/mean"].value == pytest.approx(mean)
+
+
+def test_more_images_of_the_same_patients_add_no_certainty() -> None:
+    def width(per_patient: int) -> float:
+        low, high = AUC().compute(predictions(900, per_patient=per_patient))["auc/A"].interval
+        return high - low
+
+    assert width(9) > 2 * width(1)
+
+
+def test_a_class_that_no_test_image_has() -> None:
+    measured = predictions()
+    measured.labels = np.column_stack(
+        [measured.labels[:, 0], measured.labels[:, 1:].sum(1), 0 * measured.labels[:, 2]]
+    )
+    found = AUC().compute(measured)
+    assert found["auc/C"].value is None and "0 of 300" in found["auc/C"].note
+    assert found["auc/mean"].value == pytest.approx(
+        np.mean([found["auc/A"].value, found["auc/B"].value])
+    )
+    assert Classification().compute(measured)["recall/C"].value is None
+
+
+def test_classification_is_scikit_learns() -> None:
+    measured = predictions()
+    truth, predicted = measured.labels.argmax(1), measured.probs.argmax(1)
+    found = Classification().compute(measured)
+    assert found["accuracy"].value == pytest.approx(accuracy_score(truth, predicted))
+    for i, name in enumerate("ABC"):
+        for figure, score in (("precision", precision_score), ("recall", recall_score)):
+            expected = score(truth, predicted, labels=[i], average="macro")
+            assert found[f"{figure}/{name}"].value == pytest.approx(expected)
+    matrix = np.zeros((3, 3), dtype=int)
+    for t, p in zip(truth, predicted, strict=True):
+        matrix[t, p] += 1
+    assert found["confusion_matrix"].value == matrix.tolist()
+
+
+def test_many_labels_are_measured_at_one_half() -> None:
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=np.uint8)
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.6], [0.1, 0.7]])
+    measured = Measured(
+        ("A", "B"), exclusive=False, labels=labels, probs=probs, patients=np.array(list("wxyz"))
+    )
+    found = Classification().compute(measured)
+    assert found["accuracy"].value == pytest.approx(6 / 8)
+    assert found["precision/B"].value == pytest.approx(2 / 3)
+    assert found["recall/A"].value == pytest.approx(1 / 2)
+    assert "confusion_matrix" not in found
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n", [2, 3, 12, 33])
+def test_inception_score_is_eq_3(seed: int, n: int) -> None:
+    probs = np.random.default_rng(seed).dirichlet([0.3] * 4, size=n)
+    marginal = [sum(float(row[k]) for row in probs) / n for k in range(4)]
+    total = 0.0
+    for row in probs:
+        for p, q in zip(row, marginal, strict=True):
+            if p > 0:
+                total += float(p) * (math.log(p) - math.log(q))
+    assert inception_score(probs) == pytest.approx(math.exp(total / n), rel=1e-9)
+
+
+def test_inception_score_of_perfect_and_of_collapsed_batches() -> None:
+    assert inception_score(np.eye(4)) == pytest.approx(4)
+    assert inception_score(np.tile(np.eye(4)[:1], (5, 1))) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 150, 6), (40, 60, 6), (33, 7, 5)])
+def test_frechet_distance_is_eq_4(n: int, m: int, d: int) -> None:
+    random = np.random.default_rng(n)
+    real = random.normal(size=(n, d)) @ random.normal(size=(d, d))
+    made = random.normal(size=(m, d)) @ random.normal(size=(d, d)) + 1
+    mu, sigma = [], []
+    for sample in (real, made):  # the definitions, entry by entry
+        mean = [math.fsum(sample[:, j]) / len(sample) for j in range(d)]
+        mu.append(mean)
+        sigma.append(
+            [
+                [
+                    math.fsum((row[i] - mean[i]) * (row[j] - mean[j]) for row in sample)
+                    / (len(sample) - 1)
+                    for j in range(d)
+                ]
+                for i in range(d)
+            ]
+        )
+    root = linalg.sqrtm(np.array(sigma[0]) @ np.array(sigma[1]))
+    expected = sum((a - b) ** 2 for a, b in zip(*mu, strict=True))
+    expected += (
+        np.trace(np.array(sigma[0])) + np.trace(np.array(sigma[1])) - 2 * np.trace(root).real
+    )
+    assert frechet_distance(real, made) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_with_fewer_images_than_dimensions() -> None:
+    random = np.random.default_rng(0)
+    real, made = random.normal(size=(20, 64)), random.normal(size=(15, 64)) + 0.5
+    tiny = 1e-10 * np.eye(64)  # makes sqrtm's problem regular
+    root = linalg.sqrtm((np.cov(real.T) + tiny) @ (np.cov(made.T) + tiny))
+    expected = np.square(real.mean(0) - made.mean(0)).sum()
+    expected += np.trace(np.cov(real.T)) + np.trace(np.cov(made.T)) - 2 * np.trace(root).real
+    assert frechet_distance(real, made) == pytest.approx(expected, rel=1e-3)
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
+
+
+def test_distances_name_their_network_and_have_intervals() -> None:
+    random = np.random.default_rng(0)
+    measured = Measured(
+        ("A", "B"),
+        fake_probs=random.dirichlet([1, 1], size=100),
+        reference_features=random.normal(size=(100, 8)),
+        fake_features=random.normal(size=(100, 8)) + 1,
+    )
+    frechet = FrechetClassifier().compute(measured)["frechet_classifier"]
+    low, high = frechet.interval or (0, 0)
+    assert low < frechet.value < high and "not FID" in frechet.note
+    score = InceptionScore().compute(measured)["inception_score_classifier"]
+    assert score.interval and score.interval[0] < score.value < score.interval[1]
+
+
+def test_fid_without_its_weights_is_left_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(inception, "load_state_dict_from_url", unreachable)
+    found = FID().compute(Measured(("A", "B")))["fid"]
+    assert found.value is None and "metrics.fid.weights=PATH" in found.note
+
+
+@pytest.mark.slow
+def test_fid_reads_local_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in the published layout, as .pth and as .safetensors, give the same FID."""
+    from safetensors.torch import save_file
+
+    saved: dict[str, torch.Tensor] = {}
+
+    class Grab(Exception):
+        pass
+
+    def grab(self: torch.nn.Module, *_: object, **__: object) -> None:
+        saved.update(self.state_dict())
+        raise Grab
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", grab)
+        with pytest.raises(Grab):
+            inception.fid_inception_v3()
+    save_file(saved, tmp_path / "inception.safetensors")
+    torch.save(saved, tmp_path / "inception.pth")
+    images = torch.randint(0, 256, (6, 32, 32), dtype=torch.uint8)
+    values = []
+    for name in ("inception.safetensors", "inception.pth"):
+        measured = Measured(("A", "B"), fake_images=images, reference_images=images.flip(0) // 2)
+        values.append(FID(weights=tmp_path / name).compute(measured)["fid"].value)
+    assert values[0] == values[1] > 0
+    save_file({"fc.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
+    with pytest.raises(UserError, match="not the weights of pytorch-fid"):
+        local_inception(tmp_path / "wrong.safetensors")
