@@ -160,6 +160,7 @@ def test_page_is_well_formed_and_loads_nothing(run: Path) -> None:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "xlink:href", "srcset", "poster"):
             assert re.match(r"#|data:image/png;base64,", attributes.get(name) or "#")
+    assert len(page.all("style")) == 1  # a figure's own would hold for the whole page
     assert "@import" not in page.text["style"]
     assert "url(" not in page.text["style"]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -183,7 +184,7 @@ def test_page_names_every_metric_term_and_class(run: Path) -> None:
     assert "1,234 train images of 56 patients, 6 test images of 3 patients" in said
     assert "Area under the ROC curve (AUC)" in said
     assert "0.833 0.500 to 1.000 6 argmax" in said
-    assert "1,000 bootstrap resamples; real images are resampled by patient" in said
+    assert "1,000 bootstrap resamples by patient" in said
     assert "Median: 80.25 real images per second" in said
     assert "Missing" not in said
 
@@ -192,12 +193,14 @@ def test_panels_say_weight_and_audience(run: Path) -> None:
     said = Page(write_report(run)).said
     assert "mmd weight 0.25 · trains generator, classifier" in said
     assert "classification on real images · weight 2 · trains classifier" in said
-    assert "style_transfer weight 0.0001 · trains as the score declares never evaluated" in said
+    assert "style_transfer weight 0.0001 · trains as the score declares no value" in said
 
 
 def test_names_from_files_stay_text(run: Path) -> None:
     page = Page(write_report(run))
     assert len(page.all("script")) == 1
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert f"ROC and precision-recall curve of {HOSTILE}" in labels
     assert HOSTILE not in page.text["script"]
     # In the data's table, the metrics' name and note, the curves, the matrix, the log, the recipe.
     assert page.said.count(HOSTILE) >= 6

@@ -107,7 +107,7 @@ def _svg(figure: Figure, label: str) -> Html:
     file = io.StringIO()
     # Ids are hashes with this salt: the same report for the same run, no id twice in a page.
     with matplotlib.rc_context({"svg.hashsalt": label}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)

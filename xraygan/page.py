@@ -41,16 +41,17 @@ dd { margin: 0; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 .scroll + .scroll { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.wide table { width: 100%; min-width: 44rem; }
+.wide table { width: 100%; min-width: 38rem; }
 th, td { padding: .4rem 1.1rem .4rem 0; text-align: left; vertical-align: baseline;
   border-bottom: 1px solid var(--rule); font-weight: normal; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th, tr.group th { color: var(--muted); font-size: .875rem; vertical-align: bottom; }
-tr.group th { padding-top: 1.1rem; color: var(--ink); }
+tr.group th { padding-top: 1.1rem; color: var(--ink); font-size: 1rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr));
   gap: 1.5rem 2rem; }
 .panels.pairs { grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
+.panels.level { align-items: start; }
 figure { margin: 0; display: flex; flex-direction: column; }
 figcaption { margin-bottom: .35rem; line-height: 1.35; flex: 1; }
 figcaption span { display: block; }
@@ -230,6 +231,8 @@ def duration(seconds: float) -> str:
 
 def plain(value: object) -> str:
     """A value from JSON in one line."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {plain(inner)}" for key, inner in value.items())
     if isinstance(value, list):
         return " ".join(map(plain, value))
     return NONE if value is None else str(value)

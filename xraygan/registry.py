@@ -206,7 +206,8 @@ class Registry:
                 raise UserError(
                     f"the {part.kind} {name!r} of {part.origin} is broken: {part.error}; {hint}"
                 )
-        broken = ", ".join(f"{part.name} of {part.origin}" for part in suspects)
+        # One without a target broke before it could say which names it brings.
+        broken = ", ".join(f"{p.name} of {p.origin}" for p in suspects if p.target is None)
         note = f" (broken, see `xraygan list-plugins`: {broken})" if broken else ""
         raise UserError(f"no {kind} is named {name!r}: {hint}{note}")
 

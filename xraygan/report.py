@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import UserError
 from .figures import classifier_curves, curve
@@ -35,7 +35,9 @@ from .runfiles import Predictions, RunFiles, Series
 # Plain names of figures, and how to read them.
 METRICS = {
     "auc": ("Area under the ROC curve (AUC)", "1 is perfect, 0.5 is guessing"),
-    "accuracy": ("Accuracy", "share of images whose class is right"),
+    "accuracy": ("Accuracy", "share of decisions that are right"),
+    "precision": ("Precision", "share of the images called positive that are"),
+    "recall": ("Recall (sensitivity)", "share of the positive images that are found"),
     "confusion_matrix": ("Confusion matrix", "drawn under Classes"),
     "frechet_classifier": ("Fréchet distance in the classifier's features", "0 if identical"),
     "fid": ("Fréchet inception distance (FID)", "0 if identical"),
@@ -184,8 +186,10 @@ def _data(run: RunFiles) -> Html:
 def _metrics(run: RunFiles) -> Html:
     if not run.evaluation:
         return _absent("evaluation.json", ", for the run goes on or was interrupted")
+    if not run.evaluation.get("metrics"):
+        return tag("p", "The recipe names no metric.")
     groups: dict[str, dict[str, Any]] = {}
-    for name, measurement in run.evaluation.get("metrics", {}).items():
+    for name, measurement in run.evaluation["metrics"].items():
         groups.setdefault(name.partition("/")[0], {})[name] = measurement
     single: list[Sequence[object]] = []
     grouped: list[Sequence[object]] = []
@@ -227,8 +231,8 @@ def _protocol(run: RunFiles) -> str:
     )
     if words.get("bootstrap"):
         text += (
-            f"Intervals come from {count(words['bootstrap'])} bootstrap resamples; real images "
-            f"are resampled by {words.get('unit', 'image')}. "
+            f"Intervals come from {count(words['bootstrap'])} bootstrap resamples by "
+            f"{words.get('unit', 'image')}, unless a note says otherwise. "
         )
     return text + "n counts the images that a value was measured on."
 
@@ -260,7 +264,7 @@ def _images(run: RunFiles) -> Html:
                 few if len(frames) < run.grids else None,
             )
         )
-    return tag("div", *beside, class_="panels pairs")
+    return tag("div", *beside, class_="panels pairs level")
 
 
 def _frame(step: int, uri: str, hidden: bool) -> Html:
@@ -274,6 +278,7 @@ def _losses(run: RunFiles) -> Html:
     if not terms:
         return _absent("metrics.jsonl")
     about = _weights_and_audiences(run.recipe)
+    terms = {name: terms[name] for name in (*about, *terms) if name in terms}
     shown = [_panels(terms, lambda name: about.get(name, TERMS.get(name, "")))]
     for title, key in (("Also recorded", "records"), ("Measured during training", "evaluation")):
         if found := run.series(lambda line, key=key: line.get(key)):  # type: ignore[misc]
@@ -283,9 +288,9 @@ def _losses(run: RunFiles) -> Html:
 
 def _weights_and_audiences(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Each term's kind, weight and audience, as the recipe has them."""
-    tables = {"classification": "classifier", "pseudo_label": "labeler"}
-    if "objective" in recipe:
-        tables |= {"generator": "generator", "discriminator": "discriminator"}
+    adversarial = ("generator", "discriminator") if "objective" in recipe else ()
+    tables = {name: name for name in adversarial}
+    tables |= {"classification": "classifier", "pseudo_label": "labeler"}
     words = {term: recipe[name] for term, name in tables.items() if name in recipe}
     found = {}
     for term, table_ in (words | recipe.get("scores", {})).items():
@@ -303,7 +308,7 @@ def _one(line: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
 def _panels(series: Series, detail: Callable[[str], str]) -> Html:
     figures = []
     for name, (steps, values) in series.items():
-        drawn = tag("small", "never evaluated")
+        drawn = tag("small", "no value")
         if np.isfinite(values).any():
             drawn = curve(steps, values, f"{name} over training")
         figures.append(panel(name, detail(name), drawn))
@@ -359,7 +364,8 @@ def _confusion(predictions: Predictions, policy: str | None) -> Html:
         return tag("p", "There is none, for an image can have none or several of the classes.")
     if not np.isfinite(probs).all():
         return tag("p", "There is none, for not all probabilities are numbers.")
-    counts = confusion_matrix(truth.argmax(axis=1), probs.argmax(axis=1), labels=range(len(names)))
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(counts, (truth.argmax(axis=1), probs.argmax(axis=1)), 1)
     rows = [
         tag("tr", tag("th", name, scope="row"), *(_shaded(c, row.sum()) for c in row))
         for name, row in zip(names, counts, strict=True)

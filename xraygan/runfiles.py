@@ -99,16 +99,18 @@ class RunFiles:
 
     def _read_samples(self) -> None:
         self.real = self._file("samples/real.png", _data_uri, None)
-        found = sorted((self.directory / "samples").glob("step-*.png"))
+        found = {
+            int(path.stem.removeprefix("step-")): f"samples/{path.name}"
+            for path in sorted((self.directory / "samples").glob("step-*.png"))
+            if path.stem.removeprefix("step-").isdecimal()
+        }
         if not found:
             self.missing.append("samples/step-*.png")
         self.grids = len(found)
-        for i in sorted(
-            {round(i) for i in np.linspace(0, len(found) - 1, FRAMES)} if found else []
-        ):
-            uri = self._file(f"samples/{found[i].name}", _data_uri, None)
-            if uri is not None:
-                self.samples[int(found[i].stem.removeprefix("step-"))] = uri
+        spread = np.linspace(0, len(found) - 1, min(FRAMES, len(found))).round()
+        for step in np.array(list(found))[spread.astype(int)].tolist() if found else []:
+            if (uri := self._file(found[step], _data_uri, None)) is not None:
+                self.samples[step] = uri
 
     def _text(self, name: str, parse: Callable[[str], Read], absent: Read) -> Read:
         return self._file(name, lambda path: parse(path.read_text(encoding="utf-8")), absent)
