@@ -165,11 +165,12 @@ def _data(run: RunFiles) -> Html:
         ("Images of each class",),
         *((name, *(count(classes.get(s, {}).get(name)) for s in images)) for name in names),
     ]
+    skipped = data.get("skipped")
     several = words.get("label_policy") == "multi"
     about = {
         "Labels of an image": words and ("any number" if several else "exactly one"),
         "Folder": words.get("root"),
-        "Left out as unreadable": data.get("skipped"),
+        "Left out": skipped and f"{count(len(skipped))} unreadable images, see environment.json",
         "Fingerprint": data.get("fingerprint"),
     }
     return join(
