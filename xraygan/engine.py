@@ -25,7 +25,6 @@ from .graph import TrainingGraph, assemble, build
 from .interfaces import Tracker
 from .precision import choose_device, choose_precision, make_deterministic
 from .recipe import Recipe, load
-from .report import write_report
 from .rundir import RunDirectory, image_grid, write_atomically, write_json
 from .seeding import derive_seed, rng
 from .store import ImageData, prepare
@@ -136,6 +135,8 @@ def _refuse_early(place: RunDirectory, resume: bool) -> None:
 
 def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
     """Write ``evaluation.json``, ``predictions.csv`` and the report; returns the evaluation."""
+    from .report import write_report  # matplotlib takes seconds to import: only when it is needed
+
     evaluation = session.evaluation()
     result = evaluate(evaluation, step)
     if "classifier" in session.graph.networks:

@@ -57,3 +57,5 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # A guard against reading memory before it is written; it costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False

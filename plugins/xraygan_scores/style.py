@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from xraygan import Score, UserError
@@ -124,6 +125,7 @@ class StyleTransfer(_StyleScore):
         extractor: the loss network, a name of [extractors].
         layers: its layers j of style; empty for the extractor's own choice.
         content_layer: its layer of content; empty for the extractor's own choice.
+        width: filters of T's first layer, 32 in Johnson et al.
         channels: 1, or 3 for the released scripts' colour network on repeated grey images.
         formula: of the style loss, see `xraygan describe score gram`.
     """
@@ -134,13 +136,14 @@ class StyleTransfer(_StyleScore):
         extractor: str = "vgg19",
         layers: tuple[str, ...] = (),
         content_layer: str = "",
+        width: Annotated[int, Field(gt=0)] = 32,
         channels: Literal[1, 3] = 1,
         formula: Formula = "paper",
     ) -> None:
         super().__init__(extractor, layers, formula)
         self.content_layer = content_layer
         self.channels = channels
-        self.transfer = TransferNetwork(channels)
+        self.transfer = TransferNetwork(channels, width)
 
     def forward(self, step: Step) -> Tensor:
         pair = torch.cat([x.expand(-1, self.channels, -1, -1) for x in (step.real, step.fake)], 1)
@@ -163,23 +166,23 @@ class StyleTransfer(_StyleScore):
 class TransferNetwork(nn.Module):
     """The image transformation network of Johnson et al., on a real and a generated image.
 
-    9 x 9 convolution (32), two of stride 2 (64, 128), five residual blocks, two nearest-neighbour
-    upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm, reflection padding, no
+    At width 32: 9 x 9 convolution (32), two of stride 2 (64, 128), five residual blocks, two
+    nearest-neighbour upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm, reflection padding, no
     output activation. ``(N, 2 channels, S, S)`` to ``(N, channels, S, S)``.
     """
 
-    def __init__(self, channels: int = 1) -> None:
+    def __init__(self, channels: int = 1, width: int = 32) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_convolution(2 * channels, 32, 9),
-            *_convolution(32, 64, 3, stride=2),
-            *_convolution(64, 128, 3, stride=2),
-            *(_Residual(128) for _ in range(5)),
+            *_convolution(2 * channels, width, 9),
+            *_convolution(width, 2 * width, 3, stride=2),
+            *_convolution(2 * width, 4 * width, 3, stride=2),
+            *(_Residual(4 * width) for _ in range(5)),
             nn.Upsample(scale_factor=2, mode="nearest"),
-            *_convolution(128, 64, 3),
+            *_convolution(4 * width, 2 * width, 3),
             nn.Upsample(scale_factor=2, mode="nearest"),
-            *_convolution(64, 32, 3),
-            nn.Conv2d(32, channels, 9, padding=4, padding_mode="reflect"),
+            *_convolution(2 * width, width, 3),
+            nn.Conv2d(width, channels, 9, padding=4, padding_mode="reflect"),
         )
 
     def forward(self, pair: Tensor) -> Tensor:
