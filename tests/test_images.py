@@ -136,7 +136,7 @@ def test_read_grey_never_pads_a_truncated_file(name: str, tmp_path: Path) -> Non
 
 
 def test_read_grey_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone.png: the image is not there"):
+    with pytest.raises(UserError, match=r"gone\.png: the image is not there"):
         read_grey(tmp_path / "gone.png", 16)
     with pytest.raises(UserError, match="not a readable image"):
         read_grey(tmp_path, 16)

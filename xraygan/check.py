@@ -86,7 +86,8 @@ class Checker:
                 part = self.registry.get(kind, words.plugin)
                 options, faults = check_options(part.cls, words.options)
             except UserError as error:
-                self.fault(key, str(error))
+                named = (*key, "plugin")
+                self.fault(named if named in self.origins else key, str(error))
                 continue
             for name, message in faults.items():
                 self.fault((*key, name), message)

@@ -172,8 +172,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     official = {name: column for column, name in COLUMNS.items()}
     if missing := [column for name, column in official.items() if name not in table.columns]:
         raise UserError(
-            f"{path}, line 1: no column {', '.join(map(repr, missing))}; expected the header of the "
-            "official table; download it again"
+            f"{path}, line 1: no column {', '.join(map(repr, missing))}; expected the header of "
+            "the official table; download it again"
         )
     table.index += 2  # line 1 is the header
     table = table[(table != "").any(axis=1)].copy()

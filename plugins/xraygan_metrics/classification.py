@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -63,7 +64,7 @@ class AUC(Metric):
             found[f"auc/{name}"] = Measurement(
                 float(roc_auc_score(truth, scores)),
                 n,
-                evaluation.patient_interval(lambda weights, one=one: _of(one, weights)),
+                evaluation.patient_interval(partial(_of, one)),
                 f"one against the rest, {int(truth.sum())} positive",
             )
         values = [m.value for m in found.values() if isinstance(m.value, float)]

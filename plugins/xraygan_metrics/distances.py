@@ -67,8 +67,10 @@ def with_jackknife(real: np.ndarray, generated: np.ndarray, note: str) -> Measur
     interval = None
     if len(generated) >= 2 * BLOCKS:
         blocks = np.array_split(np.arange(len(generated)), BLOCKS)
-        without = [frechet_distance(real, np.delete(generated, block, axis=0)) for block in blocks]
-        spread = Z95 * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - np.mean(without)).sum())
+        without = np.array(
+            [frechet_distance(real, np.delete(generated, block, axis=0)) for block in blocks]
+        )
+        spread = Z95 * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
         interval = (max(value - float(spread), 0.0), value + float(spread))
     note = f"{note}; {len(real)} training and {len(generated)} generated images"
     return Measurement(value, len(generated), interval, f"{note}; jackknife interval")

@@ -167,8 +167,8 @@ class TransferNetwork(nn.Module):
     """The image transformation network of Johnson et al., on a real and a generated image.
 
     At width 32: 9 x 9 convolution (32), two of stride 2 (64, 128), five residual blocks, two
-    nearest-neighbour upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm, reflection padding, no
-    output activation. ``(N, 2 channels, S, S)`` to ``(N, channels, S, S)``.
+    nearest-neighbour upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm,
+    reflection padding, no output activation. ``(N, 2 channels, S, S)`` to ``(N, channels, S, S)``.
     """
 
     def __init__(self, channels: int = 1, width: int = 32) -> None:
