@@ -22,8 +22,7 @@ def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
     """
     n, c, h, w = maps.shape
-    flat = maps.reshape(n, c, h * w)
-    flat = flat if flat.dtype == torch.float64 else flat.float()
+    flat = _wide(maps).reshape(n, c, h * w)
     # Scaled first: a sum over 16,384 pixels of a deep map is large.
     scale = (c * h * w if formula == "paper" else h * w) ** -0.5
     return torch.bmm(flat * scale, (flat * scale).transpose(1, 2))
@@ -57,7 +56,12 @@ def content_loss(ours: Tensor, target: Tensor) -> Tensor:
 
     Source: the feature reconstruction loss of Johnson et al., arXiv:1603.08155.
     """
-    return F.mse_loss(ours.float(), target.float())
+    return F.mse_loss(_wide(ours), _wide(target))
+
+
+def _wide(maps: Tensor) -> Tensor:
+    """Feature maps in float32 or better: networks may run in bfloat16, losses do not."""
+    return maps if maps.dtype == torch.float64 else maps.float()
 
 
 class _StyleScore(Score):

@@ -1,0 +1,250 @@
+"""Eqs. 1, 7, 8 and 9 against loops written from the paper; Eqs. 3 and 4 are in test_metrics.py."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from xraygan_minmax.objective import MinMax
+from xraygan_scores.distributions import (
+    MMD,
+    InceptionScoreLoss,
+    mean_kl_to_marginal,
+    mmd_released,
+    mmd_u,
+)
+from xraygan_scores.style import content_loss, gram_matrix, style_loss
+
+SIZES = [2, 3, 12, 33]
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE))
+sizes = pytest.mark.parametrize("n", SIZES)
+seeds = pytest.mark.parametrize("seed", range(4))
+
+
+def agree(ours: Tensor, expected: float, floor: float = 1e-9) -> None:
+    error = abs(float(ours) - expected)
+    assert error <= TOLERANCE[ours.dtype] * max(abs(expected), floor), (float(ours), expected)
+
+
+def normal(seed: int, *shape: int, scale: float = 2.0) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64) * scale
+
+
+def softmax_rows(logits: Tensor) -> list[list[float]]:
+    rows = []
+    for row in logits.double().tolist():
+        top = max(row)
+        powers = [math.exp(value - top) for value in row]
+        rows.append([value / math.fsum(powers) for value in powers])
+    return rows
+
+
+def eq_7(logits: Tensor, marginal_scale: float = 1.0) -> float:
+    """E_z[KL(p(y|G(z)) || p~(y))], p~ the mean over the batch."""
+    rows = softmax_rows(logits)
+    n, total = len(rows), 0.0
+    for row in rows:
+        for k, p in enumerate(row):
+            marginal = marginal_scale * math.fsum(other[k] for other in rows) / n
+            if p > 0:
+                total += p * (math.log(p) - math.log(marginal))
+    return total / n
+
+
+@dtypes
+@sizes
+@seeds
+def test_eq_7(seed: int, n: int, dtype: torch.dtype) -> None:
+    logits = normal(seed, n, 5).to(dtype)
+    agree(mean_kl_to_marginal(logits), eq_7(logits))
+    # The released scripts count every image twice in the marginal.
+    agree(mean_kl_to_marginal(logits, 2.0), eq_7(logits, 2.0))
+
+
+def test_eq_7_is_also_the_difference_of_entropies() -> None:
+    logits = normal(0, 12, 4)
+    rows = softmax_rows(logits)
+    mean = [math.fsum(row[k] for row in rows) / 12 for k in range(4)]
+    entropy = -math.fsum(p * math.log(p) for p in mean)
+    conditional = -math.fsum(p * math.log(p) for row in rows for p in row) / 12
+    agree(mean_kl_to_marginal(logits), entropy - conditional)
+
+
+def test_eq_7_at_its_bounds() -> None:
+    certain = torch.eye(4, dtype=torch.float64) * 400  # each image of a class of its own
+    agree(mean_kl_to_marginal(certain), math.log(4))
+    assert abs(float(mean_kl_to_marginal(certain[:1].expand(6, 4)))) < 1e-12
+    certain.requires_grad_()
+    (gradient,) = torch.autograd.grad(mean_kl_to_marginal(certain), certain)
+    assert bool(gradient.isfinite().all())
+
+
+def kernel(a: list[float], b: list[float], bandwidth: float = 1.0) -> float:
+    return math.exp(-math.fsum((p - q) ** 2 for p, q in zip(a, b, strict=True)) / bandwidth)
+
+
+def eq_8(x: list[list[float]], y: list[list[float]]) -> float:
+    """The mean of each of Eq. 5's three terms over the pairs i != j."""
+    n = len(x)
+    terms = [
+        kernel(x[i], x[j]) - 2 * kernel(x[i], y[j]) + kernel(y[i], y[j])
+        for i in range(n)
+        for j in range(n)
+        if i != j
+    ]
+    return math.fsum(terms) / (n * (n - 1))
+
+
+@dtypes
+@sizes
+@seeds
+def test_eq_8(seed: int, n: int, dtype: torch.dtype) -> None:
+    x = normal(seed, n, 5).softmax(1).to(dtype)
+    y = normal(seed + 100, n, 5).softmax(1).to(dtype)
+    # Its terms are about 1 and cancel: the rounding of the inputs alone is of that size.
+    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()), floor=1e-2)
+
+
+@dtypes
+def test_eq_8_of_nearly_equal_rows_keeps_its_digits(dtype: torch.dtype) -> None:
+    """Distances of 1e-3 are not lost to cancellation, as |x|^2 - 2xy + |y|^2 would lose them."""
+    base = torch.full((6, 3), 1 / 3, dtype=torch.float64)
+    x, y = (base + normal(seed, 6, 3, scale=1e-3) for seed in (0, 1))
+    x, y = x.to(dtype), y.to(dtype)
+    ours = 1 - torch.exp(-(x[:, None] - y[None]).square().sum(2)).double().mean()
+    assert float(ours) < 1e-4
+    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()), floor=1e-2)
+
+
+def test_eq_8_is_an_unbiased_estimate_of_eq_5() -> None:
+    """Over a small discrete distribution, where Eq. 5's expectations are sums."""
+    source = torch.Generator().manual_seed(0)
+    points = torch.eye(3, dtype=torch.float64)
+    p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
+    expected = 0.0
+    for a in range(3):
+        for b in range(3):
+            weight = float(p[a] * p[b] - 2 * p[a] * q[b] + q[a] * q[b])
+            expected += weight * kernel(points[a].tolist(), points[b].tolist())
+    estimates = torch.stack(
+        [
+            mmd_u(
+                points[torch.multinomial(p, 4, True, generator=source)],
+                points[torch.multinomial(q, 4, True, generator=source)],
+            )
+            for _ in range(6000)
+        ]
+    )
+    error = estimates.std() / math.sqrt(len(estimates))
+    assert abs(float(estimates.mean()) - expected) < 4 * float(error)
+    assert float((estimates < 0).double().mean()) > 0.02  # as an unbiased estimate must
+
+
+@dtypes
+@sizes
+def test_the_released_mmd(n: int, dtype: torch.dtype) -> None:
+    x, y = (normal(seed, n, 5).softmax(1).to(dtype) for seed in (0, 100))
+    rows, others = x.double().tolist(), y.double().tolist()
+    everyone = [(i, j) for i in range(n) for j in range(n)]
+    squares = [
+        math.fsum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True)) for i, j in everyone
+    ]
+    h = math.fsum(squares) / n**2
+    terms = [
+        kernel(rows[i], rows[j], h)
+        - 2 * kernel(rows[i], others[j], h)
+        + kernel(others[i], others[j], h)
+        for i, j in everyone
+    ]
+    agree(mmd_released(x, y), math.sqrt(math.fsum(terms) / n**2))
+    assert float(mmd_released(x, x)) == 0.0  # below 1e-6 it is skipped
+
+
+def eq_9(ours: Tensor, target: Tensor, released: bool = False) -> float:
+    n, c, h, w = ours.shape
+    a, b = ours.double().reshape(n, c, -1).tolist(), target.double().reshape(n, c, -1).tolist()
+    per_image = []
+    for one, other in zip(a, b, strict=True):
+        squared = 0.0
+        for i in range(c):
+            for j in range(c):
+                scale = h * w if released else c * h * w
+                left = math.fsum(p * q for p, q in zip(one[i], one[j], strict=True)) / scale
+                right = math.fsum(p * q for p, q in zip(other[i], other[j], strict=True)) / scale
+                squared += (left - right) ** 2
+        per_image.append(squared)
+    mean = math.fsum(per_image) / n
+    return 1000 / c**2 * mean / c**2 if released else mean
+
+
+@dtypes
+@sizes
+@pytest.mark.parametrize("released", [False, True])
+def test_eq_9(n: int, dtype: torch.dtype, released: bool) -> None:
+    ours = {"a": normal(0, n, 4, 5, 3), "b": normal(1, n, 6, 2, 2)}
+    target = {"a": normal(2, n, 4, 5, 3), "b": normal(3, n, 6, 2, 2)}
+    ours, target = ({k: v.to(dtype) for k, v in maps.items()} for maps in (ours, target))
+    expected = sum(eq_9(ours[k], target[k], released) for k in ours)
+    formula = "released" if released else "paper"
+    agree(style_loss(ours, target, ["a", "b"], formula), expected)
+    agree(style_loss(ours, target, ["b"], formula), eq_9(ours["b"], target["b"], released))
+
+
+@dtypes
+def test_content_loss(dtype: torch.dtype) -> None:
+    a, b = normal(0, 3, 2, 4, 4).to(dtype), normal(1, 3, 2, 4, 4).to(dtype)
+    pairs = zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)
+    agree(content_loss(a, b), math.fsum((p - q) ** 2 for p, q in pairs) / a.numel())
+
+
+@seeds
+def test_eq_1(seed: int) -> None:
+    real, fake = normal(seed, 7), normal(seed + 50, 7)
+    step = SimpleNamespace(real_scores=real, fake_scores=fake)
+    d_real, d_fake = ([1 / (1 + math.exp(-s)) for s in x.tolist()] for x in (real, fake))
+    value = math.fsum(map(math.log, d_real)) / 7
+    value += math.fsum(math.log(1 - d) for d in d_fake) / 7
+    agree(MinMax().discriminator_loss(step), -value)  # type: ignore[arg-type]
+    agree(MinMax().generator_loss(step), -math.fsum(map(math.log, d_fake)) / 7)  # type: ignore[arg-type]
+    saturating = math.fsum(math.log(1 - d) for d in d_fake) / 7
+    agree(MinMax(saturating=True).generator_loss(step), saturating)  # type: ignore[arg-type]
+
+
+def test_eq_1_where_the_discriminator_is_certain() -> None:
+    scores = torch.tensor([-200.0, 200.0], requires_grad=True)
+    step = SimpleNamespace(real_scores=scores, fake_scores=scores)
+    for loss in (MinMax().generator_loss(step), MinMax().discriminator_loss(step)):  # type: ignore[arg-type]
+        assert bool(loss.isfinite())
+        (gradient,) = torch.autograd.grad(loss, scores, retain_graph=True)
+        assert bool(gradient.isfinite().all())
+
+
+def test_the_scores_read_the_step() -> None:
+    logits, other = normal(0, 6, 3), normal(1, 6, 3)
+    step = SimpleNamespace(
+        fake_logits=logits, fake_probs=logits.softmax(1), real_probs=other.softmax(1)
+    )
+    agree(InceptionScoreLoss()(step), eq_7(logits))
+    agree(MMD()(step), eq_8(softmax_rows(other), softmax_rows(logits)))
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_gradients(n: int) -> None:
+    def leaf(seed: int, *shape: int) -> Tensor:
+        return normal(seed, *shape, scale=0.7).requires_grad_()
+
+    x, y = leaf(0, n, 3), leaf(1, n, 3)
+    maps, others = leaf(2, n, 3, 2, 2), leaf(3, n, 3, 2, 2)
+    assert gradcheck(mean_kl_to_marginal, (x,))
+    assert gradcheck(mmd_u, (x, y))
+    assert gradcheck(mmd_released, (x, y))
+    assert gradcheck(gram_matrix, (maps,))
+    assert gradcheck(lambda a, b: style_loss({"a": a}, {"a": b}, ["a"]), (maps, others))
+    assert gradcheck(lambda a, b: style_loss({"a": a}, {"a": b}, ["a"], "released"), (maps, others))
+    assert gradcheck(lambda a, b: content_loss(a, b), (maps, others))
