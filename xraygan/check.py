@@ -188,6 +188,8 @@ def _fields_at(model: Any, key: Key) -> list[str]:
 
 def _show(key: Key) -> str:
     """A key as it stands in a recipe: ``[scores.gram] weight``."""
-    if len(key) <= 1:
-        return f"[{key[0]}]" if key else "recipe"
+    if len(key) == 1 or (len(key) == 2 and key[0] in schema.GROUPS):
+        return f"[{'.'.join(key)}]"  # a table itself
+    if not key:
+        return "recipe"
     return f"[{'.'.join(key[:-1])}] {key[-1]}"
