@@ -168,6 +168,13 @@ def test_another_plugin_leaves_the_formers_options_behind() -> None:
     assert (recipe.tables.run.steps, recipe.tables.run.epochs) == (None, 2)
 
 
+def test_false_drops_a_table_of_the_extended_recipe(tmp_path: Path) -> None:
+    text = 'extends = "quickstart"\nlabeler = false\n[scores]\ngram = false\n'
+    choices = load(write(tmp_path, "a.toml", text)).choices
+    assert "labeler" not in choices and "scores.gram" not in choices
+    assert "metrics.fid" not in choices and "metrics.auc" in choices
+
+
 def test_the_command_line_exits_with_2_and_one_message(tmp_path: Path) -> None:
     write(tmp_path, "a.toml", "[run]\nstepz = 1\n")
     for command in (["run", str(tmp_path / "a.toml")], ["check", "nowhere"]):

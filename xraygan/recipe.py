@@ -165,7 +165,8 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
 
 
 def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key = ()) -> None:
-    """Lay ``over`` upon ``base``: tables are merged, everything else is replaced."""
+    """Lay ``over`` upon ``base``: tables are merged, ``false`` drops a table of the base's,
+    everything else is replaced."""
     if _names_another_plugin(base, over, at):
         # The former plugin's options mean nothing to the new one.
         for key in set(base) - _core_words(at):
@@ -175,7 +176,9 @@ def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key
         base.pop("epochs", None)
     for key, value in over.items():
         origins[(*at, key)] = source
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
+        if value is False and isinstance(base.get(key), dict):
+            del base[key]
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value, origins, source, (*at, key))
         elif isinstance(value, dict):
             base[key] = {}

@@ -30,12 +30,17 @@ def print_metrics(path: Path) -> None:
     for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("n", justify="right")
+    notes = []
     for name, found in json.loads(path.read_text(encoding="utf-8"))["metrics"].items():
         value, interval = found["value"], found["interval"]
         if isinstance(value, list):
             continue  # a matrix is for the report
-        shown = f"{value:.3f}" if value is not None else found["note"]
+        if value is None:
+            notes.append(f"{name}: {found['note']}")
+            continue
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        table.add_row(name, shown, span, str(found["n"]))
+        table.add_row(name, f"{value:.3f}", span, str(found["n"]))
     # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for note in notes:
+        click.echo(note)
