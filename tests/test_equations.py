@@ -27,8 +27,9 @@ seeds = pytest.mark.parametrize("seed", range(4))
 
 
 def agree(ours: Tensor, expected: float, floor: float = 1e-9) -> None:
-    error = abs(float(ours) - expected)
-    assert error <= TOLERANCE[ours.dtype] * max(abs(expected), floor), (float(ours), expected)
+    value = ours.item()
+    error = abs(value - expected)
+    assert error <= TOLERANCE[ours.dtype] * max(abs(expected), floor), (value, expected)
 
 
 def normal(seed: int, *shape: int, scale: float = 2.0) -> Tensor:
@@ -76,13 +77,26 @@ def test_eq_7_is_also_the_difference_of_entropies() -> None:
     agree(mean_kl_to_marginal(logits), entropy - conditional)
 
 
-def test_eq_7_at_its_bounds() -> None:
-    certain = torch.eye(4, dtype=torch.float64) * 400  # each image of a class of its own
+@dtypes
+def test_eq_7_at_its_bounds(dtype: torch.dtype) -> None:
+    certain = torch.eye(4, dtype=dtype) * 1000  # each of its own class; the others' exp is 0
     agree(mean_kl_to_marginal(certain), math.log(4))
     assert abs(float(mean_kl_to_marginal(certain[:1].expand(6, 4)))) < 1e-12
     certain.requires_grad_()
     (gradient,) = torch.autograd.grad(mean_kl_to_marginal(certain), certain)
     assert bool(gradient.isfinite().all())
+    unused = certain.detach()[:3]  # nothing belongs to the last class: not 0 * -inf
+    agree(mean_kl_to_marginal(unused), math.log(3))
+
+
+@dtypes
+@pytest.mark.parametrize("scale", [1e-2, 1e-3])
+def test_nearly_equal_rows_keep_their_digits(scale: float, dtype: torch.dtype) -> None:
+    """Both scores are then sums that cancel to the order of scale squared."""
+    logits = normal(0, 12, 3, scale=scale).to(dtype)
+    agree(mean_kl_to_marginal(logits), eq_7(logits))
+    x, y = ((1 / 3 + normal(seed, 12, 3, scale=scale)).to(dtype) for seed in (1, 2))
+    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()))
 
 
 def kernel(a: list[float], b: list[float], bandwidth: float = 1.0) -> float:
@@ -107,19 +121,15 @@ def eq_8(x: list[list[float]], y: list[list[float]]) -> float:
 def test_eq_8(seed: int, n: int, dtype: torch.dtype) -> None:
     x = normal(seed, n, 5).softmax(1).to(dtype)
     y = normal(seed + 100, n, 5).softmax(1).to(dtype)
-    # Its terms are about 1 and cancel: the rounding of the inputs alone is of that size.
-    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()), floor=1e-2)
+    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()))
+    assert float(mmd_u(x, x)) == 0.0
 
 
-@dtypes
-def test_eq_8_of_nearly_equal_rows_keeps_its_digits(dtype: torch.dtype) -> None:
-    """Distances of 1e-3 are not lost to cancellation, as |x|^2 - 2xy + |y|^2 would lose them."""
-    base = torch.full((6, 3), 1 / 3, dtype=torch.float64)
-    x, y = (base + normal(seed, 6, 3, scale=1e-3) for seed in (0, 1))
-    x, y = x.to(dtype), y.to(dtype)
-    ours = 1 - torch.exp(-(x[:, None] - y[None]).square().sum(2)).double().mean()
-    assert float(ours) < 1e-4
-    agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()), floor=1e-2)
+def test_eq_8_of_one_image_has_no_pairs() -> None:
+    x, y = (normal(seed, 1, 3).requires_grad_() for seed in (0, 1))
+    value = mmd_u(x, y)
+    assert value.item() == 0.0
+    assert all(not bool(g.any()) for g in torch.autograd.grad(value, (x, y)))
 
 
 def test_eq_8_is_an_unbiased_estimate_of_eq_5() -> None:
@@ -146,11 +156,8 @@ def test_eq_8_is_an_unbiased_estimate_of_eq_5() -> None:
     assert float((estimates < 0).double().mean()) > 0.02  # as an unbiased estimate must
 
 
-@dtypes
-@sizes
-def test_the_released_mmd(n: int, dtype: torch.dtype) -> None:
-    x, y = (normal(seed, n, 5).softmax(1).to(dtype) for seed in (0, 100))
-    rows, others = x.double().tolist(), y.double().tolist()
+def released_mmd_squared(rows: list[list[float]], others: list[list[float]]) -> float:
+    n = len(rows)
     everyone = [(i, j) for i in range(n) for j in range(n)]
     squares = [
         math.fsum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True)) for i, j in everyone
@@ -162,8 +169,28 @@ def test_the_released_mmd(n: int, dtype: torch.dtype) -> None:
         + kernel(others[i], others[j], h)
         for i, j in everyone
     ]
-    agree(mmd_released(x, y), math.sqrt(math.fsum(terms) / n**2))
-    assert float(mmd_released(x, x)) == 0.0  # below 1e-6 it is skipped
+    return math.fsum(terms) / n**2
+
+
+@dtypes
+@sizes
+def test_the_released_mmd(n: int, dtype: torch.dtype) -> None:
+    x, y = (normal(seed, n, 5).softmax(1).to(dtype) for seed in (0, 100))
+    squared = released_mmd_squared(x.double().tolist(), y.double().tolist())
+    agree(mmd_released(x, y), math.sqrt(squared))
+    assert float(mmd_released(x, x)) == 0.0
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(1e-2, True), (1e-3, True), (3e-4, False)])
+def test_the_released_mmd_is_skipped_below_1e_6(shift: float, kept: bool) -> None:
+    x = normal(0, 12, 5).softmax(1)
+    y = (x + shift * torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0])).requires_grad_()
+    squared = released_mmd_squared(x.tolist(), y.tolist())
+    assert (squared > 1e-6) is kept and abs(squared / 1e-6 - 1) > 0.1
+    value = mmd_released(x, y)
+    agree(value, math.sqrt(squared) if kept else 0.0)
+    (gradient,) = torch.autograd.grad(value, y)
+    assert bool(gradient.isfinite().all()) and bool(gradient.any()) is kept
 
 
 def eq_9(ours: Tensor, target: Tensor, released: bool = False) -> float:
@@ -231,7 +258,10 @@ def test_the_scores_read_the_step() -> None:
         fake_logits=logits, fake_probs=logits.softmax(1), real_probs=other.softmax(1)
     )
     agree(InceptionScoreLoss()(step), eq_7(logits))
-    agree(MMD()(step), eq_8(softmax_rows(other), softmax_rows(logits)))
+    agree(InceptionScoreLoss(formula="released")(step), eq_7(logits, 2.0))
+    real, fake = softmax_rows(other), softmax_rows(logits)
+    agree(MMD()(step), eq_8(real, fake))
+    agree(MMD(formula="released")(step), math.sqrt(released_mmd_squared(real, fake)))
 
 
 @pytest.mark.parametrize("n", [2, 5])

@@ -20,6 +20,7 @@ from xraygan_metrics.distances import (
     FrechetClassifier,
     InceptionScore,
     frechet_distance,
+    inception_features,
     inception_score,
     local_inception,
 )
@@ -119,7 +120,7 @@ def test_classification_is_scikit_learns() -> None:
 
 def test_many_labels_are_measured_at_one_half() -> None:
     labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=np.uint8)
-    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.6], [0.1, 0.7]])
+    probs = np.array([[0.9, 0.1], [0.48, 0.8], [0.3, 0.52], [0.1, 0.7]])
     measured = Measured(
         ("A", "B"), exclusive=False, labels=labels, probs=probs, patients=np.array(list("wxyz"))
     )
@@ -146,6 +147,8 @@ def test_inception_score_is_eq_3(seed: int, n: int) -> None:
 def test_inception_score_of_perfect_and_of_collapsed_batches() -> None:
     assert inception_score(np.eye(4)) == pytest.approx(4)
     assert inception_score(np.tile(np.eye(4)[:1], (5, 1))) == pytest.approx(1)
+    # A resample without the one image of a class is a score of the other classes, not undefined.
+    assert inception_score(np.eye(4), np.array([1.0, 2, 1, 0])) == pytest.approx(2 * 2**0.5)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(200, 150, 6), (40, 60, 6), (33, 7, 5)])
@@ -197,6 +200,10 @@ def test_distances_name_their_network_and_have_intervals() -> None:
     frechet = FrechetClassifier().compute(measured)["frechet_classifier"]
     low, high = frechet.interval or (0, 0)
     assert low < frechet.value < high and "not FID" in frechet.note
+    real, made = measured.reference_features, measured.fake_features
+    left = [frechet_distance(real, np.delete(made, range(i, i + 10), 0)) for i in range(0, 100, 10)]
+    error = math.sqrt(9 / 10 * sum((one - sum(left) / 10) ** 2 for one in left))
+    assert high - low == pytest.approx(2 * 1.959964 * error)
     score = InceptionScore().compute(measured)["inception_score_classifier"]
     assert score.interval and score.interval[0] < score.value < score.interval[1]
 
@@ -205,9 +212,31 @@ def test_fid_without_its_weights_is_left_out_and_says_so(monkeypatch: pytest.Mon
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(inception, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     found = FID().compute(Measured(("A", "B")))["fid"]
     assert found.value is None and "metrics.fid.weights=PATH" in found.note
+
+
+def test_fid_downloads_what_it_can_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytorch-fid's own call would unpickle an unchecked file."""
+    asked: dict[str, object] = {}
+
+    def fetch(url: str, **how: object) -> None:
+        asked.update(how, url=url)
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    FID().compute(Measured(("A", "B")))
+    assert asked["url"] == inception.FID_WEIGHTS_URL
+    assert asked["weights_only"] is True and asked["check_hash"] is True
+
+
+def test_inception_is_given_three_channels_between_0_and_1() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
+    network = lambda x: [x]  # noqa: E731
+    found = inception_features(network, images, 2, torch.device("cpu"))  # type: ignore[arg-type]
+    assert found.shape == (3, 3 * 4 * 4)
+    np.testing.assert_allclose(found, np.tile([[0.0], [0.2], [1.0]], 48), rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_a_recipe_of_broken_and_unknown_parts_stops_before_any_work(
     recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
     recipe.write_text('extends = "quickstart"\n[scores.mdm]\n[scores.seven]\n[scores.raises]\n')
     done = xraygan("run", recipe, "--out", out, code=2, PYTHONPATH=broken_path)
-    assert f"{recipe}: [scores] mdm: no score is named 'mdm': did you mean 'mmd'?" in done.stderr
+    assert f"{recipe}: [scores.mdm]: no score is named 'mdm': did you mean 'mmd'?" in done.stderr
     assert "the score 'seven' of third-seven" not in done.stderr
     assert "the score 'seven' of third-number 1.0 is broken: not a subclass" in done.stderr
     assert "the plugin 'raises' of third-raises 1.0 is broken: RuntimeError" in done.stderr

@@ -72,7 +72,8 @@ class Recipe:
             tree["data"]["root"] = str(Path(self.tables.data.root).resolve())
         for table, choice in self.choices.items():
             _at(tree, tuple(table.split("."))).update(
-                {k: _plain(v) for k, v in choice.options.items() if v is not None}
+                {"plugin": choice.words.plugin}
+                | {k: _plain(v) for k, v in choice.options.items() if v is not None}
             )
         return {k: v for k, v in tree.items() if v != {}}
 

@@ -41,7 +41,7 @@ METRICS = {
     "confusion_matrix": ("Confusion matrix", "drawn under Classes"),
     "frechet_classifier": ("Fréchet distance in the classifier's features", "0 if identical"),
     "fid": ("Fréchet inception distance (FID)", "0 if identical"),
-    "inception_score": ("Inception score", "from 1 to the number of classes"),
+    "inception_score_classifier": ("Inception score", "from 1 to the number of classes"),
 }
 
 WARNINGS = 50  # shown at most; the log has them all

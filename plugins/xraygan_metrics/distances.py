@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -29,6 +28,8 @@ def inception_score(probs: np.ndarray, weights: np.ndarray | None = None) -> flo
         weights: ``(N,)`` how often each row counts; once by default.
     """
     weights = np.ones(len(probs)) if weights is None else weights
+    # A row that does not count may be alone in its class: log(marginal) would be -inf for it.
+    probs, weights = probs[weights > 0], weights[weights > 0]
     weights = weights / weights.sum()
     marginal = weights @ probs
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -61,8 +62,11 @@ def with_jackknife(real: np.ndarray, generated: np.ndarray, note: str) -> Measur
     """The Frechet distance with a normal 95 % interval from a delete-one-block jackknife.
 
     Ten blocks of the generated images are left out in turn. A bootstrap would be biased here:
-    repeated images shrink the covariance.
+    repeated images shrink the covariance. The training images are held fixed.
     """
+    note = f"{note}; {len(real)} training and {len(generated)} generated images"
+    if min(len(real), len(generated)) < 2:
+        return Measurement(None, len(generated), note=f"{note}: too few for a covariance")
     value = frechet_distance(real, generated)
     interval = None
     if len(generated) >= 2 * BLOCKS:
@@ -72,8 +76,8 @@ def with_jackknife(real: np.ndarray, generated: np.ndarray, note: str) -> Measur
         )
         spread = Z95 * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
         interval = (max(value - float(spread), 0.0), value + float(spread))
-    note = f"{note}; {len(real)} training and {len(generated)} generated images"
-    return Measurement(value, len(generated), interval, f"{note}; jackknife interval")
+        note += f"; interval by a jackknife over {BLOCKS} blocks of the generated images"
+    return Measurement(value, len(generated), interval, note)
 
 
 class InceptionScore(Metric):
@@ -134,13 +138,14 @@ class FID(Metric):
         if "generator" not in evaluation.graph.networks:
             return {}
         try:
-            network = self._network().to(evaluation.device).eval().requires_grad_(False)
-        except (URLError, OSError) as error:
+            network = self._network()
+        except (OSError, RuntimeError) as error:
             note = (
                 f"left out: Inception's weights could not be fetched ({error}); give a local copy "
                 "with --set metrics.fid.weights=PATH"
             )
             return {"fid": Measurement(None, 0, note=note)}
+        network = network.to(evaluation.device).eval().requires_grad_(False)
         size = evaluation.recipe.tables.evaluation.batch_size
 
         def features(images: Tensor) -> np.ndarray:
@@ -153,9 +158,14 @@ class FID(Metric):
         return {"fid": with_jackknife(real, generated, note)}
 
     def _network(self) -> nn.Module:
-        if not isinstance(self.weights, Path):
-            return InceptionV3()
-        return local_inception(self.weights)
+        if isinstance(self.weights, Path):
+            return local_inception(self.weights)
+        # Not by pytorch-fid's own call, which unpickles whatever it was sent.
+        weights = torch.hub.load_state_dict_from_url(
+            inception.FID_WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True,
+            weights_only=True,
+        )  # fmt: skip
+        return _inception(weights)
 
 
 def local_inception(path: Path) -> nn.Module:
@@ -165,14 +175,20 @@ def local_inception(path: Path) -> nn.Module:
         UserError: the file does not fit.
     """
     weights = read_weights(path)
+    try:
+        return _inception(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not the weights of pytorch-fid's Inception ({reason})") from None
+
+
+def _inception(weights: dict[str, Tensor]) -> nn.Module:
+    """pytorch-fid's feature network with these weights."""
     fetch = inception.load_state_dict_from_url
     # pytorch-fid's constructor knows no other way to come by its weights than to fetch them.
     inception.load_state_dict_from_url = lambda *_, **__: weights
     try:
         return InceptionV3()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not the weights of pytorch-fid's Inception ({reason})") from None
     finally:
         inception.load_state_dict_from_url = fetch
 

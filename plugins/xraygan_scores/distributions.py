@@ -22,10 +22,11 @@ def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:
     Returns:
         Scalar in [0, log K] (minus the logarithm of ``marginal_scale``).
     """
-    log_p = logits.log_softmax(dim=1)
+    # Of nearly equal rows, log_p - log_q is all cancellation: float32 would keep no digit of it.
+    log_p = logits.double().log_softmax(dim=1)
     # In the log domain, so that a class that nothing belongs to contributes 0 and not 0 * -inf.
     log_q = torch.logsumexp(log_p, dim=0) + math.log(marginal_scale / len(logits))
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean().to(logits.dtype)
 
 
 class InceptionScoreLoss(Score):
@@ -56,9 +57,10 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances ``(N, M)`` between the rows of ``(N, D)`` and ``(M, D)``.
 
     From the differences themselves: the faster |x|^2 - 2xy + |y|^2 loses the small distances to
-    cancellation, and probability vectors are close to each other.
+    cancellation, and probability vectors are close to each other. In float64, because kernels of
+    small distances are nearly 1 and cancel in turn.
     """
-    return (x[:, None] - y[None]).square().sum(dim=2)
+    return (x.double()[:, None] - y.double()[None]).square().sum(dim=2)
 
 
 def mmd_u(x: Tensor, y: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def mmd_u(x: Tensor, y: Tensor) -> Tensor:
         - 2 * torch.exp(-squared_distances(x, y))
         + torch.exp(-squared_distances(y, y))
     )
-    return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
+    return ((kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))).to(x.dtype)
 
 
 def mmd_released(x: Tensor, y: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def mmd_released(x: Tensor, y: Tensor) -> Tensor:
         + torch.exp(-squared_distances(y, y) / bandwidth)
     ).mean()
     # The clamp keeps the root's gradient finite where the term is skipped anyway.
-    return torch.where(squared > 1e-6, squared.clamp(min=1e-6).sqrt(), squared * 0.0)
+    return torch.where(squared > 1e-6, squared.clamp(min=1e-6).sqrt(), squared * 0.0).to(x.dtype)
 
 
 class MMD(Score):
