@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xraygan import Dataset, UserError, store
-from xraygan.batches import Batches, random_resized_crop
+from xraygan.batches import Batches, augment
 from xraygan.recipe import load
 from xraygan.schema import Augmentation, Data
 from xraygan.seeding import rng
@@ -191,7 +191,7 @@ def test_how_often_each_class_is_drawn(
 
 
 def crop(images: torch.Tensor, seed: int = 0, **words: object) -> torch.Tensor:
-    return random_resized_crop(images, Augmentation(**words), rng("cpu", seed, "test", 0))
+    return augment(images, Augmentation(**words), rng("cpu", seed, "test", 0))
 
 
 def test_a_crop_of_everything_changes_nothing() -> None:

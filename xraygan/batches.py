@@ -21,16 +21,17 @@ _RARITY = {"balanced": 1.0, "inverse": 2.0}
 
 
 class Batches:
-    """Batches of the training split, gathered on the device.
+    """Batches of one split, gathered on the device.
 
     Args:
-        split: the training images.
+        split: the images.
         words: the recipe's ``[data]``.
         exclusive: whether each image has exactly one class.
         batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
         seed: the run's seed.
         device: where batches are needed. The images live there too, if half of what is free
             holds them.
+        stream: what its random numbers are for; another split's batches need others.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        stream: str = "",
     ) -> None:
         self.words = words
+        self.stream = stream
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -61,7 +64,7 @@ class Batches:
         """The rows ``(N,)`` that step 0, 1, 2, ... trains on."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
-            source = rng("cpu", self.seed, "order", epoch)
+            source = rng("cpu", self.seed, f"{self.stream}order", epoch)
             if self._rarity is None:
                 order = torch.randperm(self.count, generator=source)
             else:
@@ -75,8 +78,8 @@ class Batches:
         images = self.images[rows.to(self.images.device)].to(self.device)[:, None]
         images = to_range(images, self.words.value_range)
         if self.words.augmentation is not None:
-            source = rng("cpu", self.seed, "augmentation", step)
-            images = random_resized_crop(images, self.words.augmentation, source)
+            source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
+            images = augment(images, self.words.augmentation, source)
         metadata = {name: values[rows].to(self.device) for name, values in self.metadata.items()}
         return images, self.labels[rows].to(self.device), metadata
 
@@ -96,8 +99,8 @@ def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
     return torch.from_numpy((classes / counts ** _RARITY[sampling]).max(axis=1))
 
 
-def random_resized_crop(images: Tensor, words: Augmentation, source: torch.Generator) -> Tensor:
-    """Crop ``(N, C, S, S)`` images at random and resize the crops back to S, bilinearly.
+def augment(images: Tensor, words: Augmentation, source: torch.Generator) -> Tensor:
+    """Crop ``(N, C, S, S)`` images at random, resize the crops back to S bilinearly, mirror some.
 
     The area (a share of the image's) is uniform in ``scale``, the logarithm of width over height
     uniform in that of ``ratio``. Of ten tries the first that fits into the image is taken, else the
@@ -115,8 +118,9 @@ def random_resized_crop(images: Tensor, words: Augmentation, source: torch.Gener
     height = height.gather(1, first)[:, 0].masked_fill(none, 1.0)
     left, top = torch.rand(2, n, generator=source) * torch.stack([1 - width, 1 - height])
     zero = torch.zeros(n)
+    mirrored = 1 - 2 * (torch.rand(n, generator=source) < words.flip).float()
     theta = torch.stack(
-        [width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
+        [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
     ).view(n, 2, 3)
     theta = theta.expand(len(images), 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

@@ -135,6 +135,13 @@ class Checker:
                 if choice.name in _TAKEN:
                     self.fault(key, f"a score cannot be called {choice.name!r}, which is taken")
                 reads = cls.reads  # type: ignore[attr-defined]
+                for network in cls.averages:  # type: ignore[attr-defined]
+                    if network in choices and not choices[network].words.average:
+                        self.fault(
+                            (network, "average"),
+                            f"is 0, and [{table}] needs an average of the {network}: set it, to "
+                            "0.99 for example",
+                        )
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
                     self.fault(key, 'needs exclusive classes, but [data] label_policy is "multi"')
             else:
@@ -146,6 +153,13 @@ class Checker:
                 if name not in networks:
                     self.fault(
                         (*key, "trains"), f"no network is named {name!r}; {nearest(name, networks)}"
+                    )
+        for i, phase in enumerate(tables.schedule.phases):
+            for name in phase.waits:
+                if name not in networks:
+                    self.fault(
+                        ("schedule", "phases", str(i), "waits"),
+                        f"no network is named {name!r}; {nearest(name, networks)}",
                     )
         if (labeler := choices.get("labeler")) and labeler.part.cls.needs_condition:  # type: ignore[attr-defined]
             generator = choices.get("generator")

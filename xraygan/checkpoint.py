@@ -66,10 +66,14 @@ class Checkpoint:
                 state[index] = found
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
-    def load(self, graph: TrainingGraph) -> None:
-        """Restore every network and optimizer of a graph."""
-        for name, network in graph.networks.items():
+    def load_networks(self, graph: TrainingGraph) -> None:
+        """Restore every network of a graph, and the averages that are kept of them."""
+        for name, network in _networks(graph).items():
             self.load_network(name, network)
+
+    def load(self, graph: TrainingGraph) -> None:
+        """Restore every network, average and optimizer of a graph."""
+        self.load_networks(graph)
         for name, optimizer in graph.optimizers.items():
             self.load_optimizer(name, graph.networks[name], optimizer)
 
@@ -136,9 +140,15 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def _networks(graph: TrainingGraph) -> dict[str, nn.Module]:
+    """What is saved of each network, by the name of its file."""
+    averages = {f"{name}.average": network for name, network in graph.averages.items()}
+    return {**graph.networks, **averages}
+
+
 def _contents(graph: TrainingGraph) -> dict[str, dict[str, Tensor]]:
     files: dict[str, dict[str, Tensor]] = {}
-    for name, network in graph.networks.items():
+    for name, network in _networks(graph).items():
         files[f"{name}.safetensors"] = {
             key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
         }

@@ -25,7 +25,7 @@ from .graph import TrainingGraph, assemble, build
 from .interfaces import Tracker
 from .precision import choose_device, choose_precision, make_deterministic
 from .recipe import Recipe, load
-from .rundir import RunDirectory, image_grid, write_atomically, write_json
+from .rundir import RunDirectory, image_grid, write_json, write_table
 from .seeding import derive_seed, rng
 from .store import ImageData, prepare
 
@@ -119,8 +119,7 @@ def restore(
     found = checkpoint.latest(place.checkpoints)
     if found is None:
         raise UserError(f"{place.checkpoints}: there is no whole checkpoint")
-    for name, network in session.graph.networks.items():
-        found.load_network(name, network)
+    found.load_networks(session.graph)
     return session, place, found.step
 
 
@@ -138,10 +137,11 @@ def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
     from .report import write_report  # matplotlib takes seconds to import: only when it is needed
 
     evaluation = session.evaluation()
-    result = evaluate(evaluation, step)
+    result, resamples = evaluate(evaluation, step)
     if "classifier" in session.graph.networks:
-        table = predictions(evaluation).to_csv(index=False, lineterminator="\n")
-        write_atomically(place.predictions, table)
+        write_table(place.predictions, predictions(evaluation))
+    if len(resamples):
+        write_table(place.bootstrap, resamples.round(6))
     write_json(place.evaluation, result)
     write_report(place.path)
     return result
@@ -157,14 +157,10 @@ class Loop:
         self.display = display
         self.graph = session.graph
         self.device = session.device
-        self.batches = Batches(
-            session.data.splits["train"],
-            session.recipe.tables.data,
-            exclusive=session.data.task.exclusive,
-            batch_size=words.batch_size,
-            seed=words.seed,
-            device=session.device,
-        )
+        self.batches = self._batches("train")
+        self.unlabelled: Batches | None = None
+        if session.recipe.tables.data.unlabelled:
+            self.unlabelled = self._batches("unlabelled")
         self.words = words
         self.total = words.steps or (words.epochs or 0) * self.batches.steps_per_epoch
         if words.compile != "off":
@@ -172,6 +168,18 @@ class Loop:
                 network.compile()
         trackers = session.recipe.chosen("trackers").values()
         self.trackers: list[Tracker] = [build(choice, place.path) for choice in trackers]
+
+    def _batches(self, split: str) -> Batches:
+        recipe = self.session.recipe.tables
+        return Batches(
+            self.session.data.splits[split],
+            recipe.data,
+            exclusive=self.session.data.task.exclusive,
+            batch_size=recipe.run.batch_size,
+            seed=recipe.run.seed,
+            device=self.device,
+            stream="" if split == "train" else f"{split} ",
+        )
 
     def run(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -202,20 +210,24 @@ class Loop:
     def step(self, step: int) -> dict[str, Tensor]:
         """Take training step 0, 1, 2, ...: every term's value and what parts recorded."""
         seed, progress = self.words.seed, step / self.total
-        generator, discriminator = self.session.recipe.tables.schedule.phase(progress).due(step)
+        phase = self.session.recipe.tables.schedule.phase(progress)
+        generator, discriminator = phase.due(step)
         due = {"generator": generator, "discriminator": discriminator}
+        due |= dict.fromkeys(phase.waits, False)
         real, labels, metadata = self.batches.batch(step)
+        unlabelled = self.unlabelled.batch(step)[0] if self.unlabelled else None
         torch.manual_seed(derive_seed(seed, "step", step))  # dropout and the like
         current = self.graph.step(
             real,
             labels,
             rng(self.device, seed, "latent", step),
             metadata=metadata,
+            unlabelled=unlabelled,
             progress=progress,
             learning=frozenset(n for n in self.graph.optimizers if due.get(n, True)),
         )
         values, gradients = self.graph.gradients(current)
-        self.graph.update(gradients)
+        self.graph.update(gradients, step)
         return {**values, **current.records}
 
     def _take_up(self) -> int:
@@ -241,7 +253,7 @@ class Loop:
         if last or due(self.words.sample_every):
             self._sample(done)
         if not last and due(self.words.evaluate_every):
-            result = evaluate(self.session.evaluation(), done)["metrics"]
+            result = evaluate(self.session.evaluation(), done)[0]["metrics"]
             values = {n: m["value"] for n, m in result.items() if isinstance(m["value"], float)}
             self.place.append_metrics({"step": done, "evaluation": values})
         if last or due(self.words.save_every):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import __version__
 from .graph import TrainingGraph, build
-from .interfaces import Metric
+from .interfaces import Measurement, Metric
 from .recipe import Recipe
 from .seeding import derive_seed, rng
 from .store import ImageSplit, to_range
@@ -124,47 +124,54 @@ class Evaluation:
 
     # -- intervals ---------------------------------------------------------------------------------
 
-    def patient_interval(
-        self, statistic: Callable[[np.ndarray], float]
-    ) -> tuple[float, float] | None:
-        """A 95 % percentile-bootstrap interval over the test split's patients.
+    def over_patients(
+        self,
+        value: float,
+        statistic: Callable[[np.ndarray], float],
+        note: str = "",
+        n: int | None = None,
+    ) -> Measurement:
+        """A figure of the test split with its 95 % percentile-bootstrap interval over patients.
 
         Args:
-            statistic: a figure from image weights ``(N,)``: how often each image's patient was
+            value: the figure.
+            statistic: the figure from image weights ``(N,)``: how often each image's patient was
                 drawn. It returns NaN where a resample does not define it.
+            note: see :class:`Measurement`.
+            n: how many images it was measured on; all of the test split by default.
         """
         patients, member = np.unique(self.patients, return_inverse=True)
-        return self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
+        values = self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
+        n = len(self.labels) if n is None else n
+        return Measurement(value, n, percentile_interval(values), note, values)
 
-    def generated_interval(
-        self, statistic: Callable[[np.ndarray], float]
-    ) -> tuple[float, float] | None:
+    def over_generated(
+        self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
+    ) -> Measurement:
         """The same over generated images, each drawn on its own; weights ``(M,)``."""
-        return self._bootstrap(statistic, self._words.generated, lambda drawn: drawn)
+        n = self._words.generated
+        values = self._bootstrap(statistic, n, lambda drawn: drawn)
+        return Measurement(value, n, percentile_interval(values), note)
 
     def _bootstrap(
         self,
         statistic: Callable[[np.ndarray], float],
         units: int,
         spread: Callable[[np.ndarray], np.ndarray],
-    ) -> tuple[float, float] | None:
-        random = np.random.default_rng(derive_seed(self._seed, "bootstrap"))
-        values = []
-        for _ in range(self._words.bootstrap):
+    ) -> np.ndarray:
+        # Not of the run's seed: two runs that are compared see the same resamples.
+        random = np.random.default_rng(derive_seed(0, "bootstrap"))
+        values = np.empty(self._words.bootstrap)
+        for i in range(len(values)):
             drawn = np.bincount(random.integers(units, size=units), minlength=units)
-            values.append(statistic(spread(drawn).astype(np.float64)))
-        defined = [value for value in values if np.isfinite(value)]
-        if not defined:
-            return None
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        return float(low), float(high)
+            values[i] = statistic(spread(drawn).astype(np.float64))
+        return values
 
     # -- passes ------------------------------------------------------------------------------------
 
     def classify(self, images: Tensor, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
         """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode."""
-        classifier = self.graph.networks["classifier"]
+        classifier = self.graph.trained("classifier")
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
         features, probs = [], []
         was_training = classifier.training
@@ -198,7 +205,7 @@ def generate(
     Returns:
         images ``(count, S, S)`` uint8 on the CPU, and their conditions ``(count, K)`` uint8.
     """
-    generator = graph.networks["generator"]
+    generator = graph.trained("generator")
     width = len(graph.task.classes)
     images, conditions = [], []
     was_training = generator.training
@@ -229,21 +236,44 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def evaluate(evaluation: Evaluation, step: int) -> dict[str, Any]:
-    """Compute every metric of the recipe: the content of ``evaluation.json``."""
+def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % percentile interval of bootstrap values, those that are NaN left out."""
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Compute every metric of the recipe.
+
+    Returns:
+        The content of ``evaluation.json``, and that of ``bootstrap.csv``: one column a metric, one
+        row a resample of the test patients.
+    """
     recipe = evaluation.recipe
     metrics: dict[str, Any] = {}
+    resamples: dict[str, np.ndarray] = {}
     for choice in recipe.chosen("metrics").values():
         metric: Metric = build(choice)
         for name, measurement in metric.compute(evaluation).items():
-            metrics[name] = asdict(measurement)
+            if measurement.resamples is not None:
+                resamples[name] = measurement.resamples
+            metrics[name] = asdict(replace(measurement, resamples=None))
+            del metrics[name]["resamples"]
     words = recipe.tables.evaluation
-    return {
+    terms = {term.name for term in evaluation.graph.terms}
+    trained_on = {"classification": "real", "pseudo_label": "generated"}
+    content = {
         "step": step,
         "xraygan": __version__,
         "protocol": {
+            "name": words.protocol,
             "dataset": recipe.choices["data"].part.name,
             "split": "test",
+            "trained_on": " and ".join(v for k, v in trained_on.items() if k in terms),
             "label_policy": "single" if evaluation.task.exclusive else "multi",
             "classes": list(evaluation.classes),
             "images": len(evaluation.test),
@@ -255,6 +285,7 @@ def evaluate(evaluation: Evaluation, step: int) -> dict[str, Any]:
         },
         "metrics": metrics,
     }
+    return content, pd.DataFrame(resamples)
 
 
 def predictions(evaluation: Evaluation) -> pd.DataFrame:
@@ -266,4 +297,11 @@ def predictions(evaluation: Evaluation) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-__all__ = ["Evaluation", "evaluate", "generate", "predictions", "to_bytes"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "generate",
+    "percentile_interval",
+    "predictions",
+    "to_bytes",
+]

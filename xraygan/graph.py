@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class TrainingGraph:
         extractors: frozen networks by name.
         terms: terms with a weight other than zero.
         optimizers: one optimizer a network; those without one are not trained.
+        decays: network -> decay of an exponential average that is kept of it.
         autocast: makes the context in which networks run (mixed precision).
     """
 
@@ -54,6 +56,7 @@ class TrainingGraph:
         extractors: Mapping[str, Extractor],
         terms: Iterable[Term],
         optimizers: Mapping[str, torch.optim.Optimizer],
+        decays: Mapping[str, float] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.task = task
@@ -61,6 +64,10 @@ class TrainingGraph:
         self.extractors = dict(extractors)
         self.terms = list(terms)
         self.optimizers = dict(optimizers)
+        self.decays = dict(decays or {})
+        self.averages: dict[str, Any] = {
+            name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.decays
+        }
         self.autocast = autocast
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
@@ -74,6 +81,7 @@ class TrainingGraph:
             real=real,
             labels=labels,
             rng=rng,
+            averages=self.averages,
             autocast=self.autocast,
             fake_statistics=self._fake_statistics,
             **context,
@@ -131,16 +139,39 @@ class TrainingGraph:
             ]
         return values, gradients
 
-    def update(self, gradients: Gradients) -> None:
-        """Let each network's optimizer take one step with its gradients."""
+    def trained(self, name: str) -> Any:
+        """What stands for a network in samples and evaluations: its average, if one is kept."""
+        return self.averages.get(name, self.networks[name])
+
+    def update(self, gradients: Gradients, step: int) -> None:
+        """Let each network's optimizer take one step with its gradients, then follow with the
+        averages.
+
+        Args:
+            step: steps done before this one. An average forgets faster in the first steps
+                (decay at most 1 - 1 / (step + 1), as Tarvainen and Valpola have it), so that the
+                initial weights do not linger.
+        """
         for name, found in gradients.items():
             for parameter, gradient in zip(_parameters(self.networks[name]), found, strict=True):
                 parameter.grad = gradient
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
+        for name, decay in self.decays.items():
+            if name in gradients:
+                _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (step + 1)))
 
     def _nets(self, step: Step) -> list[tuple[str, nn.Module]]:
         return [(n, self.networks[n]) for n in self.optimizers if n in step.learning]
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * network; buffers are copied."""
+    for mine, its in zip(average.parameters(), network.parameters(), strict=True):
+        mine.lerp_(its, 1 - decay)
+    for buffer, now in zip(average.buffers(), network.buffers(), strict=True):
+        buffer.copy_(now)
 
 
 def _parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -197,7 +228,12 @@ def assemble(
         for name, network in networks.items()
         if name in trained
     }
-    return TrainingGraph(task, networks, extractors, terms, optimizers, autocast)
+    decays = {
+        name: choice.words.average
+        for name, choice in recipe.choices.items()
+        if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
+    }
+    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast)
 
 
 def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:

@@ -34,11 +34,13 @@ class Task:
         classes: the K class names, in the order of every label vector.
         exclusive: True where an image has exactly one class (softmax over K logits), False where
             it may have any number of them (K sigmoids).
+        counts: how many training images have each class; None before the data is known.
     """
 
     image_size: int
     classes: tuple[str, ...]
     exclusive: bool
+    counts: tuple[int, ...] | None = None
 
     def one_hot(self, labels: Tensor) -> Tensor:
         """Labels, ``(N,)`` int64 or ``(N, K)`` float, as ``(N, K)`` float32 vectors."""
@@ -161,11 +163,13 @@ class Score(nn.Module, ABC):
         trains: the networks that learn from it unless the recipe's ``trains`` says otherwise.
         exclusive_only: True if it has a meaning only for a softmax over exclusive classes.
         reads: the networks it reads from the step, without which a recipe cannot use it.
+        averages: the networks whose averages it reads (``step.averages``).
     """
 
     trains: ClassVar[tuple[str, ...]] = ("generator",)
     exclusive_only: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("generator", "classifier")
+    averages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
@@ -251,12 +255,16 @@ class Measurement:
         n: how many images it was measured on.
         interval: the bounds of its 95 % confidence interval, where one was computed.
         note: the protocol in a few words, or why there is no value.
+        resamples: the figure in each bootstrap resample of the test patients, NaN where it is not
+            defined. Runs that are tested on the same patients share the resamples, so their
+            differences can be compared within each.
     """
 
     value: float | list[Any] | None
     n: int
     interval: tuple[float, float] | None = None
     note: str = ""
+    resamples: np.ndarray | None = None
 
 
 class Metric(ABC):

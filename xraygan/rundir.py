@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import tomli_w
 import torch
 from PIL import Image
@@ -35,6 +36,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.csv"
+        self.bootstrap = path / "bootstrap.csv"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.log = path / "run.log"
@@ -152,6 +154,10 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     building.replace(path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_json(path: Path, content: Any) -> None:

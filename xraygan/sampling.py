@@ -13,7 +13,7 @@ from .display import Display
 from .engine import Session
 from .errors import UserError, nearest
 from .evaluate import generate
-from .rundir import write_atomically
+from .rundir import write_table
 from .seeding import rng
 
 #: draws for one image of a class before an unconditional generator is given up
@@ -56,7 +56,7 @@ def write_images(
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
     for file, image in zip(table["file"], images.numpy(), strict=True):
         Image.fromarray(image).save(out / file)
-    write_atomically(out / "generated.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_table(out / "generated.csv", table)
 
 
 def sample(

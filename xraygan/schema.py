@@ -53,10 +53,11 @@ class Run(Table):
 
 
 class Augmentation(Table):
-    """``[data.augmentation]``: random resized crops of the training images."""
+    """``[data.augmentation]``: random resized crops and mirror images of the training images."""
 
     scale: tuple[float, float] = Field((1.0, 1.0), description="area of the crop over the image's")
     ratio: tuple[float, float] = Field((1.0, 1.0), description="width over height of the crop")
+    flip: Fraction = Field(0.0, description="probability of a mirror image, left for right")
     shared: bool = Field(False, description="one crop for the whole batch")
 
     @model_validator(mode="after")
@@ -99,6 +100,12 @@ class Data(Part):
     )
     value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
     augmentation: Augmentation | None = None
+    limit: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="training images of each class (one number, or by class), by patient"
+    )
+    unlabelled: bool = Field(
+        False, description="give the training images beyond the limit to parts without their labels"
+    )
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
     cache: str | None = Field(None, description="folder of image stores; the user's cache folder")
 
@@ -120,6 +127,11 @@ class Network(Part):
 
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of its own loss")
     optimizer: Optimizer = Optimizer()
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="decay of an exponential average of its weights, which then stands for it in "
+        "samples and evaluations; 0 for none",
+    )
 
 
 class Objective(Part):
@@ -157,6 +169,7 @@ class Phase(Table):
         "1:1", description="generator updates to discriminator updates"
     )
     until: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the run")
+    waits: list[str] = Field([], description="networks that do not learn in it")
 
     def due(self, step: int) -> tuple[bool, bool]:
         """Whether the generator and the discriminator are updated in step 0, 1, 2, ...
@@ -192,6 +205,11 @@ class Schedule(Table):
 class Evaluation(Table):
     """``[evaluation]``: what the metrics are measured on."""
 
+    protocol: Literal["official", "paper", "multilabel14"] = Field(
+        "official",
+        description="test images: the dataset's test list; those of it with exactly one finding, a "
+        "selected one; or the test list with all 14 findings, as CheXNet's",
+    )
     generated: Annotated[int, Field(ge=2)] = Field(1000, description="images to generate")
     bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="resamples per interval")
     batch_size: Annotated[int, Field(gt=0)] = Field(64, description="images in a forward pass")

@@ -33,6 +33,9 @@ class Step:
         learning: the networks that are updated in this step; a generator that is not among them
             generates without keeping a graph.
         autocast: makes the context in which networks run (mixed precision).
+        unlabelled: ``(N, 1, S, S)`` further real images without labels, where the recipe asks for
+            them (``[data] unlabelled``).
+        averages: averages of networks by their names (``average`` in a network's table).
         fake_statistics: whether the classifier's running statistics (batch norm) follow generated
             images; by default only real images move them, because it is tested on real images.
     """
@@ -50,6 +53,8 @@ class Step:
         progress: float = 0.0,
         learning: frozenset[str] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        unlabelled: Tensor | None = None,
+        averages: Mapping[str, nn.Module] | None = None,
         fake_statistics: bool = False,
     ) -> None:
         self.task = task
@@ -60,6 +65,8 @@ class Step:
         self.rng = rng
         self.metadata = dict(metadata or {})
         self.progress = progress
+        self.unlabelled = unlabelled
+        self.averages = dict(averages or {})
         self.learning = frozenset(networks) if learning is None else learning
         self._autocast = autocast
         self._fake_statistics = fake_statistics
@@ -151,12 +158,17 @@ class Step:
         """All that the classifier returns for the generated batch."""
         return self.classify(self.fake)
 
-    def classify(self, generated: Tensor) -> dict[str, Tensor]:
-        """All that the classifier returns for images that a network made."""
-        classifier = self.networks["classifier"]
+    def classify(self, images: Tensor, *, averaged: bool = False) -> dict[str, Tensor]:
+        """All that the classifier returns for images other than the real batch.
+
+        Args:
+            images: ``(N, 1, S, S)``.
+            averaged: ask the classifier's average instead.
+        """
+        classifier = (self.averages if averaged else self.networks)["classifier"]
         keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
         with keep, self._autocast():
-            return classifier(generated)
+            return classifier(images)
 
     @cached_property
     def real_logits(self) -> Tensor:

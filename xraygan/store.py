@@ -1,4 +1,4 @@
-"""A recipe's images: chosen, decoded once into a memory-mapped uint8 store, split by patient."""
+"""A recipe's images, decoded once into a memory-mapped uint8 store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .errors import UserError, nearest
+from .errors import UserError
 from .graph import build
 from .interfaces import Dataset, Task
 from .recipe import Recipe
+from .selection import SPLITS, choose, limit, task_of
 
 #: raised whenever the same file would be decoded to other bytes
 STORE_VERSION = 1
-SPLITS = ("train", "val", "test")
 
 #: ``progress(what, total)`` is a context that yields ``advance(count)``
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -97,32 +97,6 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda count: None
 
 
-def task_of(recipe: Recipe, dataset: Dataset) -> Task:
-    """The image size, the classes and whether they exclude each other.
-
-    Raises:
-        UserError: the recipe names a class that the dataset does not know.
-    """
-    words = recipe.tables.data
-    classes = dataset.classes if words.classes == "all" else tuple(words.classes)
-    for key, names, known in (
-        ("classes", classes, dataset.classes),
-        ("only", words.only, classes),
-    ):
-        for name in names:
-            if name not in known:
-                raise UserError(f"[data] {key}: no class is named {name!r}; {nearest(name, known)}")
-        if len(set(names)) < len(names):
-            raise UserError(f"[data] {key}: a class is named twice")
-    exclusive = words.label_policy == "single" or dataset.exclusive
-    if exclusive and len(classes) < 2:
-        raise UserError(
-            f"[data] classes: {classes[0]!r} alone leaves nothing to tell apart; name two classes "
-            'or more, or set label_policy = "multi"'
-        )
-    return Task(words.image_size, tuple(classes), exclusive)
-
-
 def open_dataset(recipe: Recipe) -> Dataset:
     """The recipe's dataset plugin, over its root folder."""
     root = recipe.tables.data.root
@@ -137,28 +111,26 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     """
     dataset = open_dataset(recipe)
     task = task_of(recipe, dataset)
-    words = recipe.tables.data
-    table = _choose(dataset.index(), task, words.only)
-    _check_patients(table)
-    order = table["split"].map(SPLITS.index)
-    table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    table = choose(dataset.index(), task, recipe)
     pixels, digest, bad = _open_store(recipe, dataset, table, progress)
-    if bad and words.on_bad_image == "stop":
+    if bad and recipe.tables.data.on_bad_image == "stop":
         shown = "".join(f"\n  {reason}" for reason in list(bad.values())[:5])
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(
             f"{len(bad)} of {len(table)} images cannot be read:{shown}{more}\n"
             'Replace them, or leave them out with --set data.on_bad_image="skip"'
         )
-    keep = ~table["path"].isin(bad).to_numpy()
+    table.loc[table["path"].isin(bad), "split"] = ""
+    table["split"] = limit(table, task, recipe)
     splits = {
-        name: _split(pixels, table, keep & (table["split"] == name).to_numpy(), task)
-        for name in SPLITS
+        name: _split(pixels, table, (table["split"] == name).to_numpy(), task) for name in SPLITS
     }
-    splits = {name: split for name, split in splits.items() if len(split) or name != "val"}
-    rows = table.loc[keep, ["path", "labels", "patient", "split"]].to_json(orient="values")
+    splits = {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
+    kept = table.loc[table["split"] != "", ["path", "labels", "patient", "split"]]
+    rows = kept.to_json(orient="values")
     fingerprint = hashlib.sha256(f"{digest}{rows}".encode()).hexdigest()
-    data = ImageData(task, splits, fingerprint, bad)
+    counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
+    data = ImageData(replace(task, counts=counts), splits, fingerprint, bad)
     _check_amount(recipe, data)
     return data
 
@@ -169,44 +141,24 @@ def to_range(images: Tensor, span: Sequence[float]) -> Tensor:
     return images.float() * ((high - low) / 255.0) + low
 
 
-# -- choosing --------------------------------------------------------------------------------------
-
-
-def _choose(table: pd.DataFrame, task: Task, only: Sequence[str]) -> pd.DataFrame:
-    """The rows that the label policy and the classes keep."""
-    labels = table["labels"]
-    if task.exclusive:
-        wanted = set(only or task.classes)
-        keep = labels.map(lambda found: len(found) == 1 and found[0] in wanted)
-    elif only:
-        wanted = set(only)
-        keep = labels.map(lambda found: not wanted.isdisjoint(found))
-    else:
-        keep = labels.map(lambda found: True)
-    return table[keep.astype(bool)]
-
-
-def _check_patients(table: pd.DataFrame) -> None:
-    splits = table.groupby("patient")["split"].nunique()
-    if shared := sorted(splits.index[splits > 1]):
-        names = ", ".join(map(str, shared[:5])) + (", ..." if len(shared) > 5 else "")
-        raise UserError(
-            f"{len(shared)} patients are in more than one split: {names}. A patient's images must "
-            "all be in train, in val or in test, or the test measures memory"
-        )
-
-
 def _check_amount(recipe: Recipe, data: ImageData) -> None:
     train, test = data.splits["train"], data.splits["test"]
     batch = recipe.tables.run.batch_size
     if len(train) < batch:
         raise UserError(
             f"[run] batch_size is {batch}, but only {len(train)} training images are left of the "
-            "classes and label policy of [data]; lower the batch size or add classes"
+            "classes, label policy and limit of [data]; lower the batch size or add images"
         )
-    wanted = recipe.tables.data.only or data.task.classes
+    words = recipe.tables.data
+    if words.unlabelled and len(data.splits.get("unlabelled", ())) < batch:
+        raise UserError(
+            f"[data] unlabelled: [run] batch_size is {batch}, and [data] limit leaves fewer "
+            "training images than that over; lower one of the two"
+        )
+    wanted = words.only or data.task.classes
+    none = words.limit if isinstance(words.limit, dict) else {}
     for name, column in ((n, data.task.classes.index(n)) for n in wanted):
-        if not train.label_matrix[:, column].any():
+        if not train.label_matrix[:, column].any() and none.get(name) != 0:
             raise UserError(f"[data] classes: no training image is of class {name!r}")
         if not len(test) or not test.label_matrix[:, column].any():
             data.warnings.append(f"no test image is of class {name!r}: it has no AUC")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -61,20 +62,16 @@ class AUC(Metric):
             order = np.argsort(scores, kind="stable")
             one = (truth[order].astype(np.float64), scores[order], order)
             sorted_classes.append(one)
-            found[f"auc/{name}"] = Measurement(
+            found[f"auc/{name}"] = evaluation.over_patients(
                 float(roc_auc_score(truth, scores)),
-                n,
-                evaluation.patient_interval(partial(_of, one)),
+                partial(_of, one),
                 f"one against the rest, {int(truth.sum())} positive",
             )
         values = [m.value for m in found.values() if isinstance(m.value, float)]
         if values:
-            found["auc/mean"] = Measurement(
+            found["auc/mean"] = evaluation.over_patients(
                 float(np.mean(values)),
-                n,
-                evaluation.patient_interval(
-                    lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes]))
-                ),
+                lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes])),
                 f"mean over {len(values)} classes",
             )
         return found
@@ -85,67 +82,58 @@ def _of(one: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> 
     return weighted_auc(truth, scores, weights[order])
 
 
+_BASE = {"precision": "predicted as", "recall": "of"}
+
+
 class Classification(Metric):
     """Accuracy, precision and recall of each class, and the confusion matrix
 
-    Where classes exclude each other the likeliest is predicted; else each finding above 0.5, the
-    accuracy is the mean over findings, and there is no confusion matrix. Precision is
-    TP / (TP + FP) and recall TP / (TP + FN) (Eqs. 12 and 13). Intervals are bootstraps over
-    patients.
+    Where classes exclude each other the likeliest is predicted, and images that have none or
+    several of the classes are left out; else each finding above 0.5 is predicted, the accuracy is
+    the mean over findings, and there is no confusion matrix. Precision is TP / (TP + FP) and recall
+    TP / (TP + FN) (Eqs. 12 and 13). Intervals are bootstraps over patients.
 
     Source: the paper's Tabs. 1, 3, 7 and 8.
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "classifier" not in evaluation.graph.networks or not len(evaluation.labels):
+        if "classifier" not in evaluation.graph.networks:
             return {}
         columns = list(evaluation.classes.values())
         truth, probs = evaluation.labels[:, columns], evaluation.probs[:, columns]
         exclusive = evaluation.task.exclusive
+        counted = np.ones(len(truth))
         predicted = (probs > 0.5).astype(np.uint8)
         if exclusive:
+            counted = (truth.sum(axis=1) == 1).astype(np.float64)
             predicted = np.eye(len(columns), dtype=np.uint8)[probs.argmax(axis=1)]
+        if not counted.any():
+            return {"accuracy": Measurement(None, 0, note="no test image has one of the classes")}
         right = (truth == predicted).astype(np.float64)
         if exclusive:
             right = right.all(axis=1, keepdims=True).astype(np.float64)
-        n = len(truth)
-
-        def accuracy(weights: np.ndarray) -> float:
-            return float((weights @ right).mean() / weights.sum())
-
-        ones = np.ones(n)
-        found = {
-            "accuracy": Measurement(
-                accuracy(ones),
-                n,
-                evaluation.patient_interval(accuracy),
-                "of images" if exclusive else "mean over findings, at 0.5",
-            )
-        }
+        note = "of images" if exclusive else "mean over findings, at 0.5"
+        found = {"accuracy": _ratio(evaluation, right.mean(axis=1) * counted, counted, note)}
         for i, name in enumerate(evaluation.classes):
-            both = (truth[:, i] & predicted[:, i]).astype(np.float64)
+            both = (truth[:, i] & predicted[:, i]) * counted
             for figure, base in (("precision", predicted[:, i]), ("recall", truth[:, i])):
-                found[f"{figure}/{name}"] = _ratio(
-                    evaluation, both, base.astype(np.float64), figure
-                )
+                note = f"of {int(base @ counted)} that are {_BASE[figure]} it"
+                found[f"{figure}/{name}"] = _ratio(evaluation, both, base * counted, note)
         if exclusive:
-            matrix = truth.T.astype(np.int64) @ predicted
+            matrix = (truth * counted[:, None]).T.astype(np.int64) @ predicted
             note = "rows: truth, columns: prediction; " + ", ".join(evaluation.classes)
-            found["confusion_matrix"] = Measurement(matrix.tolist(), n, note=note)
-        return found
+            found["confusion_matrix"] = Measurement(matrix.tolist(), int(counted.sum()), note=note)
+        n = int(counted.sum())
+        return {name: replace(measured, n=n) for name, measured in found.items()}
 
 
-def _ratio(evaluation: Evaluation, both: np.ndarray, base: np.ndarray, figure: str) -> Measurement:
-    """Weighted sum of ``both`` over that of ``base``, the true positives over all that count."""
+def _ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str) -> Measurement:
+    """Weighted sum of ``part`` over that of ``base``: what is right over all that counts."""
 
     def ratio(weights: np.ndarray) -> float:
         total = weights @ base
-        return float(weights @ both / total) if total else float("nan")
+        return float(weights @ part / total) if total else float("nan")
 
-    n = len(both)
     if not base.any():
-        what = "predicted as it" if figure == "precision" else "of it"
-        return Measurement(None, n, note=f"no test image is {what}")
-    return Measurement(
-        ratio(np.ones(n)), n, evaluation.patient_interval(ratio), f"of {int(base.sum())}"
-    )
+        return Measurement(None, 0, note=note.replace("of 0 that are", "no test image is"))
+    return evaluation.over_patients(ratio(np.ones(len(base))), ratio, note)

@@ -96,9 +96,11 @@ class InceptionScore(Metric):
         if not evaluation.task.exclusive:
             return {key: Measurement(None, 0, note="defined for exclusive classes only")}
         probs = evaluation.fake_probs
-        interval = evaluation.generated_interval(lambda weights: inception_score(probs, weights))
         note = f"by the run's own classifier; 1 to {probs.shape[1]}"
-        return {key: Measurement(inception_score(probs), len(probs), interval, note)}
+        found = evaluation.over_generated(
+            inception_score(probs), lambda weights: inception_score(probs, weights), note
+        )
+        return {key: found}
 
 
 class FrechetClassifier(Metric):

@@ -23,7 +23,8 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
 
     from ..graph import assemble
     from ..recipe import load
-    from ..store import open_dataset, task_of
+    from ..selection import task_of
+    from ..store import open_dataset
 
     loaded = load(recipe, overrides)
     task = task_of(loaded, open_dataset(loaded))
