@@ -44,7 +44,7 @@ class Display:
     @contextmanager
     def training(
         self, total: int, what: str = "training", done: int = 0
-    ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    ) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
         """Show how far a run is; yields ``update(done, values)``."""
         live = _bar if self.console.is_terminal else _lines
         with live(self.console, what, total, done) as update:
@@ -54,7 +54,7 @@ class Display:
 @contextmanager
 def _bar(
     console: Console, what: str, total: int, start: int
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -65,7 +65,7 @@ def _bar(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total, completed=start, values="")
 
-        def update(done: int, values: Mapping[str, float]) -> None:
+        def update(done: float, values: Mapping[str, float]) -> None:
             progress.update(task, completed=done)
             if values:
                 progress.update(task, values=_show(values))
@@ -76,18 +76,20 @@ def _bar(
 @contextmanager
 def _lines(
     console: Console, what: str, total: int, start: int
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
     began = last = time.monotonic()
 
-    def update(done: int, values: Mapping[str, float]) -> None:
+    def update(done: float, values: Mapping[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
         if done < total and now - last < LINE_SECONDS:
             return
         last = now
-        left = (now - began) / max(done - start, 1) * (total - done)
-        minutes, seconds = divmod(round(left), 60)
-        line = f"{what} {done}/{total}  {minutes}:{seconds:02d} left  {_show(values)}"
+        line = f"{what} {int(done)}/{total}  "
+        if done > start:
+            left = (now - began) / (done - start) * (total - done)
+            line += f"{int(left) // 60}:{int(left) % 60:02d} left  "
+        line += _show(values)
         console.print(line.rstrip(), markup=False)
 
     yield update

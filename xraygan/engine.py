@@ -93,16 +93,17 @@ def run(
         place.begin(recipe, resume=True)
         display.say(f"{place.path} is complete")
         return place
-    _refuse_early(place, resume)
-    session = Session.of(recipe, display)
-    place.begin(recipe, resume=resume)
-    with logging_to(place.log, display):
-        place.write_environment(recipe, session.device, session.data.summary())
-        for warning in session.data.warnings:
-            _log.warning(warning)
-        loop = Loop(session, place, display)
-        loop.run()
-        finish(session, place, loop.total)
+    with place.locked():
+        _refuse_early(place, resume)
+        session = Session.of(recipe, display)
+        place.begin(recipe, resume=resume)
+        with logging_to(place.log, display):
+            place.write_environment(recipe, session.device, session.data.summary())
+            for warning in session.data.warnings:
+                _log.warning(warning)
+            loop = Loop(session, place, display)
+            loop.run()
+            finish(session, place, loop.total)
     return place
 
 
@@ -191,7 +192,7 @@ class Loop:
         start = self._take_up()
         meter = Meter(self.words.batch_size)
         with (
-            _signals() as caught,
+            noting_signals() as caught,
             self.display.training(self.total, done=start) as show,
         ):
             for step in range(start, self.total):
@@ -335,7 +336,7 @@ class Meter:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def noting_signals() -> Iterator[list[int]]:
     """Within it SIGINT and SIGTERM are noted in the list, so that the step can be finished."""
     caught: list[int] = []
 

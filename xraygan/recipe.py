@@ -127,8 +127,18 @@ def load(
     path = find(reference)
     tree, origins = _read(path, ())
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         _merge(tree, _nest(key, value), origins, f"--set {override}")
+    return _check(path, tree, origins, registry)
+
+
+def load_tree(tree: Tree, path: Path) -> Recipe:
+    """Check a recipe that is given as its tables, as if they stood in the file ``path``."""
+    merged, origins = _extend(dict(tree), path, ())
+    return _check(path, merged, origins, None)
+
+
+def _check(path: Path, tree: Tree, origins: dict[Key, str], registry: Registry | None) -> Recipe:
     from .check import Checker  # it needs the classes above
 
     return Checker(path, origins, registry or installed()).check(tree)
@@ -151,6 +161,11 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
         raise RecipeError([f"{path}: not TOML: {error}"]) from None
     except OSError as error:
         raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from None
+    return _extend(tree, path, chain)
+
+
+def _extend(tree: Tree, path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
+    """Lay a recipe's own tables upon those of what it extends."""
     base: Tree = {}
     origins: dict[Key, str] = {}
     if (parent := tree.pop("extends", None)) is not None:
@@ -203,7 +218,12 @@ def _core_words(at: Key) -> set[str]:
     return set(models.get(at[0], schema.Network).model_fields)
 
 
-def _parse_override(text: str) -> tuple[Key, Any]:
+def parse_override(text: str) -> tuple[Key, Any]:
+    """``"table.key=value"`` as a key and a value.
+
+    Raises:
+        UserError: it is not of that form.
+    """
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +19,14 @@ import numpy as np
 import pandas as pd
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
 from .recipe import Recipe
 
+LOCK = ".lock"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 
@@ -53,6 +57,47 @@ class RunDirectory:
             raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
         return found
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it no other process can write the run.
+
+        The operating system gives the lock back when the process ends, however it ends.
+
+        Raises:
+            UserError: another process holds it, or the directory cannot be written.
+        """
+        made = not self.path.exists()
+        lock = self._lock()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is being written by another process; wait for it, or choose another "
+                "directory with --out DIR"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        try:
+            yield
+        finally:
+            if made and all(path.name == LOCK for path in self.path.iterdir()):
+                shutil.rmtree(self.path)  # nothing was begun
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is writing the run now."""
+        if not self.path.exists():
+            return False
+        try:
+            with self._lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / LOCK)
+
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the directory, or check that the run in it is this recipe's.
 
@@ -65,7 +110,7 @@ class RunDirectory:
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
                 "directory with --out DIR"
             )
-        if not self.recipe.exists() and self.path.exists() and any(self.path.iterdir()):
+        if not self.recipe.exists() and any(p.name != LOCK for p in self.path.glob("*")):
             raise UserError(
                 f"{self.path} is not empty and holds no run; choose another directory with "
                 "--out DIR"

@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .generate import generate
 from .list_plugins import list_plugins
 from .run import run
+from .sweep import sweep
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,7 @@ def cli(traceback: bool) -> None:
     """
 
 
-for command in (run, check, evaluate, generate, list_plugins, describe):
+for command in (run, check, evaluate, generate, sweep, list_plugins, describe):
     cli.add_command(command)
 
 

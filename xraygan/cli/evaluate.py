@@ -15,12 +15,13 @@ from .common import print_metrics, run_argument, set_option
 def evaluate(directory: Path, overrides: tuple[str, ...]) -> None:
     """Measure RUN's newest checkpoint on its test split.
 
-    Rewrites evaluation.json, predictions.csv and report.html. With --set the metrics and
-    [evaluation] can be changed, for example metrics.fid.weights=PATH.
+    Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. With --set the
+    metrics and [evaluation] can be changed, for example metrics.fid.weights=PATH.
     """
     from ..display import Display
     from ..engine import finish, restore
 
     session, place, step = restore(directory, overrides, Display())
-    finish(session, place, step)
+    with place.locked():
+        finish(session, place, step)
     print_metrics(place.evaluation)

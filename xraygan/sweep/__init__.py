@@ -1,0 +1,30 @@
+"""Sweeps: one recipe over named variants, a grid of keys and seeds, run to a table.
+
+A sweep file is TOML::
+
+    title = "Table 4: AUC against the pseudo-label threshold"
+    recipe = "ucgan_full"
+    seeds = [0, 1, 2]
+
+    [grid]
+    labeler.threshold = [0.6, 0.7, 0.8, 0.9]
+
+    [table]
+    metrics = ["auc/Pneumonia", "auc/Edema", "auc/Hernia"]
+    paper."0.6" = [0.57, 0.82, 0.94]
+
+    [presets.fast]
+    seeds = [0]
+    set.run.steps = 20
+
+``[[variants]]`` (each with ``name``, ``set``, and ``recipe`` where it is not the sweep's) stand
+beside or instead of the grid; every variant is run with every combination of the grid and every
+seed. ``set`` lays keys over the recipe; so do a preset, with ``--preset NAME``, and ``--set``. The
+preset ``fast`` only shows that the sweep runs, and the table says so.
+"""
+
+from .file import Row, Sweep, find, load, shipped
+from .runner import run_all
+from .table import write_tables
+
+__all__ = ["Row", "Sweep", "find", "load", "run_all", "shipped", "write_tables"]

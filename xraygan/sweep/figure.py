@@ -1,0 +1,72 @@
+"""A sweep as a picture: every row's figure with its interval, the paper's beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .file import Sweep
+
+if TYPE_CHECKING:
+    from .table import Results
+
+OURS, PAPER = "#1f5fa8", "#b4552d"
+
+
+def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
+    """Write one panel a metric: points with 95 % intervals, each seed small behind its mean.
+
+    Args:
+        results: what :mod:`xraygan.sweep.table` gathered, one a row.
+        path: a ``.png``.
+    """
+    metrics = sweep.table.metrics
+    columns = min(len(metrics), 4)
+    rows = -(-len(metrics) // columns)
+    size = (2.0 + 2.4 * columns, rows * (1.0 + 0.32 * len(results)) + 0.6)
+    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False}):
+        figure = Figure(figsize=size, layout="constrained", dpi=160)
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for panel, metric in zip(axes.flat, metrics, strict=False):
+            _panel(panel, sweep, results, metric)
+        for spare in axes.flat[len(metrics) :]:
+            spare.set_visible(False)
+        title = sweep.title + (" (reduced settings, not a result)" if sweep.reduced else "")
+        figure.suptitle(title, fontsize=9)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
+        building = path.with_name(f".{path.name}.building")
+        figure.savefig(building, format="png", metadata={"Software": None})
+        building.replace(path)
+
+
+def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:
+    column = sweep.table.metrics.index(metric)
+    labels = [one.row.label for one in results]
+    for y, one in enumerate(results):
+        cell = one.cells[metric]
+        if cell.values:
+            axes.plot(cell.values, [y] * len(cell.values), ".", color=OURS, alpha=0.35, ms=4)
+            axes.plot(cell.mean, y, "o", color=OURS, ms=5, label="ours" if y == 0 else None)
+            if cell.interval is not None:
+                axes.plot(cell.interval, [y, y], color=OURS, linewidth=1.5)
+        published = sweep.table.paper.get(one.row.label, [math.nan] * (column + 1))[column]
+        if not math.isnan(published):
+            axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label="paper")
+    seen: set[str] = set()
+    for line in axes.get_lines():  # one entry of each in the legend
+        name = str(line.get_label())
+        if name in seen:
+            line.set_label("_")
+        seen.add(name)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_title(metric, fontsize=8)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.6)

@@ -1,0 +1,252 @@
+"""The sweep file: read, checked, and spread out into rows."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from .. import recipe as recipes
+from ..errors import RecipeError, UserError, nearest
+from ..options import plain_reason
+from ..schema import Table
+
+#: the preset that only shows that a sweep runs
+FAST = "fast"
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Variant(Table):
+    """``[[variants]]``: a named set of keys, of a recipe of its own if it says so."""
+
+    name: str
+    recipe: str | None = None
+    set: dict[str, Any] = Field({})
+
+
+class Layout(Table):
+    """``[table]``: what is shown of each row.
+
+    ``paper`` holds, by a row's label, the published figures in the order of ``metrics``, NaN where
+    there is none. ``baseline`` is the label of the row that the others are compared with, patient
+    by patient; where the label is part of several rows' (a variant's name beside a grid), each is
+    compared with the one of its own grid point.
+    """
+
+    metrics: Annotated[list[str], Field(min_length=1)]
+    paper: dict[str, list[float]] = Field({})
+    baseline: str | None = None
+
+
+class Preset(Table):
+    """``[presets.NAME]``: what ``--preset NAME`` changes, for all rows."""
+
+    seeds: Seeds | None = None
+    set: dict[str, Any] = Field({})
+
+
+class SweepFile(Table):
+    """A whole sweep file."""
+
+    title: str
+    recipe: str | None = None
+    seeds: Seeds = Field([0])
+    set: dict[str, Any] = Field({})
+    grid: dict[str, Any] = Field({})
+    variants: list[Variant] = Field([])
+    table: Layout
+    presets: dict[str, Preset] = Field({})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a recipe and what is laid over it.
+
+    Attributes:
+        label: the variant's name and the grid's values.
+        variant: the variant's name, "" without variants.
+        point: the grid's values, joined.
+    """
+
+    label: str
+    variant: str
+    point: str
+    recipe: str
+    over: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """The label as the name of a folder."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("+", "plus ")).strip("-")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep.
+
+    Attributes:
+        name: the file's, and the preset's.
+        preset: the preset's name, empty without one.
+        changed: the keys that the preset and ``--set`` changed, for the table.
+    """
+
+    source: Path
+    name: str
+    title: str
+    seeds: list[int]
+    rows: list[Row]
+    table: Layout
+    preset: str
+    changed: dict[str, Any]
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it only shows that the sweep runs, so that its figures are no result."""
+        return self.preset == FAST
+
+    def tree(self, row: Row, seed: int) -> dict[str, Any]:
+        """One run as a recipe: what it extends and what is laid over that."""
+        tree: dict[str, Any] = {"extends": row.recipe}
+        lay(tree, row.over)
+        lay(tree, {"run.name": f"{row.slug}-seed-{seed}", "run.seed": seed})
+        return tree
+
+
+def shipped() -> dict[str, Path]:
+    """The sweeps that come with the toolkit, by name."""
+    folder = next(iter(recipes.shipped().values())).parent / "sweeps"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find(reference: str | Path) -> Path:
+    """The file of a sweep that is given as a path or, if it is shipped, by name."""
+    if (path := Path(reference)).is_file():
+        return path
+    known = shipped()
+    text = str(reference)
+    name = text.removeprefix("recipes/sweeps/").removesuffix(".toml")
+    if name in known and text in (name, f"{name}.toml", f"recipes/sweeps/{name}.toml"):
+        return known[name]
+    raise UserError(
+        f"no sweep at {reference}: it is neither a file nor shipped ({nearest(name, known)})"
+    )
+
+
+def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "") -> Sweep:
+    """Read a sweep and check every recipe that it will run.
+
+    Args:
+        reference: see :func:`find`.
+        overrides: as for :func:`xraygan.recipe.load`; they apply to every run.
+        preset: the name of one of the file's presets.
+
+    Raises:
+        RecipeError: with every fault of the file, or of the first row that has any.
+    """
+    path = find(reference).resolve()
+    words = _read(path)
+    if preset and preset not in words.presets:
+        raise UserError(f"{path}: no preset is named {preset!r}; {nearest(preset, words.presets)}")
+    chosen = words.presets.get(preset, Preset())
+    given = {".".join(key): value for key, value in map(recipes.parse_override, overrides)}
+    changed = {**flatten(chosen.set), **given}
+    rows = list(_rows(path, words, changed))
+    name = f"{path.stem}-{preset}" if preset else path.stem
+    seeds = chosen.seeds or words.seeds
+    sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
+    _check_labels(sweep)
+    for row in rows:
+        tree = sweep.tree(row, seeds[0])
+        try:
+            recipes.load_tree(tree, path)
+        except UserError as error:
+            raise RecipeError([f"{path}: row {row.label!r}: {error}"]) from None
+    return sweep
+
+
+def flatten(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys; a key may be dotted already."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def lay(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
+    """Set dotted keys in a nested tree."""
+    for key, value in flat.items():
+        *tables, last = key.split(".")
+        at = tree
+        for table in tables:
+            below = at.get(table)
+            at[table] = at = below if isinstance(below, dict) else {}
+        at[last] = value
+
+
+def _read(path: Path) -> SweepFile:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return SweepFile.model_validate(tree)
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"{path}: not UTF-8 text ({error})"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError([f"{path}: not TOML: {error}"]) from None
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(map(str, fault["loc"]))
+            reason = plain_reason({**fault, "loc": ()})  # type: ignore[typeddict-item]
+            if fault["type"] == "extra_forbidden":
+                known = SweepFile.model_fields if len(fault["loc"]) == 1 else {}
+                reason = f"unknown key; {nearest(key, known)}" if known else "unknown key"
+            faults.append(f"{path}: {key}: {reason}")
+        raise RecipeError(faults) from None
+
+
+def _rows(path: Path, words: SweepFile, last: Mapping[str, Any]) -> Iterable[Row]:
+    axes = flatten(words.grid)
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise RecipeError([f"{path}: grid.{key}: expected a list of values, found {values!r}"])
+    common = flatten(words.set)
+    for variant in words.variants or [Variant(name="")]:
+        reference = variant.recipe or words.recipe
+        if reference is None:
+            where = f"variant {variant.name!r}" if variant.name else "the sweep"
+            raise RecipeError([f"{path}: {where} names no recipe"])
+        file = str(recipes.find(reference, beside=path.parent).resolve())
+        for values in itertools.product(*axes.values()):
+            point = ", ".join(map(str, values))
+            label = ", ".join(filter(None, (variant.name, point))) or path.stem
+            over = {**common, **flatten(variant.set), **dict(zip(axes, values, strict=True))}
+            yield Row(label, variant.name, point, file, {**over, **last})
+
+
+def _check_labels(sweep: Sweep) -> None:
+    labels = [row.label for row in sweep.rows]
+    slugs = [row.slug for row in sweep.rows]
+    faults = [f"two rows are called {label!r}" for label in {*labels} if labels.count(label) > 1]
+    if not faults and len({*slugs}) < len(slugs):
+        faults.append("two rows' names differ in signs alone and would share a folder")
+    for label, figures in sweep.table.paper.items():
+        if label not in labels:
+            faults.append(f"table.paper: no row is called {label!r}; {nearest(label, labels)}")
+        elif len(figures) != len(sweep.table.metrics):
+            wanted = len(sweep.table.metrics)
+            faults.append(f"table.paper.{label!r}: {len(figures)} figures for {wanted} metrics")
+    variants = {row.variant for row in sweep.rows}
+    if (base := sweep.table.baseline) is not None and base not in variants | {*labels}:
+        faults.append(f"table.baseline: no row is called {base!r}; {nearest(base, labels)}")
+    if faults:
+        raise RecipeError([f"{sweep.source}: {fault}" for fault in faults])

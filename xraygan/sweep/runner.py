@@ -1,0 +1,166 @@
+"""Runs a sweep: each run a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomli_w
+import torch
+
+from ..display import Display
+from ..engine import Interrupted, noting_signals
+from ..rundir import RunDirectory, write_atomically
+from .file import Row, Sweep
+
+POLL_SECONDS = 0.5
+TAIL = 8192  # bytes of a file's end that are read
+
+
+@dataclass
+class Run:
+    """One row with one seed.
+
+    Attributes:
+        failure: why it failed, empty otherwise.
+        code: its exit code, once it has ended.
+    """
+
+    row: Row
+    seed: int
+    place: RunDirectory
+    recipe: Path
+    log: Path
+    failure: str = ""
+    code: int | None = None
+    process: subprocess.Popen | None = field(default=None, repr=False)
+    slot: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.place.evaluation.exists()
+
+    def progress(self) -> float:
+        """How much of it is done, in [0, 1), as its log says."""
+        try:
+            last = _tail(self.place.metrics).splitlines()[-1]
+            return 0.99 * json.loads(last)["progress"]  # the rest is its evaluation
+        except (OSError, ValueError, KeyError, IndexError):
+            return 0.0
+
+
+def plan(sweep: Sweep, out: Path) -> list[Run]:
+    """Every run of a sweep, seed by seed, with its place below ``out``."""
+    runs = []
+    for seed in sweep.seeds:
+        for row in sweep.rows:
+            name = f"{row.slug}-seed-{seed}"
+            place = RunDirectory(out / "runs" / name)
+            runs.append(
+                Run(
+                    row, seed, place, out / "recipes" / f"{name}.toml", out / "logs" / f"{name}.log"
+                )
+            )
+    return runs
+
+
+def run_all(sweep: Sweep, out: Path, display: Display, jobs: int = 1) -> list[Run]:
+    """Run what is not done yet, ``jobs`` runs at a time.
+
+    A run that was stopped is resumed; one that another process is writing is waited for; one that
+    fails is reported and the others go on.
+
+    Args:
+        out: the sweep's folder.
+        jobs: with several GPUs each job has one; with none, they share the processor's cores.
+
+    Returns:
+        Every run.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the runs have saved their last step.
+    """
+    runs = plan(sweep, out)
+    for run in runs:
+        for folder in (run.recipe.parent, run.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.recipe, tomli_w.dumps(sweep.tree(run.row, run.seed)))
+    waiting = [run for run in runs if not run.done]
+    running: list[Run] = []
+    finished = len(runs) - len(waiting)
+    if finished:
+        display.say(f"{finished} of {len(runs)} runs are done already")
+    with noting_signals() as caught, display.training(len(runs), "runs", done=finished) as show:
+        while waiting or running:
+            if caught:
+                _stop(running)
+                raise Interrupted(caught[0])
+            free = sorted({*range(jobs)} - {run.slot for run in running})
+            ready = [run for run in waiting if not run.place.is_locked()]
+            for slot, run in zip(free, ready, strict=False):
+                waiting.remove(run)
+                if not run.done:  # another process may have finished it meanwhile
+                    _start(run, slot, jobs)
+                    running.append(run)
+            for run in [run for run in running if run.process and run.process.poll() is not None]:
+                running.remove(run)
+                _end(run, display)
+            failed = sum(bool(run.failure) for run in runs)
+            done = len(runs) - len(waiting) - len(running)
+            show(done + sum(run.progress() for run in running), {"failed": failed})
+            time.sleep(POLL_SECONDS if running or waiting else 0)
+    return runs
+
+
+def _start(run: Run, slot: int, jobs: int) -> None:
+    environment = dict(os.environ)
+    if jobs > 1:
+        share = max((os.cpu_count() or 1) // jobs, 1)
+        environment.setdefault("OMP_NUM_THREADS", str(share))
+        if (gpus := torch.cuda.device_count()) > 1:
+            environment.setdefault("CUDA_VISIBLE_DEVICES", str(slot % gpus))
+    command = [sys.executable, "-m", "xraygan", "run", str(run.recipe), "--resume"]
+    with run.log.open("ab") as log:
+        # In a session of its own, so that a terminal's Ctrl-C reaches it through us alone.
+        run.process = subprocess.Popen(
+            [*command, "--out", str(run.place.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    run.slot = slot
+
+
+def _end(run: Run, display: Display) -> None:
+    assert run.process is not None
+    run.code = run.process.returncode
+    if run.code == 0 and run.done:
+        return
+    said = _tail(run.log).strip().splitlines()
+    why = next((line for line in reversed(said) if line.startswith("xraygan: ")), "")
+    last = why.removeprefix("xraygan: ") or (said[-1] if said else "it said nothing")
+    run.failure = f"exit code {run.code}: {last}"
+    display.say(f"failed: {run.row.label}, seed {run.seed}: {run.failure}\n  see {run.log}")
+
+
+def _stop(running: list[Run]) -> None:
+    """Let the runs finish and save their step."""
+    for run in running:
+        if run.process:
+            run.process.terminate()
+    for run in running:
+        if run.process:
+            run.process.wait()
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
+        return file.read().decode("utf-8", errors="replace")
