@@ -140,6 +140,51 @@ def test_data_that_cannot_be_trained_on(table: Table, tmp_path: Path) -> None:
         prepare(tmp_path)
 
 
+def test_the_limit_is_by_class_by_patient_and_seeded(table: Table, tmp_path: Path) -> None:
+    # Two patients of Mass with many images each: a draw of five must be of few patients.
+    mass = table.table.index[table.table["path"].isin([f"{i:03}.png" for i in range(24)])]
+    table.table.loc[mass[:10], "patient"] = "many"
+    table.table.loc[mass[10:20], "patient"] = "others"
+    drawn = {}
+    for seed in range(4):
+        data = prepare(tmp_path, "data.limit=3", "data.unlabelled=true", f"run.seed={seed}")
+        train, rest = data.splits["train"], data.splits["unlabelled"]
+        assert data.task.counts == (3, 3, 3)
+        assert not {*train.paths} & {*rest.paths}
+        assert len(train) + len(rest) == sum(COUNTS.values())
+        drawn[seed] = {*train.paths}
+        # A patient whose images were begun with is used up before the next: at most one is cut.
+        cut = {*train.patients} & {*rest.patients}
+        assert len(cut) <= 3
+        for row, path in enumerate(rest.paths):
+            assert (rest.images[row] == grey(path)).all()
+    assert len({frozenset(paths) for paths in drawn.values()}) > 1
+    again = prepare(tmp_path, "data.limit=3", "run.seed=2").splits
+    assert {*again["train"].paths} == drawn[2]
+    assert "unlabelled" not in again
+    few = prepare(tmp_path, "data.limit.Mass=5", "data.limit.Hernia=0")
+    assert few.task.counts == (5, 12, 0)
+    with pytest.raises(UserError, match=r"limit: no class is named 'Nodule'"):
+        prepare(tmp_path, "data.limit.Nodule=5")
+
+
+def test_the_protocol_chooses_the_test_images(table: Table, tmp_path: Path) -> None:
+    extra = [
+        ("two.png", ("Mass", "Edema"), "a", "test"), ("other.png", ("Nodule",), "b", "test"),
+        ("normal.png", (), "c", "test"),
+    ]  # fmt: skip
+    more = pd.DataFrame(extra, columns=["path", "labels", "patient", "split"])
+    table.table = pd.concat([table.table, more.assign(age=50.0, sex="M", view="PA")])
+    three = {"t0.png", "t1.png", "t2.png"}
+    paper = prepare(tmp_path, "evaluation.protocol=paper")
+    assert {*paper.splits["test"].paths} == three
+    official = prepare(tmp_path, "evaluation.protocol=official")
+    assert {*official.splits["test"].paths} == three | {"two.png", "other.png", "normal.png"}
+    assert official.splits["train"].paths == paper.splits["train"].paths
+    with pytest.raises(UserError, match=r"protocol: .*14 findings"):
+        prepare(tmp_path, "evaluation.protocol=multilabel14")
+
+
 # -- drawing ---------------------------------------------------------------------------------------
 
 
@@ -205,6 +250,15 @@ def test_a_shared_crop_is_one_crop() -> None:
     assert torch.equal(shared, shared[:1].expand_as(shared))
     own = crop(images, scale=(0.3, 0.9), ratio=(0.75, 1.33))
     assert (own - own[:1]).flatten(1).abs().amax(dim=1)[1:].min() > 0.05
+
+
+def test_mirrored_images() -> None:
+    images = torch.rand(200, 1, 8, 8)
+    out = crop(images, flip=0.25)
+    mirrored = torch.isclose(out, images.flip(3), atol=1e-5).all(dim=(1, 2, 3))
+    kept = torch.isclose(out, images, atol=1e-5).all(dim=(1, 2, 3))
+    assert (mirrored ^ kept).all()
+    assert 30 <= mirrored.sum() <= 70  # 50 expected, three standard deviations are 18
 
 
 @settings(max_examples=30, deadline=None)

@@ -177,3 +177,24 @@ def test_adding_a_score_leaves_the_other_networks_initial_weights() -> None:
     for name, network in without.networks.items():
         for key, value in network.state_dict().items():
             assert torch.equal(value, with_score.networks[name].state_dict()[key]), (name, key)
+
+
+def test_an_average_follows_its_network_and_stands_for_it() -> None:
+    graph = graph_of("ucgan_full", "generator.average=0.8", "classifier.average=0.5")
+    assert {*graph.averages} == {"generator", "classifier"}
+    networks = graph.networks["generator"], graph.averages["generator"]
+    expected = [p.detach().double().clone() for p in networks[1].parameters()]
+    for done in range(4):
+        step = step_of(graph)
+        _, gradients = graph.gradients(step)
+        assert {*gradients} <= {*graph.networks}
+        graph.update(gradients, done)
+        decay = min(0.8, 1 - 1 / (done + 1))
+        for mean, now in zip(expected, networks[0].parameters(), strict=True):
+            mean.copy_(decay * mean + (1 - decay) * now.detach().double())
+    for mean, found in zip(expected, networks[1].parameters(), strict=True):
+        torch.testing.assert_close(found.double(), mean, rtol=1e-5, atol=1e-7)
+    for theirs, found in zip(networks[0].buffers(), networks[1].buffers(), strict=True):
+        assert torch.equal(theirs, found)
+    assert graph.trained("generator") is networks[1]
+    assert graph.trained("discriminator") is graph.networks["discriminator"]

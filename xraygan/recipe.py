@@ -138,6 +138,18 @@ def load_tree(tree: Tree, path: Path) -> Recipe:
     return _check(path, merged, origins, None)
 
 
+def tables_of(path: Path) -> set[str]:
+    """The tables of a recipe and of what it extends: ``{"run", "scores", "scores.gram"}``."""
+    tree, _ = _read(path, ())
+    tables = {name for name, table in tree.items() if isinstance(table, dict)}
+    return tables | {
+        f"{name}.{key}"
+        for name in tables
+        for key, table in tree[name].items()
+        if isinstance(table, dict)
+    }
+
+
 def _check(path: Path, tree: Tree, origins: dict[Key, str], registry: Registry | None) -> Recipe:
     from .check import Checker  # it needs the classes above
 

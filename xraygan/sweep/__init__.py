@@ -20,7 +20,8 @@ A sweep file is TOML::
 ``[[variants]]`` (each with ``name``, ``set``, and ``recipe`` where it is not the sweep's) stand
 beside or instead of the grid; every variant is run with every combination of the grid and every
 seed. ``set`` lays keys over the recipe; so do a preset, with ``--preset NAME``, and ``--set``. The
-preset ``fast`` only shows that the sweep runs, and the table says so.
+preset ``fast`` only shows that the sweep runs, and the table says so. What is set for all rows
+leaves out the rows whose recipe has no such table: a real-only baseline has no ``[generator]``.
 """
 
 from .file import Row, Sweep, find, load, shipped

@@ -15,7 +15,10 @@ from pydantic import Field, ValidationError
 from .. import recipe as recipes
 from ..errors import RecipeError, UserError, nearest
 from ..options import plain_reason
-from ..schema import Table
+from ..schema import GROUPS, Table
+
+#: tables that every recipe has, if only by their defaults
+ALWAYS = ("run", "data", "schedule", "evaluation")
 
 #: the preset that only shows that a sweep runs
 FAST = "fast"
@@ -46,10 +49,11 @@ class Layout(Table):
 
 
 class Preset(Table):
-    """``[presets.NAME]``: what ``--preset NAME`` changes, for all rows."""
+    """``[presets.NAME]``: what ``--preset NAME`` changes, for all rows and for single variants."""
 
     seeds: Seeds | None = None
     set: dict[str, Any] = Field({})
+    variants: dict[str, dict[str, Any]] = Field({})
 
 
 class SweepFile(Table):
@@ -157,7 +161,7 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
     chosen = words.presets.get(preset, Preset())
     given = {".".join(key): value for key, value in map(recipes.parse_override, overrides)}
     changed = {**flatten(chosen.set), **given}
-    rows = list(_rows(path, words, changed))
+    rows = list(_rows(path, words, chosen, given))
     name = f"{path.stem}-{preset}" if preset else path.stem
     seeds = chosen.seeds or words.seeds
     sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
@@ -214,23 +218,46 @@ def _read(path: Path) -> SweepFile:
         raise RecipeError(faults) from None
 
 
-def _rows(path: Path, words: SweepFile, last: Mapping[str, Any]) -> Iterable[Row]:
+def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]) -> Iterable[Row]:
     axes = flatten(words.grid)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RecipeError([f"{path}: grid.{key}: expected a list of values, found {values!r}"])
-    common = flatten(words.set)
+    unused = {**flatten(words.set), **flatten(preset.set), **given}
     for variant in words.variants or [Variant(name="")]:
         reference = variant.recipe or words.recipe
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"])
-        file = str(recipes.find(reference, beside=path.parent).resolve())
+        file = recipes.find(reference, beside=path.parent).resolve()
+        has = recipes.tables_of(file)
+
+        def fitting(tree: Mapping[str, Any], has: set[str] = has) -> dict[str, Any]:
+            """What is for all rows, less what is inside tables that this row's recipe has not."""
+            flat = {k: v for k, v in flatten(tree).items() if _fits(k, v, has)}
+            for key in flat:
+                unused.pop(key, None)
+            return flat
+
+        common, last = fitting(words.set), {**fitting(preset.set), **fitting(given)}
+        last |= flatten(preset.variants.get(variant.name, {}))
         for values in itertools.product(*axes.values()):
             point = ", ".join(map(str, values))
             label = ", ".join(filter(None, (variant.name, point))) or path.stem
             over = {**common, **flatten(variant.set), **dict(zip(axes, values, strict=True))}
-            yield Row(label, variant.name, point, file, {**over, **last})
+            yield Row(label, variant.name, point, str(file), {**over, **last})
+    if unused:
+        raise RecipeError([f"{path}: {key}: no row's recipe has such a table" for key in unused])
+
+
+def _fits(key: str, value: Any, has: set[str]) -> bool:
+    """Whether a dotted key is for a recipe with these tables: it is inside one, or adds one."""
+    parts = key.split(".")
+    depth = 2 if parts[0] in GROUPS else 1
+    table = ".".join(parts[:depth])
+    if parts[0] in ALWAYS or table in has:
+        return True
+    return len(parts) == depth and value is not False
 
 
 def _check_labels(sweep: Sweep) -> None:
