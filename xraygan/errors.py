@@ -15,17 +15,16 @@ class UserError(Exception):
 
 
 class RecipeError(UserError):
-    """Every fault that was found in a recipe, together.
+    """Every fault that was found in a recipe or sweep, together.
 
     Attributes:
         faults: one line each, with the file, table and key that it is about.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
+    def __init__(self, faults: Sequence[str], what: str = "recipe") -> None:
         self.faults = list(faults)
-        head = (
-            "the recipe has a fault" if len(faults) == 1 else f"the recipe has {len(faults)} faults"
-        )
+        many = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+        head = f"the {what} has {many}"
         super().__init__("\n".join([f"{head}:", *(f"  {fault}" for fault in self.faults)]))
 
 

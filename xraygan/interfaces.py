@@ -35,12 +35,14 @@ class Task:
         exclusive: True where an image has exactly one class (softmax over K logits), False where
             it may have any number of them (K sigmoids).
         counts: how many training images have each class; None before the data is known.
+        images: how many training images there are; None before the data is known.
     """
 
     image_size: int
     classes: tuple[str, ...]
     exclusive: bool
     counts: tuple[int, ...] | None = None
+    images: int | None = None
 
     def one_hot(self, labels: Tensor) -> Tensor:
         """Labels, ``(N,)`` int64 or ``(N, K)`` float, as ``(N, K)`` float32 vectors."""

@@ -130,7 +130,8 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     rows = kept.to_json(orient="values")
     fingerprint = hashlib.sha256(f"{digest}{rows}".encode()).hexdigest()
     counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
-    data = ImageData(replace(task, counts=counts), splits, fingerprint, bad)
+    task = replace(task, counts=counts, images=len(splits["train"]))
+    data = ImageData(task, splits, fingerprint, bad)
     _check_amount(recipe, data)
     return data
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
+#: ImageNet's mean and standard deviation of a grey pixel in [0, 1]: the means over the channels
+GREY_MEAN, GREY_STD = 0.449, 0.226
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of weights: ``.safetensors``, or a ``.pth`` as PyTorch publishes them.
@@ -82,3 +85,26 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
         )
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(fitting, strict=False)
+
+
+def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:
+    """A convolution of one grey channel in the place of a network's first, of three channels.
+
+    Args:
+        convolution: the first convolution, without a bias.
+        fold: sum its weights over the channels, which for equal channels is the same function at a
+            third of the cost; otherwise the weights are drawn anew.
+    """
+    grey = nn.Conv2d(
+        1,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        convolution.padding,
+        bias=False,
+    )
+    if fold:
+        grey.weight.data = convolution.weight.data.sum(dim=1, keepdim=True)
+    else:
+        nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
+    return grey

@@ -1,4 +1,4 @@
-"""ResNet classifiers (He et al., 2015) for grey images."""
+"""ResNet classifiers (He et al., 2015) for grey images, and two that are built on them."""
 
 from xraygan import hookimpl
 
@@ -8,3 +8,5 @@ def xraygan_register_classifiers(register):
     register("resnet18", "xraygan_resnet.networks:ResNet18")
     register("resnet34", "xraygan_resnet.networks:ResNet34")
     register("resnet50", "xraygan_resnet.networks:ResNet50")
+    register("cral", "xraygan_resnet.cral:CRAL")
+    register("patch_grid", "xraygan_resnet.patch_grid:PatchGrid")

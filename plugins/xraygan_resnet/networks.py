@@ -9,18 +9,54 @@ import torchvision
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task
-from xraygan.weights import download_weights, load_matching, read_weights
+from xraygan.weights import (
+    GREY_MEAN,
+    GREY_STD,
+    download_weights,
+    grey_convolution,
+    load_matching,
+    read_weights,
+)
 
-#: ImageNet's mean and standard deviation of a grey pixel in [0, 1]: the means over the channels
-GREY_MEAN, GREY_STD = 0.449, 0.226
+
+def grey_resnet(architecture: str, weights: Any, outputs: int) -> Any:
+    """torchvision's ResNet with one input channel and a last layer of ``outputs``.
+
+    Args:
+        architecture: torchvision's name of it.
+        weights: "imagenet", "random" or a path.
+    """
+    network = torchvision.models.get_model(architecture, weights=None, num_classes=outputs)
+    if weights != "random":
+        if isinstance(weights, Path):
+            published = read_weights(weights)
+        else:
+            published = download_weights(torchvision.models.get_model_weights(architecture).DEFAULT)
+        load_matching(network, published, str(weights), last="fc.")
+    network.conv1 = grey_convolution(network.conv1, fold=weights != "random")
+    return network
+
+
+def grey_trunk(architecture: str, weights: Any) -> tuple[Any, int]:
+    """The same without its last layer, and the number of its last maps."""
+    network = grey_resnet(architecture, weights, outputs=1)
+    channels = network.fc.in_features
+    network.fc = nn.Identity()
+    return network, channels
+
+
+def feature_maps(network: Any, images: Tensor) -> dict[str, Tensor]:
+    """The maps of a grey ResNet's four stages, of images ``(N, 1, S, S)`` in [-1, 1]."""
+    x = ((images + 1) / 2 - GREY_MEAN) / GREY_STD
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    maps: dict[str, Tensor] = {}
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        x = maps[name] = getattr(network, name)(x)
+    return maps
 
 
 class _ResNet(Classifier):
-    """A ResNet whose first convolution takes a grey image.
-
-    Published weights expect three channels. Their first convolution is summed over the channels,
-    which for equal channels is the same function at a third of the cost.
-    """
+    """A ResNet whose first convolution takes a grey image."""
 
     architecture: ClassVar[str]
 
@@ -29,45 +65,14 @@ class _ResNet(Classifier):
     ) -> None:
         super().__init__()
         self.task = task
-        network = torchvision.models.get_model(
-            self.architecture, weights=None, num_classes=len(task.classes)
-        )
-        if weights != "random":
-            load_matching(network, self._published(weights), str(weights), last="fc.")
-        network.conv1 = _grey(network.conv1, fold=weights != "random")
-        self.network = network
-
-    def _published(self, weights: Any) -> dict[str, Tensor]:
-        if isinstance(weights, Path):
-            return read_weights(weights)
-        return download_weights(torchvision.models.get_model_weights(self.architecture).DEFAULT)
+        self.network = grey_resnet(self.architecture, weights, len(task.classes))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         net = self.network
-        x = ((images + 1) / 2 - GREY_MEAN) / GREY_STD
-        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
-        activations: dict[str, Tensor] = {}
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            x = activations[name] = getattr(net, name)(x)
-        activations["features"] = net.avgpool(x).flatten(1)
+        activations = feature_maps(net, images)
+        activations["features"] = net.avgpool(activations["layer4"]).flatten(1)
         activations["logits"] = net.fc(activations["features"])
         return activations
-
-
-def _grey(conv: Any, *, fold: bool) -> nn.Conv2d:
-    grey = nn.Conv2d(
-        1,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        bias=False,
-    )
-    if fold:
-        grey.weight.data = conv.weight.data.sum(dim=1, keepdim=True)
-    else:
-        nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
-    return grey
 
 
 class ResNet18(_ResNet):

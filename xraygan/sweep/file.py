@@ -171,7 +171,7 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
         try:
             recipes.load_tree(tree, path)
         except UserError as error:
-            raise RecipeError([f"{path}: row {row.label!r}: {error}"]) from None
+            raise UserError(f"row {row.label!r}: {error}") from None
     return sweep
 
 
@@ -203,9 +203,9 @@ def _read(path: Path) -> SweepFile:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
         return SweepFile.model_validate(tree)
     except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: not UTF-8 text ({error})"]) from None
+        raise RecipeError([f"{path}: not UTF-8 text ({error})"], "sweep") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError([f"{path}: not TOML: {error}"]) from None
+        raise RecipeError([f"{path}: not TOML: {error}"], "sweep") from None
     except ValidationError as error:
         faults = []
         for fault in error.errors():
@@ -215,20 +215,22 @@ def _read(path: Path) -> SweepFile:
                 known = SweepFile.model_fields if len(fault["loc"]) == 1 else {}
                 reason = f"unknown key; {nearest(key, known)}" if known else "unknown key"
             faults.append(f"{path}: {key}: {reason}")
-        raise RecipeError(faults) from None
+        raise RecipeError(faults, "sweep") from None
 
 
 def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]) -> Iterable[Row]:
     axes = flatten(words.grid)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
-            raise RecipeError([f"{path}: grid.{key}: expected a list of values, found {values!r}"])
+            raise RecipeError(
+                [f"{path}: grid.{key}: expected a list of values, found {values!r}"], "sweep"
+            )
     unused = {**flatten(words.set), **flatten(preset.set), **given}
     for variant in words.variants or [Variant(name="")]:
         reference = variant.recipe or words.recipe
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
-            raise RecipeError([f"{path}: {where} names no recipe"])
+            raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
         file = recipes.find(reference, beside=path.parent).resolve()
         has = recipes.tables_of(file)
 
@@ -247,7 +249,9 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
             over = {**common, **flatten(variant.set), **dict(zip(axes, values, strict=True))}
             yield Row(label, variant.name, point, str(file), {**over, **last})
     if unused:
-        raise RecipeError([f"{path}: {key}: no row's recipe has such a table" for key in unused])
+        raise RecipeError(
+            [f"{path}: {key}: no row's recipe has such a table" for key in unused], "sweep"
+        )
 
 
 def _fits(key: str, value: Any, has: set[str]) -> bool:
@@ -276,4 +280,4 @@ def _check_labels(sweep: Sweep) -> None:
     if (base := sweep.table.baseline) is not None and base not in variants | {*labels}:
         faults.append(f"table.baseline: no row is called {base!r}; {nearest(base, labels)}")
     if faults:
-        raise RecipeError([f"{sweep.source}: {fault}" for fault in faults])
+        raise RecipeError([f"{sweep.source}: {fault}" for fault in faults], "sweep")

@@ -1,0 +1,111 @@
+"""Findings in the patches of a grid, and in the image if in any patch (Li et al.)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from xraygan import Classifier, Task
+
+from .networks import feature_maps, grey_trunk
+
+
+def to_grid(maps: Tensor, grid: int) -> Tensor:
+    """Maps ``(N, C, h, h)`` as ``(N, C, P, P)``: bilinear if small, maxima if large."""
+    size = maps.shape[-1]
+    if size < grid:
+        return F.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
+    return maps if size == grid else F.adaptive_max_pool2d(maps, grid)
+
+
+def image_logits(patches: Tensor, lowest: float = 0.0) -> Tensor:
+    """Log odds that at least one patch has a finding.
+
+    p = 1 - prod_j q_j with q_j = 1 - (1 - a) p_j, where p_j are the sigmoids of the patches' logits
+    and a is ``lowest``; a = 0 is the product of the 1 - p_j themselves.
+
+    Args:
+        patches: logits z, ``(N, K, P, P)``.
+        lowest: a, in [0, 1).
+
+    Returns:
+        log p - log(1 - p), ``(N, K)`` float64, whose sigmoid is p.
+    """
+    # Logarithms, in float64: a product of float32 factors is 0 where 1 - p is below e^-103 and 1
+    # where p is below e^-17; this tells p from 1 at any size, and from 0 down to e^-690.
+    z = patches.double().flatten(2)
+    # q = (1 + a e^z) / (1 + e^z), so -log q is a difference of softplus(z) = -logsigmoid(-z).
+    shifted = z + (math.log(lowest) if lowest > 0 else -math.inf)
+    absent = (F.logsigmoid(-shifted) - F.logsigmoid(-z)).sum(dim=2)  # -log(1 - p)
+    absent = absent.clamp(min=1e-300)  # no patch has anything: no logarithm of 0
+    return absent + (-(-absent).expm1()).log()
+
+
+def _starting_bias(grid: int, lowest: float) -> float:
+    """The patch logit at which an image has a finding with probability 1/2, at most 0."""
+    probability = min(0.5, (1 - 0.5 ** (1 / grid**2)) / (1 - lowest))
+    return math.log(probability / (1 - probability))
+
+
+class PatchGrid(Classifier):
+    """Findings located in the patches of a grid by multiple-instance learning (Li et al.)
+
+    The backbone's last maps are resized to P x P (bilinear where they are smaller, maxima where
+    they are larger), and a 3 x 3 convolution with batch norm and ReLU and a 1 x 1 convolution give
+    each patch j a probability p_j of each finding. An image has the finding if any patch has it:
+    p = 1 - prod_j (1 - p_j). The publication brings each factor from [0, 1] to [0.98, 1], so that p
+    changes smoothly: 1 - p_j becomes 0.98 + 0.02 (1 - p_j), and p is at most 1 - 0.98^(P P).
+
+    The logits are log p - log(1 - p), so that their sigmoid is p. For exclusive classes their
+    softmax is what K independent findings are, given that exactly one of them is there:
+    P(k alone) is in proportion to p_k / (1 - p_k).
+
+    `features` are the mean over the patches of the last layer's input. The last bias starts where
+    p is 1/2, as an untrained sigmoid's is.
+
+    Source: Li et al., CVPR 2018, arXiv:1711.06373, without its supervision by bounding boxes.
+
+    Args:
+        backbone: "resnet18" or "resnet50".
+        weights: of the backbone: "imagenet" (torchvision's, downloaded), "random", or the path of a
+            local file of torchvision's weights (.pth or .safetensors).
+        grid: P, patches a side.
+        width: filters of the 3 x 3 convolution.
+        lowest: the least that a factor can be; 0 leaves 1 - p_j as it is. On a small grid 0.98
+            keeps p low: at most 0.28 for P = 4, but 0.99 for P = 16.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        backbone: Literal["resnet18", "resnet50"] = "resnet50",
+        weights: Literal["imagenet", "random"] | Path = "random",
+        grid: Annotated[int, Field(gt=0)] = 16,
+        width: Annotated[int, Field(gt=0)] = 512,
+        lowest: Annotated[float, Field(ge=0, lt=1)] = 0.98,
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.grid = grid
+        self.lowest = lowest
+        self.network, channels = grey_trunk(backbone, weights)
+        self.recognition = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.last = nn.Conv2d(width, len(task.classes), 1)
+        nn.init.constant_(self.last.bias, _starting_bias(grid, lowest))  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        activations = feature_maps(self.network, images)
+        patches = self.recognition(to_grid(activations["layer4"], self.grid))
+        activations["features"] = patches.mean(dim=(2, 3))
+        activations["logits"] = image_logits(self.last(patches), self.lowest).float()
+        return activations
