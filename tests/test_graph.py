@@ -198,3 +198,21 @@ def test_an_average_follows_its_network_and_stands_for_it() -> None:
         assert torch.equal(theirs, found)
     assert graph.trained("generator") is networks[1]
     assert graph.trained("discriminator") is graph.networks["discriminator"]
+
+
+def test_generated_images_count_from_their_start_on() -> None:
+    graph = graph_of(
+        "ucgan_full",
+        "generator.plugin=cgan",
+        "discriminator.plugin=cgan",
+        "labeler.plugin=condition",
+        "labeler.start=0.5",
+    )
+    term = next(term for term in graph.terms if term.name == "pseudo_label")
+    with torch.no_grad():
+        losses = [
+            float(term.compute(step_of(graph, progress=progress)))
+            for progress in (0, 0.499, 0.5, 0.9)
+        ]
+    assert losses[:2] == [0, 0]
+    assert losses[2] == losses[3] > 0

@@ -1,4 +1,4 @@
-"""Labels of generated images: confident predictions, or the condition they were made from."""
+"""Labels of generated images: confident predictions, or the condition they were made for."""
 
 from xraygan import hookimpl
 
@@ -7,3 +7,4 @@ from xraygan import hookimpl
 def xraygan_register_labelers(register):
     register("confidence", "xraygan_pseudolabel.labelers:Confidence")
     register("condition", "xraygan_pseudolabel.labelers:Condition")
+    register("fill_up", "xraygan_pseudolabel.labelers:FillUp")

@@ -1,0 +1,91 @@
+"""Consistency of the classifier with the average of its weights, under random perturbations."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from xraygan import Score
+from xraygan.step import Step
+
+
+def sigmoid_ramp(progress: float, length: float) -> float:
+    """exp(-5 (1 - t/T)^2) for t < T, then 1; t is ``progress`` and T ``length``."""
+    return math.exp(-5 * (1 - progress / length) ** 2) if progress < length else 1.0
+
+
+def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Each image moved by its own whole number of pixels, its edge repeated where it left.
+
+    Args:
+        images: ``(N, 1, S, S)``.
+        down, right: ``(N,)`` int64.
+    """
+    place = torch.arange(images.shape[-1], device=images.device)
+    rows, columns = ((place - by[:, None]).clamp(0, len(place) - 1) for by in (down, right))
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[image, 0, rows[:, :, None], columns[:, None, :]][:, None]
+
+
+class MeanTeacher(Score):
+    """Consistency of the classifier with its own average, the mean teacher
+
+    r(t) mean_{i,k} (p_k(x_i + noise; w) - p_k(x_i + other noise; w'))^2 over a batch of unlabelled
+    images, or of the labelled ones where the recipe gives no others. p are class probabilities, w
+    the classifier's weights, and w' <- a w' + (1 - a) w their exponential average, through which
+    nothing is learned; a is [classifier] average. Each of the two sees the images moved by a random
+    number of whole pixels, the edge repeated, and with Gaussian noise on them, drawn anew. The
+    weight r(t) = exp(-5 (1 - t/T)^2) rises in the first share T of the run and is 1 from there on.
+
+    Both normalize these batches by their own mean and variance, and neither's running statistics
+    follow them: those are of real, labelled, unperturbed images.
+
+    Source: Tarvainen and Valpola, arXiv:1703.01780; for chest X-rays Liu et al., arXiv:2103.03629.
+
+    Args:
+        noise: standard deviation of the Gaussian noise, where black is -1 and white 1; 0 for none.
+        translation: the furthest move down, up, left or right, as a share of the image's side.
+        ramp_up: T, as a share of the run; 0 for the full weight from the beginning.
+    """
+
+    trains = ("classifier",)
+    reads = ("classifier",)
+    averages = ("classifier",)
+
+    def __init__(
+        self,
+        *,
+        noise: Annotated[float, Field(ge=0)] = 0.15,
+        translation: Annotated[float, Field(ge=0, lt=1)] = 0.0625,
+        ramp_up: Annotated[float, Field(ge=0, le=1)] = 0.25,
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        self.translation = translation
+        self.ramp_up = ramp_up
+
+    def forward(self, step: Step) -> Tensor:
+        images = step.real if step.unlabelled is None else step.unlabelled
+        student = step.classify(self.perturb(images, step.rng))
+        with torch.no_grad():
+            teacher = step.classify(self.perturb(images, step.rng), averaged=True)
+        ours, target = (step.task.probabilities(found["logits"]) for found in (student, teacher))
+        return sigmoid_ramp(step.progress, self.ramp_up) * F.mse_loss(ours, target)
+
+    def perturb(self, images: Tensor, source: torch.Generator) -> Tensor:
+        """Images moved and with noise on them, each by its own random numbers."""
+        furthest = round(self.translation * images.shape[-1])
+        if furthest:
+            moves = torch.randint(
+                -furthest, furthest + 1, (2, len(images)), generator=source, device=images.device
+            )
+            images = translate(images, *moves)
+        if self.noise:
+            drawn = torch.empty_like(images).normal_(generator=source)
+            images = images + self.noise * drawn
+        return images
