@@ -12,6 +12,9 @@ from sklearn.metrics import roc_auc_score
 from xraygan import Measurement, Metric
 from xraygan.evaluate import Evaluation
 
+#: positive patients below which a bootstrap over patients says too little
+FEW = 10
+
 
 def weighted_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
     """Area under the ROC curve with image weights, NaN where a class has no weight.
@@ -65,7 +68,7 @@ class AUC(Metric):
             found[f"auc/{name}"] = evaluation.over_patients(
                 float(roc_auc_score(truth, scores)),
                 partial(_of, one),
-                f"one against the rest, {int(truth.sum())} positive",
+                _positives(truth, evaluation.patients),
             )
         values = [m.value for m in found.values() if isinstance(m.value, float)]
         if values:
@@ -75,6 +78,13 @@ class AUC(Metric):
                 f"mean over {len(values)} classes",
             )
         return found
+
+
+def _positives(truth: np.ndarray, patients: np.ndarray) -> str:
+    """How many positive images of how many patients, for a few tell little of other patients."""
+    count = len(np.unique(patients[truth == 1]))
+    note = f"one against the rest, {int(truth.sum())} positive images of {count} patients"
+    return note + (": too few for its interval to be trusted" if count < FEW else "")
 
 
 def _of(one: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> float:

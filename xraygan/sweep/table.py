@@ -35,12 +35,14 @@ class Cell:
             on the same patients.
         resamples: the mean over seeds in each resample, ``(B,)``.
         n: test images that it was measured on.
+        notes: what the runs say of how it was measured.
     """
 
     values: list[float]
     interval: tuple[float, float] | None = None
     resamples: np.ndarray | None = None
     n: int = 0
+    notes: frozenset[str] = frozenset()
 
     @property
     def mean(self) -> float:
@@ -104,6 +106,7 @@ def _gather(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
             interval=None if mean is None else percentile_interval(mean),
             resamples=mean,
             n=max((found[i]["n"] for i in values), default=0),
+            notes=frozenset(found[i]["note"] for i in values),
         )
     return Results(
         row,
@@ -232,7 +235,7 @@ def _markdown(
                 cells += [published] if sweep.table.paper else []
             body.append(cells)
         lines += _table(head, body)
-    lines += ["", _protocol(sweep, results), ""]
+    lines += ["", _protocol(sweep, results), "", *_notes(metrics, results), ""]
     if differences:
         lines += [f"Difference from {sweep.table.baseline}, with its 95 % interval:", ""]
         body = [
@@ -301,6 +304,16 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     if seconds := [s for one in results for s in one.seconds]:
         text += f"Training took {sum(seconds) / 60:.0f} min over {len(seconds)} runs."
     return text.rstrip()
+
+
+def _notes(metrics: Sequence[str], results: Sequence[Results]) -> list[str]:
+    """What every row says alike of how a metric was measured."""
+    lines = []
+    for metric in metrics:
+        notes = frozenset().union(*(one.cells[metric].notes for one in results))
+        if len(notes) == 1 and (note := next(iter(notes))):
+            lines.append(f"- {metric}: {note}, n = {max(one.cells[metric].n for one in results)}")
+    return lines
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
