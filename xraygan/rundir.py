@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +66,7 @@ class RunDirectory:
         Raises:
             UserError: another process holds it, or the directory cannot be written.
         """
-        made = not self.path.exists()
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         lock = self._lock()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,9 @@ class RunDirectory:
         finally:
             if made and all(path.name == LOCK for path in self.path.iterdir()):
                 shutil.rmtree(self.path)  # nothing was begun
+                with suppress(OSError):  # another run may have begun beside it
+                    for path in made[1:]:
+                        path.rmdir()
             lock.release()
 
     def is_locked(self) -> bool:
