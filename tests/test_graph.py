@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from conftest import SMALL
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.graph import TrainingGraph, assemble
+from xraygan.graph import Term, TrainingGraph, assemble
 from xraygan.recipe import load
 from xraygan.schema import Phase
 from xraygan.seeding import rng
@@ -135,6 +136,47 @@ def test_each_network_sees_each_batch_once() -> None:
         "style_transfer": 1,
         "vgg19": 3,  # real, generated and stylized
     }
+
+
+def count_backward_passes(modules: Iterable[tuple[str, torch.nn.Module]]) -> Counter[str]:
+    """How often a gradient arrives at what each module returned last."""
+    passes: Counter[str] = Counter()
+
+    def watch(name: str, output: Any) -> None:
+        last = list(output.values())[-1] if isinstance(output, dict) else output
+        if last.requires_grad:
+            last.register_hook(lambda _: passes.update([name]))
+
+    for name, module in modules:
+        module.register_forward_hook(lambda _, __, output, name=name: watch(name, output))
+    return passes
+
+
+def test_no_network_is_differentiated_more_often_than_its_audiences_ask() -> None:
+    graph = graph_of("ucgan_full", "labeler.threshold=0.0")
+    passes = count_backward_passes([*graph.networks.items(), *graph.extractors.items()])
+    graph.gradients(step_of(graph))
+    assert passes == {
+        "generator": 1,
+        "discriminator": 3,  # its own loss: both batches; the generator's: the generated one
+        "classifier": 3,  # its own terms: both batches; the generator's: the generated one
+        "style_transfer": 1,
+        "vgg19": 2,  # generated and stylized
+    }
+
+
+def test_a_score_that_reads_anothers_network_does_not_train_it() -> None:
+    graph = graph_of("ucgan_full")
+    _, before = graph.gradients(step_of(graph))
+
+    def intruder(step: Step) -> Tensor:
+        pair = torch.cat([step.real, step.fake], dim=1)
+        return graph.networks["style_transfer"].transfer(pair).square().mean()
+
+    graph.terms.append(Term("intruder", intruder, 10.0, frozenset({"generator"})))
+    _, after = graph.gradients(step_of(graph))
+    assert all(map(torch.equal, before["style_transfer"], after["style_transfer"]))
+    assert not all(map(torch.equal, before["generator"], after["generator"]))
 
 
 def test_a_waiting_network_costs_nothing() -> None:

@@ -59,9 +59,13 @@ class Checkpoint:
         """Restore an optimizer's state tensors, stored under its parameters' names."""
         flat = self._tensors(f"{name}.optimizer.safetensors")
         state: dict[int, dict[str, Tensor]] = {}
-        for index, (parameter, _) in enumerate(_trained(network)):
-            prefix = parameter + "/"
-            found = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+        for index, (key, parameter) in enumerate(_trained(network)):
+            prefix = key + "/"
+            found = {
+                k.removeprefix(prefix): _laid_out_as(parameter, value)
+                for k, value in flat.items()
+                if k.startswith(prefix)
+            }
             if found:
                 state[index] = found
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -160,6 +164,13 @@ def _contents(graph: TrainingGraph) -> dict[str, dict[str, Tensor]]:
             if value is not None
         }
     return files
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """An optimizer's state with its parameter's order in memory, through which fused ones walk."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

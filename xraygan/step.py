@@ -114,11 +114,10 @@ class Step:
     def generated(self) -> Tensor:
         """The generator's output with its graph; terms read :attr:`fake`."""
         generator = self.networks["generator"]
-        learns = torch.is_grad_enabled() and "generator" in self.learning
         inputs = [self.z]
         if generator.conditional:
             inputs.append(self.task.one_hot(self.fake_labels))
-        with torch.set_grad_enabled(learns):
+        with self._learning("generator"):
             return self.run(generator, *inputs)
 
     @cached_property
@@ -130,6 +129,10 @@ class Step:
         """
         return self.generated.detach().requires_grad_(self.generated.requires_grad)
 
+    def _learning(self, network: str) -> AbstractContextManager:
+        """Within it a graph is kept only if the network learns in this step."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and network in self.learning)
+
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
         """A network's output in the run's precision, returned as float32."""
         with self._autocast():
@@ -140,7 +143,8 @@ class Step:
     @cached_property
     def real_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the real batch, float32."""
-        return self._discriminate(self.real, lambda: self.labels)
+        with self._learning("discriminator"):
+            return self._discriminate(self.real, lambda: self.labels)
 
     @cached_property
     def fake_scores(self) -> Tensor:
@@ -150,7 +154,7 @@ class Step:
     @cached_property
     def real_activations(self) -> dict[str, Tensor]:
         """All that the classifier returns for the real batch."""
-        with self._autocast():
+        with self._learning("classifier"), self._autocast():
             return self.networks["classifier"](self.real)
 
     @cached_property
