@@ -98,6 +98,16 @@ def test_changing_trains_changes_only_that(term: str, audience: tuple[str, ...])
     assert reached(graph, term) == set(audience)
 
 
+def test_the_released_colour_network_can_be_judged_by_the_classifier() -> None:
+    graph = graph_of(
+        "ucgan_as_released",
+        "scores.gram.extractor=classifier",
+        "scores.style_transfer.extractor=classifier",
+    )
+    _, gradients = graph.gradients(step_of(graph))
+    assert all(g is not None and bool(g.isfinite().all()) for g in gradients["classifier"])
+
+
 def test_gradients_are_those_of_the_weighted_sum() -> None:
     """Cutting at the generated images and grouping by audience change nothing."""
     graph = graph_of("ucgan_full", "labeler.threshold=0.0")

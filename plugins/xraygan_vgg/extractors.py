@@ -131,5 +131,5 @@ class ClassifierFeatures(Extractor):
         if isinstance(images, str):
             every = step.real_activations if images == "real" else step.fake_activations
         else:
-            every = step.classify(images)
+            every = step.classify(images.mean(dim=1, keepdim=True))  # of three channels, their grey
         return {name: maps for name, maps in every.items() if maps.ndim == 4}
