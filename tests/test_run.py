@@ -18,9 +18,11 @@ from conftest import SMALL, real_data
 
 from xraygan import checkpoint
 from xraygan.cli import cli
-from xraygan.engine import Interrupted, Loop, run
+from xraygan.engine import run
 from xraygan.errors import UserError
+from xraygan.loop import Loop
 from xraygan.recipe import load
+from xraygan.signals import Interrupted
 
 TERMS = {
     "generator", "discriminator", "classification", "pseudo_label",

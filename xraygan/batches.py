@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .schema import Augmentation, Data
 from .seeding import rng
-from .store import ImageSplit, to_range
+from .store import ImageSplit, StoredImages, to_range
 
 #: exponent of 1 / (class count) in the probability of an image
 _RARITY = {"balanced": 1.0, "inverse": 2.0}
@@ -52,8 +52,8 @@ class Batches:
         self.device = device
         self.count = len(split)
         self.steps_per_epoch = self.count // batch_size
-        self.images = split.images
-        if device.type == "cuda" and split.images.numel() < torch.cuda.mem_get_info(device)[0] // 2:
+        self.images: StoredImages | Tensor = split.images
+        if device.type == "cuda" and split.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self.images = split.images.to(device)
         self.labels = split.labels(exclusive=exclusive)
         self.metadata = {k: torch.from_numpy(v) for k, v in split.metadata.items()}
@@ -72,14 +72,21 @@ class Batches:
             self._epoch = (epoch, order)
         return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Images ``(N, 1, S, S)`` in the recipe's value range, labels and metadata of a step."""
-        rows = self.indices(step)
+    def batch(
+        self, step: int, shard: tuple[int, int] = (0, 1)
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Images ``(n, 1, S, S)`` in the recipe's value range, labels and metadata of a step.
+
+        Args:
+            shard: which of how many equal parts of the batch.
+        """
+        part = rows_of(self.batch_size, shard)
+        rows = self.indices(step)[part]
         images = self.images[rows.to(self.images.device)].to(self.device)[:, None]
         images = to_range(images, self.words.value_range)
         if self.words.augmentation is not None:
             source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
-            images = augment(images, self.words.augmentation, source)
+            images = augment(images, self.words.augmentation, source, part, self.batch_size)
         metadata = {name: values[rows].to(self.device) for name, values in self.metadata.items()}
         return images, self.labels[rows].to(self.device), metadata
 
@@ -99,14 +106,31 @@ def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
     return torch.from_numpy((classes / counts ** _RARITY[sampling]).max(axis=1))
 
 
-def augment(images: Tensor, words: Augmentation, source: torch.Generator) -> Tensor:
+def rows_of(batch_size: int, shard: tuple[int, int]) -> slice:
+    """The rows of one of several equal parts of a batch."""
+    part, parts = shard
+    share = batch_size // parts
+    return slice(part * share, (part + 1) * share)
+
+
+def augment(
+    images: Tensor,
+    words: Augmentation,
+    source: torch.Generator,
+    part: slice = slice(None),
+    batch_size: int | None = None,
+) -> Tensor:
     """Crop ``(N, C, S, S)`` images at random, resize the crops back to S bilinearly, mirror some.
 
     The area (a share of the image's) is uniform in ``scale``, the logarithm of width over height
     uniform in that of ``ratio``. Of ten tries the first that fits into the image is taken, else the
     whole image, as torchvision's RandomResizedCrop does.
+
+    Args:
+        part: which rows of a batch the images are; crops are drawn for the whole of it.
+        batch_size: its rows; those of ``images`` by default.
     """
-    n = 1 if words.shared else len(images)
+    n = 1 if words.shared else batch_size or len(images)
     area = torch.empty(n, 10).uniform_(*words.scale, generator=source)
     low, high = (math.log(bound) for bound in words.ratio)
     ratio = torch.empty(n, 10).uniform_(low, high, generator=source).exp()
@@ -122,6 +146,6 @@ def augment(images: Tensor, words: Augmentation, source: torch.Generator) -> Ten
     theta = torch.stack(
         [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
     ).view(n, 2, 3)
-    theta = theta.expand(len(images), 2, 3).to(images.device)
+    theta = theta.expand(batch_size or len(images), 2, 3)[part].to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

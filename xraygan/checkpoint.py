@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
-from .graph import TrainingGraph
+from .graph import TrainingGraph, laid_out_as
 
 FORMAT = 1
 LATEST = "latest"
@@ -62,7 +62,7 @@ class Checkpoint:
         for index, (key, parameter) in enumerate(_trained(network)):
             prefix = key + "/"
             found = {
-                k.removeprefix(prefix): _laid_out_as(parameter, value)
+                k.removeprefix(prefix): laid_out_as(parameter, value)
                 for k, value in flat.items()
                 if k.startswith(prefix)
             }
@@ -164,13 +164,6 @@ def _contents(graph: TrainingGraph) -> dict[str, dict[str, Tensor]]:
             if value is not None
         }
     return files
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """An optimizer's state with its parameter's order in memory, through which fused ones walk."""
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -17,7 +17,7 @@ from .graph import TrainingGraph, build
 from .interfaces import Measurement, Metric
 from .recipe import Recipe
 from .seeding import derive_seed, rng
-from .store import ImageSplit, to_range
+from .store import ImageSplit, StoredImages, to_range
 
 CONFIDENCE = 0.95
 
@@ -169,7 +169,9 @@ class Evaluation:
 
     # -- passes ------------------------------------------------------------------------------------
 
-    def classify(self, images: Tensor, *, real: bool) -> tuple[np.ndarray, np.ndarray]:
+    def classify(
+        self, images: Tensor | StoredImages, *, real: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode."""
         classifier = self.graph.trained("classifier")
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
@@ -177,7 +179,8 @@ class Evaluation:
         was_training = classifier.training
         classifier.eval()
         with torch.inference_mode(), self.graph.autocast():
-            for batch in images.split(self._words.batch_size):
+            for start in range(0, len(images), self._words.batch_size):
+                batch = images[start : start + self._words.batch_size]
                 found = classifier(to_range(batch.to(self.device)[:, None], span))
                 features.append(found["features"].double().cpu())
                 probs.append(self.task.probabilities(found["logits"]).double().cpu())

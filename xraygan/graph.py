@@ -15,12 +15,11 @@ from . import schema
 from .errors import UserError
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .options import takes_positional
+from .ranks import Gradients, Ranks, synchronise
 from .recipe import Choice, Recipe
 from .registry import describe_error
 from .seeding import derive_seed
 from .step import Step
-
-Gradients = dict[str, list[Tensor | None]]
 
 GENERATOR = "generator"
 #: the networks that have tables of their own; others are a score's own
@@ -51,6 +50,7 @@ class TrainingGraph:
         optimizers: one optimizer a network; those without one are not trained.
         decays: network -> decay of an exponential average that is kept of it.
         autocast: makes the context in which networks run (mixed precision).
+        ranks: the processes that train it together.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class TrainingGraph:
         optimizers: Mapping[str, torch.optim.Optimizer],
         decays: Mapping[str, float] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        ranks: Ranks | None = None,
     ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
@@ -73,6 +74,7 @@ class TrainingGraph:
             name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.decays
         }
         self.autocast = autocast
+        self.ranks = ranks or Ranks()
         self._own = self.networks.keys() - set(MODELS)
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
@@ -88,6 +90,7 @@ class TrainingGraph:
             rng=rng,
             averages=self.averages,
             autocast=self.autocast,
+            ranks=self.ranks,
             fake_statistics=self._fake_statistics,
             **context,
         )
@@ -118,6 +121,7 @@ class TrainingGraph:
             n: _parameters(self.networks[n]) for n in self.optimizers if n in step.learning
         }
         gradients: Gradients = {name: [None] * len(own) for name, own in parameters.items()}
+        found: list[Tensor | None]
         reached: Tensor | None = None
         passes = self._passes(losses, parameters)
         for i, (terms, names) in enumerate(passes):
@@ -187,10 +191,15 @@ class TrainingGraph:
             step: steps done before this one. An average forgets faster in the first steps
                 (decay at most 1 - 1 / (step + 1), as Tarvainen and Valpola have it), so that the
                 initial weights do not linger.
+
+        Raises:
+            RankLost: another rank ended; no network was changed.
         """
+        parameters = {name: _parameters(self.networks[name]) for name in gradients}
+        gradients = self.ranks.average_gradients(gradients, parameters)
         for name, found in gradients.items():
-            for parameter, gradient in zip(_parameters(self.networks[name]), found, strict=True):
-                parameter.grad = gradient
+            for parameter, gradient in zip(parameters[name], found, strict=True):
+                parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
         for name, decay in self.decays.items():
@@ -205,6 +214,16 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         mine.lerp_(its, 1 - decay)
     for buffer, now in zip(average.buffers(), network.buffers(), strict=True):
         buffer.copy_(now)
+
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A tensor with a parameter's order in memory, through which fused optimizers walk.
+
+    They do not ask whether a gradient or a moment lies there in the same order as its parameter.
+    """
+    if value.stride() == parameter.stride() or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -223,6 +242,7 @@ def assemble(
     task: Task,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ranks: Ranks | None = None,
 ) -> TrainingGraph:
     """Build what a recipe describes.
 
@@ -250,8 +270,10 @@ def assemble(
                 extractors[read] = build(table, task, seed=seed).requires_grad_(False).eval()
     terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
     for module in (*networks.values(), *extractors.values(), *scores.values()):
-        # Convolutions need not reorder what they read; on the CPU that halves their time.
-        module.to(device, memory_format=torch.channels_last)
+        if ranks:
+            synchronise(module, ranks)
+        # Convolutions need not reorder what they read then.
+        module.to(memory_format=torch.channels_last).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
         name: _optimizer(recipe.network(name).words.optimizer, _parameters(network))
@@ -263,7 +285,7 @@ def assemble(
         for name, choice in recipe.choices.items()
         if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
     }
-    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast)
+    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast, ranks)
 
 
 def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:

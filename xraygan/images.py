@@ -1,7 +1,8 @@
-"""Images: files to grey pixels, and the store that a run reads its batches from."""
+"""Images: files to grey pixels."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ def read_grey(path: Path, size: int) -> np.ndarray:
 
     Colour is reduced by ITU-R 601 luma, which leaves equal channels as they are; transparency is
     dropped; 16-bit greys are scaled to 8 bits, 65,535 to 255. The whole picture is squeezed into
-    the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear filter.
+    the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear filter. A JPEG
+    is decoded to grey straight away, and only as finely as twice the wanted size needs.
 
     Args:
         path: a file that Pillow can open.
@@ -38,6 +40,8 @@ def read_grey(path: Path, size: int) -> np.ndarray:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}")
+            # For JPEGs alone, which hold luma by itself, and blocks that halve: half the time.
+            image.draft("L", (2 * size, 2 * size))
             image.info.pop("transparency", None)  # of a palette, Pillow would warn of losing it
             if image.mode.startswith(("I", "F")):
                 wide = np.asarray(image, dtype=np.float32)
@@ -53,3 +57,15 @@ def read_grey(path: Path, size: int) -> np.ndarray:
     if grey.size != (size, size):
         grey = grey.resize((size, size), Image.Resampling.BILINEAR)
     return np.array(grey)  # a copy: the view that asarray gives is read-only, which torch warns of
+
+
+def file_identity(root: Path, path: str) -> str:
+    """The size and the time of change of a file, for :meth:`xraygan.Dataset.identity`.
+
+    Empty where there is none: reading the image says what is wrong.
+    """
+    try:
+        about = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
+    except OSError:
+        return ""
+    return f"{about.st_size}:{about.st_mtime_ns}"

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from .step import Step
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """A tensor in float32 or better: networks may run in bfloat16, losses do not."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 @dataclass(frozen=True)
 class Task:
     """What the networks of one run have to fit.
@@ -52,7 +57,7 @@ class Task:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities ``(N, K)`` in [0, 1], float32: softmax rows, or sigmoids."""
-        logits = logits.float()
+        logits = wide(logits)
         return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
 
 
@@ -238,13 +243,19 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, path: str, size: int) -> np.ndarray:
-        """The image of one row: ``(size, size)`` uint8. Called from several threads at once.
+        """The image of one row: ``(size, size)`` uint8.
 
-        Read files with :func:`xraygan.images.read_grey`.
+        Called in several forked processes, or threads, at once: open files here, not earlier. Read
+        images with :func:`xraygan.images.read_grey`; a :class:`~xraygan.UserError` says that one is
+        unreadable.
         """
 
     def identity(self, path: str) -> str:
-        """What changes when the image at ``path`` changes; the image store is keyed by it."""
+        """What changes when the image at ``path`` changes; the image store is keyed by it.
+
+        Asked for every image whenever a run starts. For files,
+        :func:`xraygan.images.file_identity`.
+        """
         return path
 
 

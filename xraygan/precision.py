@@ -13,13 +13,17 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``[run] device`` names; ``auto`` is the first GPU, if there is one.
+    """The device that ``[run] device`` names; ``auto`` is the current GPU, if there is one.
+
+    That is the first, or each rank's own.
 
     Raises:
         UserError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -144,7 +144,9 @@ class RunDirectory:
                 f"{shown}\nGive the same recipe and --set as before, or another --out DIR"
             )
 
-    def write_environment(self, recipe: Recipe, device: torch.device, data: dict) -> None:
+    def write_environment(
+        self, recipe: Recipe, device: torch.device, data: dict, ranks: int = 1
+    ) -> None:
         """Write ``environment.json``: what besides the recipe decides the result's bits."""
         parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
         content = {
@@ -153,6 +155,7 @@ class RunDirectory:
             "platform": platform.platform(),
             **{name: version(name) for name in PACKAGES},
             "device": device_name(device),
+            "ranks": ranks,
             "threads": torch.get_num_threads(),
             "seed": recipe.tables.run.seed,
             "git": git_revision(),

@@ -28,10 +28,18 @@ class Run(Table):
         None, description="passes over the training images, instead of steps"
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(12, description="N, images in a step")
+    accumulate: Annotated[int, Field(gt=0)] = Field(
+        1,
+        description="equal parts of a batch, one after another, where it does not fit into memory; "
+        "batch norm and scores then see a part",
+    )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto", description="of the networks; auto is bf16 on a GPU that has it, else fp32"
     )
-    compile: Literal["off", "default"] = Field("off", description="torch.compile the networks")
+    compile: Literal["off", "default", "graphs"] = Field(
+        "off",
+        description="torch.compile the networks; graphs: as CUDA graphs too, for small batches",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:INDEX")
     log_every: Annotated[int, Field(gt=0)] = Field(10, description="steps between logged lines")
     save_every: Annotated[int, Field(ge=0)] = Field(

@@ -2,6 +2,11 @@
 
 A term that reads ``step.fake_probs`` and another that reads ``step.fake_logits`` share one pass of
 the generator and one of the classifier.
+
+A run may be spread over ranks, processes that hold an equal part of each batch. Logits,
+probabilities, discriminator scores and labels are those of the whole batch, on every rank; images,
+feature maps, activations and metadata are this rank's rows. :meth:`Step.gather` and
+:meth:`Step.share` turn one into the other.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .interfaces import Extractor, Task
+from .interfaces import Extractor, Task, wide
+from .ranks import Ranks, gather
 
 
 class Step:
@@ -24,8 +30,10 @@ class Step:
         task: the image size and the classes.
         networks: the run's networks by name.
         extractors: the run's extractors by name.
-        real: ``(N, 1, S, S)`` real images in [-1, 1] (or the recipe's ``value_range``).
-        labels: ``(N,)`` int64, or ``(N, K)`` float where a real image can have several findings.
+        real: ``(n, 1, S, S)`` real images in [-1, 1] (or the recipe's ``value_range``): this rank's
+            n = N / R of the batch of N.
+        labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
+            several findings.
         rng: source of this step's random numbers, on the device of ``real``.
         metadata: what the dataset says of each image: ``age`` in years (NaN if unknown), ``sex``
             (1 male, 0 female, NaN unknown), each ``(N,)`` float.
@@ -36,6 +44,9 @@ class Step:
         unlabelled: ``(N, 1, S, S)`` further real images without labels, where the recipe asks for
             them (``[data] unlabelled``).
         averages: averages of networks by their names (``average`` in a network's table).
+        shard: which part of the batch ``real`` is, of how many: an index and a count. All random
+            numbers are drawn for the whole batch, so they do not depend on the parts.
+        ranks: the processes over which :meth:`gather` gathers.
         fake_statistics: whether the classifier's running statistics (batch norm) follow generated
             images; by default only real images move them, because it is tested on real images.
     """
@@ -55,19 +66,23 @@ class Step:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         unlabelled: Tensor | None = None,
         averages: Mapping[str, nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        ranks: Ranks | None = None,
         fake_statistics: bool = False,
     ) -> None:
         self.task = task
         self.networks = networks
         self.extractors = extractors
         self.real = real
-        self.labels = labels
         self.rng = rng
         self.metadata = dict(metadata or {})
         self.progress = progress
         self.unlabelled = unlabelled
         self.averages = dict(averages or {})
         self.learning = frozenset(networks) if learning is None else learning
+        self.shard = shard
+        self.ranks = ranks or Ranks()
+        self.labels = self.gather(labels)
         self._autocast = autocast
         self._fake_statistics = fake_statistics
         self.records: dict[str, Tensor] = {}
@@ -75,7 +90,8 @@ class Step:
 
     @property
     def batch_size(self) -> int:
-        return self.real.shape[0]
+        """N, images in the batch, those of other ranks included."""
+        return self.real.shape[0] * self.ranks.count
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -85,17 +101,33 @@ class Step:
         """Log a scalar beside the terms' values, such as the share of labels that were kept."""
         self.records[name] = value.detach()
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The whole batch's rows of a tensor that has this rank's; differentiable."""
+        return gather(rows, self.ranks)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This rank's rows of a tensor that has the whole batch's."""
+        count = len(self.real)
+        return rows[self.ranks.index * count :][:count]
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """This step's rows of random numbers that are drawn for the whole batch.
+
+        Args:
+            make: draws the rows of that many images, from :attr:`rng`.
+        """
+        part, parts = self.shard
+        count = len(self.real)
+        return make(parts * count)[part * count :][:count]
+
     # -- the generated batch -----------------------------------------------------------------------
 
     @cached_property
     def z(self) -> Tensor:
-        """Latent noise ``(N, latent_size)``, standard normal."""
+        """Latent noise ``(n, latent_size)``, standard normal."""
         size = self.networks["generator"].latent_size
-        return torch.randn(
-            self.batch_size,
-            size,
-            generator=self.rng,
-            device=self.real.device,  # type: ignore[call-overload]
+        return self.draw(
+            lambda n: torch.randn(n, size, generator=self.rng, device=self.real.device)
         )
 
     @cached_property
@@ -105,10 +137,11 @@ class Step:
         Exclusive classes are drawn uniformly; label vectors are those of the real batch, shuffled,
         because findings occur together and a uniform vector would not look like any patient's.
         """
-        n, device = self.batch_size, self.real.device
+        source: dict[str, Any] = {"generator": self.rng, "device": self.real.device}
         if self.task.exclusive:
-            return torch.randint(len(self.task.classes), (n,), generator=self.rng, device=device)
-        return self.labels[torch.randperm(n, generator=self.rng, device=device)]
+            classes = len(self.task.classes)
+            return self.gather(self.draw(lambda n: torch.randint(classes, (n,), **source)))
+        return self.labels[torch.randperm(self.batch_size, **source)]
 
     @cached_property
     def generated(self) -> Tensor:
@@ -116,13 +149,13 @@ class Step:
         generator = self.networks["generator"]
         inputs = [self.z]
         if generator.conditional:
-            inputs.append(self.task.one_hot(self.fake_labels))
+            inputs.append(self.task.one_hot(self.share(self.fake_labels)))
         with self._learning("generator"):
             return self.run(generator, *inputs)
 
     @cached_property
     def fake(self) -> Tensor:
-        """Generated images ``(N, 1, S, S)``, float32 in [-1, 1].
+        """Generated images ``(n, 1, S, S)``, float32 in [-1, 1].
 
         The same pixels as :attr:`generated`, cut off from the generator's graph: gradients of all
         terms meet here and go through the generator once.
@@ -136,7 +169,7 @@ class Step:
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
         """A network's output in the run's precision, returned as float32."""
         with self._autocast():
-            return network(*inputs).float()
+            return wide(network(*inputs))
 
     # -- what the networks say of both batches -----------------------------------------------------
 
@@ -177,12 +210,12 @@ class Step:
     @cached_property
     def real_logits(self) -> Tensor:
         """Classifier logits ``(N, K)`` of the real batch, float32."""
-        return self.real_activations["logits"].float()
+        return self.gather(wide(self.real_activations["logits"]))
 
     @cached_property
     def fake_logits(self) -> Tensor:
         """Classifier logits ``(N, K)`` of the generated batch, float32."""
-        return self.fake_activations["logits"].float()
+        return self.gather(wide(self.fake_activations["logits"]))
 
     @cached_property
     def real_probs(self) -> Tensor:
@@ -211,8 +244,8 @@ class Step:
 
     def _discriminate(self, images: Tensor, labels: Callable[[], Tensor]) -> Tensor:
         discriminator = self.networks["discriminator"]
-        given = [self.task.one_hot(labels())] if discriminator.conditional else []
-        return self.run(discriminator, images, *given)
+        given = [self.task.one_hot(self.share(labels()))] if discriminator.conditional else []
+        return self.gather(self.run(discriminator, images, *given))
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor
 
+from .decode import Progress, decode
 from .errors import UserError
 from .graph import build
 from .interfaces import Dataset, Task
@@ -25,23 +27,90 @@ from .recipe import Recipe
 from .selection import SPLITS, choose, limit, task_of
 
 #: raised whenever the same file would be decoded to other bytes
-STORE_VERSION = 1
+STORE_VERSION = 2
 
-#: ``progress(what, total)`` is a context that yields ``advance(count)``
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+@dataclass(frozen=True)
+class Store:
+    """All images of a recipe's table, decoded.
+
+    Attributes:
+        folder: where they are kept.
+        pixels: ``(M, S, S)`` uint8, mapped into memory: read from the disk when they are used.
+        sha256: a digest of the pixels.
+        bad: unreadable images, which are black here: path -> reason.
+        seconds: how long decoding them took; None where that had been done before.
+    """
+
+    folder: Path
+    pixels: Tensor
+    sha256: str
+    bad: dict[str, str]
+    seconds: float | None
+
+    def account(self) -> str:
+        """What was done, what is left out and where the store is, in a few lines."""
+        count, size = self.pixels.shape[:2]
+        if self.seconds is None:
+            done = "are there already"
+        else:
+            done = f"decoded in {self.seconds:.1f} s: {count / self.seconds:,.0f} images/s"
+        lines = f"{count:,} images of {size} x {size} {done}"
+        if self.bad:
+            lines += f"\n{len(self.bad)} of them cannot be read and are left out:"
+            lines += some_of(self.bad, 20)
+        return f"{lines}\n{self.folder}"
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Some rows of a store, in any order, read when they are used.
+
+    Index it as a tensor ``(N, S, S)`` uint8: ``images[3]``, ``images[:64]``, ``images[rows]``.
+
+    Attributes:
+        pixels: see :class:`Store`.
+        rows: ``(N,)`` int64, the rows of ``pixels``.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: int | slice | Tensor) -> Tensor:
+        return self.pixels[self.rows[which]]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them would take in memory."""
+        return len(self) * self.pixels.shape[1:].numel()
+
+    def to(self, device: torch.device) -> Tensor:
+        """All of them on a device; a few at a time pass through this processor's memory."""
+        images = torch.empty((len(self), *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
+        for start in range(0, len(self), 4096):
+            part = slice(start, start + 4096)
+            images[part] = self[part].to(device)
+        return images
 
 
 @dataclass
 class ImageSplit:
-    """The images of one split, in memory order.
+    """The images of one split and what is known of each.
 
     Attributes:
-        images: ``(N, S, S)`` uint8, a view of the memory map.
+        images: its rows of the store.
         label_matrix: ``(N, K)`` uint8, 1 where the image has the class.
         metadata: ``age`` in years (NaN if unknown) and ``sex`` (1 male, 0 female, NaN), ``(N,)``.
     """
 
-    images: Tensor
+    images: StoredImages
     label_matrix: np.ndarray
     patients: np.ndarray
     paths: list[str]
@@ -62,14 +131,14 @@ class ImageData:
 
     Attributes:
         fingerprint: sha256 over pixels, labels, patients and splits.
-        bad: unreadable images that were left out: path -> reason.
+        store: where the pixels are, and what of the table could not be read and was left out.
         warnings: what a reader of the results should know of the data.
     """
 
     task: Task
     splits: dict[str, ImageSplit]
     fingerprint: str
-    bad: dict[str, str]
+    store: Store
     warnings: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -77,7 +146,7 @@ class ImageData:
         return {
             "fingerprint": self.fingerprint,
             "images": {name: len(split) for name, split in self.splits.items()},
-            "patients": {n: len(np.unique(split.patients)) for n, split in self.splits.items()},
+            "patients": {n: len(set(split.patients)) for n, split in self.splits.items()},
             "classes": {
                 name: {
                     label: int(count)
@@ -87,7 +156,7 @@ class ImageData:
                 }
                 for name, split in self.splits.items()
             },
-            "skipped": self.bad,
+            "skipped": self.store.bad,
         }
 
 
@@ -112,26 +181,26 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     dataset = open_dataset(recipe)
     task = task_of(recipe, dataset)
     table = choose(dataset.index(), task, recipe)
-    pixels, digest, bad = _open_store(recipe, dataset, table, progress)
+    store = _open_store(recipe, dataset, table, progress)
+    bad = store.bad
     if bad and recipe.tables.data.on_bad_image == "stop":
-        shown = "".join(f"\n  {reason}" for reason in list(bad.values())[:5])
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(
-            f"{len(bad)} of {len(table)} images cannot be read:{shown}{more}\n"
+            f"{len(bad)} of {len(table)} images cannot be read:{some_of(bad)}\n"
             'Replace them, or leave them out with --set data.on_bad_image="skip"'
         )
     table.loc[table["path"].isin(bad), "split"] = ""
     table["split"] = limit(table, task, recipe)
     splits = {
-        name: _split(pixels, table, (table["split"] == name).to_numpy(), task) for name in SPLITS
+        name: _split(store.pixels, table, (table["split"] == name).to_numpy(), task)
+        for name in SPLITS
     }
     splits = {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
     kept = table.loc[table["split"] != "", ["path", "labels", "patient", "split"]]
-    rows = kept.to_json(orient="values")
-    fingerprint = hashlib.sha256(f"{digest}{rows}".encode()).hexdigest()
+    rows = json.dumps([kept[column].tolist() for column in kept])
+    fingerprint = hashlib.sha256(f"{store.sha256}{rows}".encode()).hexdigest()
     counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
     task = replace(task, counts=counts, images=len(splits["train"]))
-    data = ImageData(task, splits, fingerprint, bad)
+    data = ImageData(task, splits, fingerprint, store)
     _check_amount(recipe, data)
     return data
 
@@ -163,25 +232,26 @@ def _check_amount(recipe: Recipe, data: ImageData) -> None:
             raise UserError(f"[data] classes: no training image is of class {name!r}")
         if not len(test) or not test.label_matrix[:, column].any():
             data.warnings.append(f"no test image is of class {name!r}: it has no AUC")
-    if data.bad:
-        data.warnings.append(f"{len(data.bad)} unreadable images were left out")
+    if bad := data.store.bad:
+        data.warnings.append(f"{len(bad)} unreadable images were left out")
 
 
-def _split(pixels: np.ndarray, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:
+def some_of(bad: dict[str, str], count: int = 5) -> str:
+    """The first reasons why images cannot be read, a line each."""
+    shown = "".join(f"\n  {reason}" for reason in list(bad.values())[:count])
+    return shown + (f"\n  and {len(bad) - count} more" if len(bad) > count else "")
+
+
+def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:
     rows = table[chosen]
-    matrix = np.zeros((len(rows), len(task.classes)), dtype=np.uint8)
-    column = {name: i for i, name in enumerate(task.classes)}
-    for i, found in enumerate(rows["labels"]):
-        for name in found:
-            if name in column:
-                matrix[i, column[name]] = 1
-    where = np.flatnonzero(chosen)
-    contiguous = len(where) and where[-1] - where[0] + 1 == len(where)
-    taken = pixels[where[0] : where[-1] + 1] if contiguous else pixels[where]
+    # Many images, few combinations of labels.
+    kinds = {found: i for i, found in enumerate(dict.fromkeys(rows["labels"]))}
+    vectors = [[name in found for name in task.classes] for found in kinds]
+    matrix = np.array(vectors, dtype=np.uint8).reshape(-1, len(task.classes))
     sex = rows["sex"].map({"M": 1.0, "F": 0.0}).to_numpy(dtype=np.float32)
     return ImageSplit(
-        images=torch.from_numpy(taken),
-        label_matrix=matrix,
+        images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(chosen))),
+        label_matrix=matrix[[kinds[found] for found in rows["labels"]]],
         patients=rows["patient"].to_numpy(dtype=str),
         paths=list(rows["path"]),
         metadata={"age": rows["age"].to_numpy(dtype=np.float32), "sex": sex},
@@ -199,29 +269,31 @@ def cache_folder(recipe: Recipe) -> Path:
     return Path(home) / "xraygan"
 
 
-def _open_store(
-    recipe: Recipe, dataset: Dataset, table: pd.DataFrame, progress: Progress
-) -> tuple[np.ndarray, str, dict[str, str]]:
-    """The pixels of every row, ``(N, S, S)`` uint8, their digest, and what could not be read."""
+def _open_store(recipe: Recipe, dataset: Dataset, table: pd.DataFrame, progress: Progress) -> Store:
+    """The store of every row of a table, written now unless it is there."""
     size = recipe.tables.data.image_size
     paths = list(table["path"])
     choice = recipe.choices["data"]
     identity = [STORE_VERSION, choice.part.name, choice.part.version, size]
-    contents = [[path, dataset.identity(path)] for path in paths]
-    key = hashlib.sha256(json.dumps([identity, contents]).encode()).hexdigest()[:32]
+    contents = [dataset.identity(path) for path in paths]
+    key = hashlib.sha256(json.dumps([identity, paths, contents]).encode()).hexdigest()[:32]
     folder = cache_folder(recipe) / key
+    seconds = None
     if not _is_whole(folder, len(paths), size):
         try:
-            _write_store(folder, dataset, paths, size, progress)
+            seconds = _write_store(folder, dataset, paths, size, progress)
         except OSError as error:
             raise UserError(
                 f"{folder}: the image store cannot be written ({error.strerror}); name another "
                 "folder with --set data.cache=DIR"
             ) from error
     about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    # Copy on write: torch wants writable memory, and nothing of ours writes to it.
-    pixels = np.load(folder / "images.npy", mmap_mode="c") if paths else np.empty((0, size, size))
-    return pixels.astype(np.uint8, copy=False), about["sha256"], about["bad"]
+    if paths:
+        # Copy on write: torch wants writable memory, and nothing of ours writes to it.
+        pixels = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
+    else:
+        pixels = torch.empty((0, size, size), dtype=torch.uint8)
+    return Store(folder, pixels, about["sha256"], about["bad"], seconds)
 
 
 def _is_whole(folder: Path, count: int, size: int) -> bool:
@@ -234,40 +306,26 @@ def _is_whole(folder: Path, count: int, size: int) -> bool:
 
 def _write_store(
     folder: Path, dataset: Dataset, paths: list[str], size: int, progress: Progress
-) -> None:
-    """Decode every image into a new store and move it into place when it is whole."""
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        pixels = np.lib.format.open_memmap(
-            building / "images.npy", mode="w+", dtype=np.uint8, shape=(len(paths), size, size)
-        )
-        bad: dict[str, str] = {}
+) -> float | None:
+    """Decode every image into a new store and move it into place when it is whole.
 
-        def decode(row: int) -> None:
-            try:
-                pixels[row] = dataset.load(paths[row], size)
-            except UserError as error:
-                bad[paths[row]] = str(error)
-
-        workers = ThreadPoolExecutor(os.cpu_count() or 1)
-        with workers, progress("decoding images", len(paths)) as advance:
-            for _ in workers.map(decode, range(len(paths))):
-                advance(1)
-        pixels.flush()
-        about = {
-            "sha256": hashlib.sha256(pixels.data).hexdigest(),
-            "count": len(paths),
-            "size": size,
-            "bad": {path: bad[path] for path in paths if path in bad},
-        }
-        (building / "store.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+    Returns:
+        How many seconds it took; None if another process was just doing it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.building")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if _is_whole(folder, len(paths), size):
+            return None
+        shutil.rmtree(building, ignore_errors=True)  # what a killed process left
+        building.mkdir()
+        began = time.monotonic()
         try:
+            digest, bad = decode(dataset, paths, size, building / "images.npy", progress)
+            about = {"sha256": digest, "count": len(paths), "size": size, "bad": bad}
+            (building / "store.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
-        except OSError:  # another run has just finished the same store
-            if not _is_whole(folder, len(paths), size):
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return time.monotonic() - began

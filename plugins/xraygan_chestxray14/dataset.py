@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.images import read_grey
+from xraygan.images import file_identity, read_grey
 
 # Columns of the table that are read. Releases differ in the others, and in the word for sex.
 COLUMNS = {
@@ -102,8 +102,7 @@ class ChestXray14(Dataset):
         return read_grey(self.root / path, size)
 
     def identity(self, path: str) -> str:
-        about = (self.root / path).stat()
-        return f"{about.st_size}:{about.st_mtime_ns}"
+        return file_identity(self.root, path)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -71,21 +71,21 @@ class MeanTeacher(Score):
 
     def forward(self, step: Step) -> Tensor:
         images = step.real if step.unlabelled is None else step.unlabelled
-        student = step.classify(self.perturb(images, step.rng))
+        student = step.classify(self.perturb(images, step))
         with torch.no_grad():
-            teacher = step.classify(self.perturb(images, step.rng), averaged=True)
+            teacher = step.classify(self.perturb(images, step), averaged=True)
         ours, target = (step.task.probabilities(found["logits"]) for found in (student, teacher))
         return sigmoid_ramp(step.progress, self.ramp_up) * F.mse_loss(ours, target)
 
-    def perturb(self, images: Tensor, source: torch.Generator) -> Tensor:
+    def perturb(self, images: Tensor, step: Step) -> Tensor:
         """Images moved and with noise on them, each by its own random numbers."""
+        source: dict[str, Any] = {"generator": step.rng, "device": images.device}
         furthest = round(self.translation * images.shape[-1])
         if furthest:
-            moves = torch.randint(
-                -furthest, furthest + 1, (2, len(images)), generator=source, device=images.device
-            )
-            images = translate(images, *moves)
+            span = (-furthest, furthest + 1)
+            moves = step.draw(lambda n: torch.randint(*span, (n, 2), **source))
+            images = translate(images, *moves.unbind(dim=1))
         if self.noise:
-            drawn = torch.empty_like(images).normal_(generator=source)
+            drawn = step.draw(lambda n: torch.randn(n, *images.shape[1:], **source))
             images = images + self.noise * drawn
         return images

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xraygan import Score, UserError
+from xraygan.interfaces import wide
 from xraygan.step import Step
 
 Formula = Literal["paper", "released"]
@@ -22,7 +23,7 @@ def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
     """
     n, c, h, w = maps.shape
-    flat = _wide(maps).reshape(n, c, h * w)
+    flat = wide(maps).reshape(n, c, h * w)
     # Scaled first: a sum over 16,384 pixels of a deep map is large.
     scale = (c * h * w if formula == "paper" else h * w) ** -0.5
     return torch.bmm(flat * scale, (flat * scale).transpose(1, 2))
@@ -56,12 +57,7 @@ def content_loss(ours: Tensor, target: Tensor) -> Tensor:
 
     Source: the feature reconstruction loss of Johnson et al., arXiv:1603.08155.
     """
-    return F.mse_loss(_wide(ours), _wide(target))
-
-
-def _wide(maps: Tensor) -> Tensor:
-    """Feature maps in float32 or better: networks may run in bfloat16, losses do not."""
-    return maps if maps.dtype == torch.float64 else maps.float()
+    return F.mse_loss(wide(ours), wide(target))
 
 
 class _StyleScore(Score):

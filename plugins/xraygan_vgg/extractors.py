@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -63,15 +64,29 @@ class _VGG(Extractor):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        x = images.expand(-1, 3, -1, -1)
-        if self.normalize:
-            x = ((x + 1) / 2 - self.mean) / self.std
         maps: dict[str, Tensor] = {}
-        for name, layer in zip(self.names, self.layers, strict=True):
+        x = self._first(images)
+        for name, layer in zip(self.names[1:], self.layers[1:], strict=True):
             x = layer(x)
             if name is not None:
                 maps[name] = x
         return maps
+
+    def _first(self, images: Tensor) -> Tensor:
+        """The first convolution, of images of three channels or of a grey one three times over.
+
+        For a grey image the sum over channels and the normalization are folded into the weights. A
+        plane of ones carries what is constant, because the border is padded after normalization.
+        """
+        convolution: Any = self.layers[0]
+        scale, shift = torch.ones_like(self.mean), torch.zeros_like(self.mean)
+        if self.normalize:
+            scale, shift = 0.5 / self.std, (0.5 - self.mean) / self.std
+        if images.shape[1] == 3:
+            return convolution(images * scale + shift)
+        folded = torch.stack([(convolution.weight * by).sum(dim=1) for by in (scale, shift)], dim=1)
+        planes = torch.cat([images, torch.ones_like(images)], dim=1)
+        return F.conv2d(planes, folded, convolution.bias, padding=convolution.padding)
 
 
 def _load(convolutions: nn.Module, weights: dict[str, Tensor], source: str) -> None:

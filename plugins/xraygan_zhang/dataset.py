@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.images import read_grey
+from xraygan.images import file_identity, read_grey
 
 SPLITS = ("train", "val", "test")
 PATIENT = re.compile(r"person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+")
@@ -94,8 +94,7 @@ class Zhang(Dataset):
         return read_grey(self.root / path, size)
 
     def identity(self, path: str) -> str:
-        about = (self.root / path).stat()
-        return f"{about.st_size}:{about.st_mtime_ns}"
+        return file_identity(self.root, path)
 
 
 def _unreadable(error: OSError) -> str:

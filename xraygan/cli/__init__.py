@@ -14,8 +14,10 @@ import click
 from .. import __version__
 from ..errors import UserError
 from .check import check
+from .data import data
 from .describe import describe
 from .evaluate import evaluate
+from .figures import figures
 from .generate import generate
 from .list_plugins import list_plugins
 from .run import run
@@ -35,7 +37,7 @@ def cli(traceback: bool) -> None:
     """
 
 
-for command in (run, check, evaluate, generate, sweep, list_plugins, describe):
+for command in (run, check, data, evaluate, generate, figures, sweep, list_plugins, describe):
     cli.add_command(command)
 
 

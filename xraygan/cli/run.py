@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,12 +20,29 @@ from .common import print_metrics, recipe_argument, set_option
     help="The run directory; runs/NAME by default.",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the directory, if there is one.")
-def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Spread each batch over N GPUs of this machine (or N processes, without GPUs).",
+)
+def run(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, devices: int
+) -> None:
     """Train RECIPE, a file or the name of a shipped recipe."""
+    from ..launch import LOST, is_rank, launch
+
+    if devices > 1 and not is_rank():
+        arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
+        arguments += ["--out", str(out)] if out else []
+        sys.exit(launch(arguments + ["--resume"] * resume, devices))
+
     from ..display import Display
-    from ..engine import Interrupted
     from ..engine import run as train
+    from ..ranks import RankLost
     from ..recipe import load
+    from ..signals import Interrupted
 
     display = Display()
     try:
@@ -32,5 +50,9 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool)
     except Interrupted as interrupted:
         display.say(f"xraygan: {interrupted}: the run is saved; continue it with --resume")
         sys.exit(128 + interrupted.number)
-    print_metrics(place.evaluation)
-    click.echo(f"{place.path}/report.html")
+    except RankLost as lost:
+        display.say(f"xraygan: another rank ended ({lost}")
+        sys.exit(LOST)
+    if os.environ.get("RANK", "0") == "0":
+        print_metrics(place.evaluation)
+        click.echo(f"{place.path}/report.html")

@@ -38,7 +38,7 @@ def sweep(
     resumed. It leaves table.md, table.csv, figure.png and the runs themselves.
     """
     from ..display import Display
-    from ..engine import Interrupted
+    from ..signals import Interrupted
     from ..sweep import load, run_all, write_tables
 
     display = Display()

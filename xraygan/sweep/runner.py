@@ -14,8 +14,8 @@ import tomli_w
 import torch
 
 from ..display import Display
-from ..engine import Interrupted, noting_signals
 from ..rundir import RunDirectory, write_atomically
+from ..signals import Interrupted, noting_signals
 from .file import Row, Sweep
 
 POLL_SECONDS = 0.5

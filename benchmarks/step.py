@@ -1,0 +1,224 @@
+"""The training step against its bare network passes, and against a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from common import Report, benchmark, in_turn, median, seconds_of
+from plain import PlainLoop
+from torch import Tensor
+
+from xraygan import Task
+from xraygan.graph import assemble
+from xraygan.precision import choose_device, choose_precision, make_deterministic
+from xraygan.recipe import Recipe, load
+from xraygan.seeding import rng
+
+CLASSES = ("Pneumonia", "Edema", "Hernia")
+SMALL = (
+    "data.image_size=32", "generator.width=4", "discriminator.width=4",
+    "classifier.plugin=resnet18", "run.batch_size=4",
+)  # fmt: skip
+#: networks start here at random, and every pseudo-label counts, so that all terms are at work
+SET = ("classifier.weights=random", "extractors.vgg19.weights=random", "labeler.threshold=0.3")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is a format of the processor's own, not an imitation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities: dict[str, Any] = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class Case:
+    """The step of a recipe on one batch of random images.
+
+    Attributes:
+        graph: as `xraygan run` trains it.
+        real, labels: the batch.
+    """
+
+    def __init__(self, recipe: Recipe, precision: str) -> None:
+        words = recipe.tables.run
+        self.recipe = recipe
+        self.device = choose_device(words.device)
+        self.autocast = choose_precision(precision, self.device)
+        size = recipe.tables.data.image_size
+        task = Task(size, CLASSES, exclusive=True)
+        self.graph = assemble(recipe, task, self.device, self.autocast)
+        if words.compile != "off":
+            mode = {"default": "default", "graphs": "reduce-overhead"}[words.compile]
+            for network in (*self.graph.networks.values(), *self.graph.extractors.values()):
+                network.compile(mode=mode)
+        source = rng(self.device, 0, "benchmark")
+        count = words.batch_size
+        self.real = torch.rand(count, 1, size, size, generator=source, device=self.device) * 2 - 1
+        self.labels = torch.arange(count, device=self.device) % len(CLASSES)
+        self.steps = 0
+
+    def train(self) -> dict[str, Tensor]:
+        """One training step; returns its terms."""
+        torch.compiler.cudagraph_mark_step_begin()
+        latent = rng(self.device, 0, "latent", self.steps)
+        step = self.graph.step(self.real, self.labels, latent)
+        values, gradients = self.graph.gradients(step)
+        self.graph.update(gradients, self.steps)
+        self.steps += 1
+        return values
+
+    def latent(self, step: int) -> Tensor:
+        """What the generator is given in that step."""
+        return self.graph.step(self.real, self.labels, rng(self.device, 0, "latent", step)).z
+
+
+def bare_passes(case: Case) -> dict[str, Callable[[], object]]:
+    """Every pass that the step's mathematics asks of each network, and nothing else.
+
+    Forward on each batch that it must see; backward to its parameters from both, and to the
+    generated images, whose gradient is another one than that of its own losses.
+    """
+    graph, autocast = case.graph, case.autocast
+    real = case.real
+    fake = graph.step(real, case.labels, rng(case.device, 0, "latent", 0)).generated.detach()
+    z = case.latent(0)
+
+    def both(name: str, read: Callable[[Any], Tensor]) -> Callable[[], object]:
+        network = graph.networks[name]
+        parameters = list(network.parameters())
+
+        def run() -> object:
+            images = fake.detach().requires_grad_()
+            with autocast():
+                outputs = [read(network(real)), read(network(images))]
+            ones = [torch.ones_like(output) for output in outputs]
+            theirs = torch.autograd.grad(outputs, parameters, ones, retain_graph=True)
+            return theirs, torch.autograd.grad(outputs[1], images, ones[1])
+
+        return run
+
+    def generator() -> object:
+        network = graph.networks["generator"]
+        with autocast():
+            made = network(z)
+        return torch.autograd.grad(made, list(network.parameters()), torch.ones_like(made))
+
+    def extractor(images: Tensor, *, learn: bool) -> Callable[[], object]:
+        network = graph.extractors["vgg19"]
+
+        def run() -> object:
+            given = images.detach().requires_grad_(learn)
+            with torch.set_grad_enabled(learn), autocast():
+                maps = list(network(given).values())
+            ones = [torch.ones_like(one) for one in maps]
+            return torch.autograd.grad(maps, given, ones) if learn else maps
+
+        return run
+
+    def transfer() -> object:
+        network = graph.networks["style_transfer"].transfer
+        images = fake.detach().requires_grad_()
+        with autocast():
+            made = network(torch.cat([real, images], dim=1))
+        return torch.autograd.grad(made, [*network.parameters(), images], torch.ones_like(made))
+
+    return {
+        "generator": generator,
+        "discriminator, real and generated": both("discriminator", lambda scores: scores),
+        "classifier, real and generated": both("classifier", lambda found: found["logits"]),
+        "transfer network": transfer,
+        "VGG-19, real, forward": extractor(real, learn=False),
+        "VGG-19, generated": extractor(fake, learn=True),
+        "VGG-19, stylized": extractor(fake, learn=True),
+    }
+
+
+def waiting(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """A call that is over when the device is done."""
+
+    def run() -> float:
+        def whole() -> None:
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return seconds_of(whole)
+
+    return run
+
+
+def largest_difference(case: Case, plain: PlainLoop) -> float:
+    """The largest relative difference of a term between one step of both, from the same weights."""
+    ours = case.train()
+    theirs = plain.step(case.real, case.labels, case.latent(0))
+    assert ours.keys() == theirs.keys()
+    return max(abs(float(ours[n]) - theirs[n]) / max(abs(theirs[n]), 1e-3) for n in theirs)
+
+
+@benchmark
+@click.option("--batch", type=int, default=12, show_default=True)
+@click.option("--size", type=int, default=128, show_default=True, help="Pixels.")
+@click.option("--precision", default="best", show_default=True, help="best: bf16 where it is real.")
+@click.option("--compile", "mode", default="off", show_default=True, help="[run] compile.")
+@click.option("--repetitions", type=int, default=5, show_default=True)
+def main(fast: bool, batch: int, size: int, precision: str, mode: str, repetitions: int) -> Report:
+    """The step of ucgan_full with all terms (ResNet-50, VGG-19), on random images: against the sum
+    of its networks' passes alone, and against benchmarks/plain.py."""
+    make_deterministic()
+    given = [f"run.batch_size={batch}", f"data.image_size={size}"]
+    recipe = load("ucgan_full", [*SET, *(SMALL if fast else given), f"run.compile={mode}"])
+    device = choose_device("auto")
+    if precision == "best":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    exact = Case(load("ucgan_full", [*SET, *(SMALL if fast else given)]), "fp32")
+    difference = largest_difference(exact, PlainLoop(exact.graph, exact.recipe))
+    case = Case(recipe, precision)
+    plain = PlainLoop(case.graph, recipe)
+    passes = bare_passes(case)
+    z = case.latent(0)
+    candidates: dict[str, Callable[[], float | None]] = {
+        "step": waiting(case.train, device),
+        "plain": waiting(lambda: plain.step(case.real, case.labels, z), device),
+        **{name: waiting(call, device) for name, call in passes.items()},
+    }
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = {n: median(found) for n, found in in_turn(candidates, repetitions).items()}
+    words = recipe.tables
+    report = Report(
+        f"ucgan_full: batch {words.run.batch_size}, {words.data.image_size} x "
+        f"{words.data.image_size}, {precision}, compile {mode}"
+    )
+    bare = sum(seconds[name] for name in passes)
+    report.add("training step", seconds["step"], "s")
+    report.add("plain loop, fp32", seconds["plain"], "s", seconds["step"], "training step")
+    report.add("sum of the bare passes", bare, "s")
+    report.add("training step", seconds["step"], "s", bare, "sum of the bare passes")
+    for name in passes:
+        report.add(f"  {name}", seconds[name], "s", bare, "sum of the bare passes")
+    report.notes.append(
+        f"Both loops' terms on the same weights and batch differ by at most {difference:.1e} "
+        "(relative, fp32)."
+    )
+    if device.type == "cuda":
+        peak = peak_memory(recipe, precision)
+        report.add("peak memory of a step", peak, "GiB")
+    return report
+
+
+def peak_memory(recipe: Recipe, precision: str) -> float:
+    """GiB that one step's tensors and networks take on the GPU."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    case = Case(recipe, precision)
+    case.train()
+    case.train()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Several ranks compute what one does, and end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from safetensors.torch import load_file
+from torch import Tensor
+
+from xraygan import checkpoint
+from xraygan.launch import _environment, _free_port
+
+WORKER = Path(__file__).parent / "rank.py"
+EVERY_SCORE = (
+    "scores.gram.extractor=vgg19",
+    "scores.style_transfer.extractor=vgg19",
+    "extractors.vgg19.weights=random",
+    "scores.mean_teacher.weight=2.0",
+    "classifier.average=0.9",
+    "labeler.threshold=0.4",
+)
+#: Adam turns the sign of a gradient that is all rounding into a full step
+SGD = tuple(
+    f"{name}.optimizer.name=sgd"
+    for name in ("generator", "discriminator", "classifier", "scores.style_transfer")
+)
+SIZE = ("data.plugin=phantom", "classifier.plugin=resnet18", "classifier.weights=random")
+#: labels that are given to a generator and a discriminator, several an image
+MULTI = (
+    "discriminator.dropout=0.0",  # whose masks are each rank's own
+    "data.label_policy=multi",
+    "scores.mmd.weight=1.0",
+    "scores.mmd.formula=released",
+    "scores.gram.weight=1.0",
+    "scores.gram.formula=released",
+    "scores.gram.extractor=classifier",
+)
+
+
+def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str, Tensor]]:
+    """What ``count`` ranks came to: each step's terms, and the networks."""
+    port = _free_port()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(out), *arguments],
+            env=_environment(i, count, port) if count > 1 else os.environ.copy(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    for rank in ranks:
+        said, _ = rank.communicate(timeout=300)
+        assert rank.returncode == 0, said
+    return json.loads(out.with_suffix(".json").read_text()), load_file(
+        out.with_suffix(".safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps", "error", "recipe", "overrides"),
+    [
+        # In float64 nothing hides behind rounding; in float32 the ReLUs and small batch norms of
+        # untrained networks turn a rounding into per cents within a few steps.
+        ("float64", "3", 1e-9, "ucgan_full", (*SMALL, *EVERY_SCORE)),
+        ("float32", "1", 1e-5, "ucgan_full", (*SMALL, *EVERY_SCORE, *SGD)),
+        ("float32", "1", 1e-5, "cgan_zhang", (*SIZE, *MULTI, *SGD[:3])),
+    ],
+)
+def test_ranks_compute_what_one_computes(
+    tmp_path: Path,
+    precision: str,
+    steps: str,
+    error: float,
+    recipe: str,
+    overrides: tuple[str, ...],
+) -> None:
+    given = (precision, steps, "12", recipe, *overrides)
+    losses, networks = train(tmp_path / "one", 1, *given)
+    for count in (2,):
+        others, apart = train(tmp_path / str(count), count, *given)
+        for ours, expected in zip(others, losses, strict=True):
+            assert ours == pytest.approx(expected, rel=error, abs=error / 10)
+        assert apart.keys() == networks.keys()
+        for network in {name.split(".")[0] for name in networks}:
+            ours, expected = (
+                torch.cat([v.double().flatten() for n, v in found.items() if n.startswith(network)])
+                for found in (apart, networks)
+            )
+            assert (ours - expected).norm() <= error * expected.norm(), network
+
+
+def small(*overrides: str) -> list[str]:
+    """Arguments of `xraygan run` for a small run on two ranks."""
+    sets = [*SMALL, "classifier.weights=random", "run.save_every=0", *overrides]
+    return ["run", "ucgan_full", "--devices", "2", *(w for text in sets for w in ("--set", text))]
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    return checkpoint.latest(directory / "checkpoints").manifest["files"]
+
+
+def children(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_rank_ends_the_run_with_what_is_whole_saved(tmp_path: Path, rank: int) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    command = [sys.executable, "-m", "xraygan", *small("run.steps=12")]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (out / "metrics.jsonl").exists() or len(logged(out)) < 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(children(process.pid)[rank], signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert f"rank {rank} of 2 ended: SIGKILL" in said
+    assert "is saved: continue it with --resume" in said
+    assert "Traceback" not in said
+    assert 4 <= checkpoint.latest(out / "checkpoints").step < 12
+
+    for arguments in (["--out", str(out), "--resume"], ["--out", str(whole)]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert hashes(out) == hashes(whole)
+    assert [line["step"] for line in logged(out)] == list(range(1, 13))
+
+
+def logged(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "xraygan", *small("run.batch_size=5", "run.steps=2")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("5 images cannot be shared equally by 2 parts") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,154 @@
+"""Many images decoded at once, straight into a file."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import UserError
+from .interfaces import Dataset
+
+#: images that a worker decodes between two reports; part of what a digest is of
+CHUNK = 32
+
+#: ``progress(what, total)`` is a context that yields ``advance(count)``
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What there is to decode, and into which file.
+
+    Attributes:
+        offset: where in the file the pixels begin.
+    """
+
+    dataset: Dataset
+    paths: Sequence[str]
+    size: int
+    file: Path
+    offset: int
+
+    def chunk(self, start: int) -> tuple[bytes, dict[str, str]]:
+        """Decode :data:`CHUNK` images from row ``start`` on and write them.
+
+        Returns:
+            The sha256 of their pixels, and what cannot be read: path -> reason; it stays black.
+        """
+        paths = self.paths[start : start + CHUNK]
+        pixels = np.zeros((len(paths), self.size, self.size), dtype=np.uint8)
+        bad = {}
+        for row, path in enumerate(paths):
+            try:
+                pixels[row] = self.dataset.load(path, self.size)
+            except UserError as error:
+                bad[path] = str(error)
+        with self.file.open("r+b") as out:
+            out.seek(self.offset + start * self.size**2)
+            out.write(pixels.data)
+        return hashlib.sha256(pixels.data).digest(), bad
+
+
+def decode(
+    dataset: Dataset, paths: Sequence[str], size: int, file: Path, progress: Progress
+) -> tuple[str, dict[str, str]]:
+    """Decode images into a new ``.npy`` file, ``(N, size, size)`` uint8, in the order of ``paths``.
+
+    Each processor decodes in a process of its own: what Pillow does in Python between two images
+    is enough for threads to wait for each other most of the time. Processes are forked, so a
+    dataset need not be picklable; where forking is not to be had, threads take their place.
+
+    Returns:
+        A digest of all pixels, and what cannot be read: path -> reason.
+
+    Raises:
+        UserError: the operating system has killed a worker.
+        OSError: the file cannot be written.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
+    with file.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        offset = out.tell()
+    starts = range(0, len(paths), CHUNK)
+    pool, chunk = _pool(Job(dataset, paths, size, file, offset), min(processors(), len(starts)))
+    digests: dict[int, bytes] = {}
+    bad: dict[str, str] = {}
+    try:
+        # All are submitted, and so all workers forked, before a display starts its thread.
+        futures = {pool.submit(chunk, start): start for start in starts}
+        with progress("decoding images", len(paths)) as advance:
+            for future in as_completed(futures):
+                start = futures[future]
+                digests[start], found = future.result()
+                bad |= found
+                advance(len(paths[start : start + CHUNK]))
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that was decoding images has been killed, as happens when memory runs out; "
+            "the same command starts over"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    with file.open("r+b") as out:
+        os.fsync(out.fileno())  # or a power cut would leave a store of black images
+    digest = hashlib.sha256(b"".join(digests[start] for start in starts)).hexdigest()
+    return digest, {path: bad[path] for path in paths if path in bad}
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _can_fork() -> bool:
+    # Elsewhere forking is unsafe or unknown, and a daemon may have no children.
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
+def _pool(job: Job, count: int) -> tuple[Executor, Callable[[int], tuple[bytes, dict[str, str]]]]:
+    if count < 2 or not _can_fork():
+        return ThreadPoolExecutor(max(1, count)), job.chunk
+    context = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(count, context, _begin, (job,)), _chunk
+
+
+# -- in a worker process ---------------------------------------------------------------------------
+
+_job: Job
+
+
+def _begin(job: Job) -> None:
+    global _job
+    _job = job
+    gc.freeze()  # to look through what was inherited would copy all of it
+    torch.set_num_threads(1)  # its pool of threads was not inherited
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; the parent says so
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _chunk(start: int) -> tuple[bytes, dict[str, str]]:
+    return _job.chunk(start)
+
+
+def _end_with_parent() -> None:
+    """A killed parent can tell nobody: its workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
