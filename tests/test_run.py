@@ -69,6 +69,7 @@ def test_the_run_directory_is_whole(finished: Path) -> None:
     for name in (
         "recipe.toml", "environment.json", "metrics.jsonl", "evaluation.json", "predictions.csv",
         "report.html", "run.log", "samples/step-00000012.png", "samples/real.png",
+        "samples/step-00000012.csv", "samples/real.csv",
         "checkpoints/step-00000012/manifest.json", "checkpoints/latest/generator.safetensors",
     ):  # fmt: skip
         assert (finished / name).stat().st_size > 0, name

@@ -1,10 +1,11 @@
-"""Figures for the report: curves as SVG, in the page's own colours."""
+"""Curves on axes, as SVG for the report in the page's own colours, and figures as files."""
 
 from __future__ import annotations
 
 import io
 import re
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,61 +17,77 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .page import Html
 
-BINS = 150  # a curve's points; more cannot be told apart at a panel's width
+BINS = 150  # a curve's points at most; more cannot be told apart at a panel's width
 FEW = 12  # fewer points than these are drawn as such, so that one alone is seen
 GAP = 5  # times the usual distance between points: where a line is broken
 
 # Colours that stand in an SVG for the page's, which follow the reader's light or dark scheme.
 SERIES, AXIS, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
-COLOURS = {SERIES: "var(--series)", AXIS: "var(--axis)", GRID: "var(--grid)"}
+PAGE = {SERIES: "var(--series)", AXIS: "var(--axis)", GRID: "var(--grid)"}
 
-RC: Any = {
-    "svg.fonttype": "none",
+# Seven that the colour-blind tell apart, of Okabe and Ito's eight; on white, yellow is too pale.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+STYLE: Any = {
     "font.size": 8,
-    "axes.edgecolor": AXIS,
-    "axes.labelcolor": AXIS,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.2,
-    "xtick.color": AXIS,
-    "ytick.color": AXIS,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a class may have a dollar in its name
+}
+
+RC: Any = STYLE | {
+    "svg.fonttype": "none",
+    "axes.edgecolor": AXIS,
+    "axes.labelcolor": AXIS,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "xtick.color": AXIS,
+    "ytick.color": AXIS,
 }
 
 
 def curve(steps: np.ndarray, values: np.ndarray, label: str) -> Html:
-    """A value over training as SVG: the mean of neighbouring steps, and their range behind it.
+    """A value over training as SVG; see :func:`draw_series`.
+
+    Args:
+        label: says what it shows, for those who do not see it; no two figures share one.
+    """
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        axes = figure.subplots()
+        draw_series(axes, steps, values, SERIES)
+        axes.set_xlabel("step")
+        return _svg(figure, label)
+
+
+def draw_series(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+    """Draw a value over training: the mean of neighbouring steps, and their range behind it.
 
     The line is broken where there was no value for long.
 
     Args:
         steps: ``(N,)``, rising.
         values: ``(N,)``; NaN where there is none, finite at least once.
-        label: says what it shows, for those who do not see it; no two figures share one.
     """
     known = np.isfinite(values)
-    bins = np.array_split(np.flatnonzero(known), min(BINS, known.sum()))
+    size = -(-known.sum() // BINS)  # the same for all, so that one part is not smoother
+    bins = np.array_split(np.flatnonzero(known), range(size, known.sum(), size))
     x = np.array([steps[b].mean() for b in bins])
     mean, low, high = (np.array([f(values[b]) for b in bins]) for f in (np.mean, np.min, np.max))
     if len(x) > 1:
         apart = np.diff(x)
         breaks = np.flatnonzero(apart > GAP * np.median(apart)) + 1
         x, mean, low, high = (np.insert(line, breaks, np.nan) for line in (x, mean, low, high))
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
-        axes = figure.subplots()
-        axes.fill_between(x, low, high, color=SERIES, alpha=0.2, linewidth=0)
-        axes.plot(x, mean, color=SERIES, marker="o" if len(bins) < FEW else None, markersize=3)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        return _svg(figure, label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(x, mean, color=colour, marker="o" if len(bins) < FEW else None, markersize=3)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def classifier_curves(truth: np.ndarray, probs: np.ndarray, label: str) -> Html:
@@ -86,20 +103,60 @@ def classifier_curves(truth: np.ndarray, probs: np.ndarray, label: str) -> Html:
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(4.6, 2.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        false_positives, true_positives, _ = roc_curve(truth, probs)
-        left.plot(false_positives, true_positives, color=SERIES)
-        _unit_square(left, "false positive rate", "true positive rate", (0, 1))
-        precision, recall, _ = precision_recall_curve(truth, probs, drop_intermediate=True)
-        right.step(recall, precision, where="post", color=SERIES)
-        _unit_square(right, "recall", "precision", (truth.mean(), truth.mean()))
+        guess: Any = {"color": AXIS, "linewidth": 0.8, "linestyle": (0, (3, 3))}
+        draw_roc(left, truth, probs, color=SERIES)
+        left.plot([0, 1], [0, 1], **guess)
+        draw_precision_recall(right, truth, probs, color=SERIES)
+        right.plot([0, 1], [truth.mean()] * 2, **guess)
+        for axes in (left, right):
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
         return _svg(figure, label)
 
 
-def _unit_square(axes: Axes, x: str, y: str, guess: tuple[float, float]) -> None:
-    axes.plot([0, 1], guess, color=AXIS, linewidth=0.8, linestyle=(0, (3, 3)))
+def draw_roc(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> None:
+    """Draw the ROC curve of one class into a unit square.
+
+    Args:
+        truth: ``(N,)`` 0/1, both present.
+        probs: ``(N,)``, finite.
+        line: how matplotlib draws it.
+    """
+    false_positives, true_positives, _ = roc_curve(truth, probs)
+    axes.plot(false_positives, true_positives, **line)
+    _unit_square(axes, "false positive rate", "true positive rate")
+
+
+def draw_precision_recall(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> None:
+    """Draw the precision-recall curve of one class; as :func:`draw_roc`."""
+    precision, recall, _ = precision_recall_curve(truth, probs, drop_intermediate=True)
+    precision[-1] = precision[-2]  # the library ends at (0, 1), which is no threshold's
+    axes.step(recall, precision, where="post", **line)
+    _unit_square(axes, "recall", "precision")
+
+
+def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+
+def rendered(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
+    """A figure as the content of a PNG, PDF or SVG file: the same bytes for the same figure.
+
+    Args:
+        words: of ``Figure.savefig``.
+    """
+    stamps = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
+    file = io.BytesIO()
+    metadata: Any = dict.fromkeys(stamps[kind])
+    figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, **words)
+    return file.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there when it is whole."""
+    building = path.with_name(f".{path.name}.building")
+    building.write_bytes(content)
+    building.replace(path)
 
 
 def _svg(figure: Figure, label: str) -> Html:
@@ -114,6 +171,6 @@ def _svg(figure: Figure, label: str) -> Html:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for stands, colour in COLOURS.items():
+    for stands, colour in PAGE.items():
         text = text.replace(stands, colour)
     return Html(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

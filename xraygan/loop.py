@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from .evaluate import evaluate, generate
 from .graph import build
 from .interfaces import Tracker
 from .ranks import Gradients, RankLost, Ranks
-from .rundir import RunDirectory, image_grid
+from .rundir import RunDirectory, image_grid, write_table
 from .seeding import derive_seed, rng
 from .signals import Interrupted, noting_signals
 
@@ -233,17 +235,30 @@ class Loop:
         if "generator" not in self.graph.networks:
             return
         source = rng(self.device, self.words.seed, "samples")  # the same latents every time
-        images, _ = generate(self.graph, GRID, source, device=self.device)
+        images, conditions = generate(self.graph, GRID, source, device=self.device)
         path = self.place.samples / f"step-{done:08d}.png"
+        if self.graph.networks["generator"].conditional:
+            self._write_classes(path, "condition", conditions)
+        elif "classifier" in self.graph.networks:
+            _, probs = self.session.evaluation().classify(images, real=False)
+            self._write_classes(path, "p", torch.from_numpy(probs))
         image_grid(images).save(path)
         for tracker in self.trackers:
             tracker.image(done, path)
 
     def _real_samples(self) -> None:
-        images = self.session.data.splits["train"].images
+        split = self.session.data.splits["train"]
         source = rng("cpu", self.words.seed, "samples")
-        chosen = torch.randperm(len(images), generator=source)[:GRID]
-        image_grid(images[chosen]).save(self.place.samples / "real.png")
+        chosen = torch.randperm(len(split), generator=source)[:GRID]
+        path = self.place.samples / "real.png"
+        self._write_classes(path, "label", torch.from_numpy(split.label_matrix)[chosen])
+        image_grid(split.images[chosen]).save(path)
+
+    def _write_classes(self, grid: Path, what: str, values: Tensor) -> None:
+        """Write beside a sample grid what its images are, ``(N, K)``."""
+        names = [f"{what}:{name}" for name in self.graph.task.classes]
+        table = pd.DataFrame(values.numpy(), columns=names)
+        write_table(grid.with_suffix(".csv"), table.round(6))
 
     def _log(self, done: int, meter: Meter) -> dict[str, float]:
         """Write one line of ``metrics.jsonl``; returns what the display shows."""

@@ -6,11 +6,14 @@ there, because the run has no such part or did not get so far, is named in the r
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import UserError
@@ -30,7 +33,7 @@ from .page import (
     table,
     tag,
 )
-from .runfiles import Predictions, RunFiles, Series
+from .runfiles import Lacking, RunFiles, Series
 
 # Plain names of figures, and how to read them.
 METRICS = {
@@ -45,6 +48,8 @@ METRICS = {
 }
 
 WARNINGS = 50  # shown at most; the log has them all
+FRAMES = 12  # sample grids that are embedded; with all of a long run's a page grows too heavy
+WIDEST = 1400  # pixels of an embedded picture; more than a page can show
 
 # The terms that a recipe does not name itself.
 TERMS = {
@@ -244,33 +249,42 @@ def _protocol(run: RunFiles) -> str:
 def _images(run: RunFiles) -> Html:
     if not run.has("generator"):
         return tag("p", "This run has no generator, and so no generated images.")
-    if not run.samples and not run.real:
+    samples = run.samples(FRAMES)
+    if not samples and not run.real:
         return _absent("samples/")
     beside = []
     if run.real:
-        image = tag("img", src=run.real, alt="real images")
+        image = tag("img", src=_data_uri(run.real), alt="real images")
         beside.append(panel("Real", "from the training split", image))
-    if run.samples:
-        last = max(run.samples)
-        frames = [_frame(step, uri, step != last) for step, uri in run.samples.items()]
+    if samples:
+        last = max(samples)
+        frames = [_frame(step, grid, step != last) for step, grid in samples.items()]
         top = len(frames) - 1
         slider = tag("input", type="range", max=top, value=top, aria_label="step of the grid")
         label = tag("label", "first", slider, "last", data_frames="frames", hidden=True)
-        few = tag("small", f"{len(frames)} of {run.grids} grids, evenly spread")
+        few = tag("small", f"{len(frames)} of {len(run.grids)} grids, evenly spread")
         beside.append(
             tag(
                 "div",
                 tag("div", *frames, id="frames"),
                 label if top else None,
-                few if len(frames) < run.grids else None,
+                few if len(frames) < len(run.grids) else None,
             )
         )
     return tag("div", *beside, class_="panels pairs level")
 
 
-def _frame(step: int, uri: str, hidden: bool) -> Html:
-    image = tag("img", src=uri, alt=f"generated images at step {step}")
+def _frame(step: int, grid: Image.Image, hidden: bool) -> Html:
+    image = tag("img", src=_data_uri(grid), alt=f"generated images at step {step}")
     return tag("div", panel("Generated", f"at step {count(step)}", image), hidden=hidden)
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """A picture in the page itself, scaled down where it is too wide."""
+    file = io.BytesIO()
+    picture.thumbnail((WIDEST, picture.height), Image.Resampling.LANCZOS)
+    picture.save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _losses(run: RunFiles) -> Html:
@@ -333,40 +347,33 @@ def _classes(run: RunFiles) -> Html:
         return tag("p", "This run has no classifier.")
     if not run.predictions:
         return _absent("predictions.csv")
-    panels, skipped = [], []
-    for name, truth, probs in run.predictions:
-        positives, n = int(truth.sum()), len(truth)
-        share = f"{count(positives)} of {count(n)} images positive"
-        if not np.isfinite(probs).all():
-            skipped.append(f"{name}: no curves, for not all probabilities are numbers")
-        elif positives in (0, n):
-            skipped.append(f"{name}: no curves, for the test split has {share}")
-        else:
-            areas = f"AUC {roc_auc_score(truth, probs):.3f} · average precision "
-            areas += f"{average_precision_score(truth, probs):.3f} · {share}"
-            drawn = classifier_curves(truth, probs, f"ROC and precision-recall curve of {name}")
-            panels.append(panel(name, areas, drawn))
+    panels = []
+    curves, left = run.curves()
+    for name, truth, probs in curves:
+        areas = f"AUC {roc_auc_score(truth, probs):.3f} · average precision "
+        areas += f"{average_precision_score(truth, probs):.3f} · "
+        areas += f"{count(int(truth.sum()))} of {count(len(truth))} images positive"
+        drawn = classifier_curves(truth, probs, f"ROC and precision-recall curve of {name}")
+        panels.append(panel(name, areas, drawn))
+    skipped = [tag("li", f"{name}: no curves, for {why}") for name, why in left.items()]
     return join(
         [
             tag("p", "ROC and precision-recall curves on the test split; dashed: guessing."),
             tag("div", *panels, class_="panels pairs"),
-            tag("ul", *(tag("li", text) for text in skipped)) if skipped else None,
+            tag("ul", *skipped) if skipped else None,
             tag("h3", "Confusion matrix"),
-            _confusion(run.predictions, run.recipe.get("data", {}).get("label_policy")),
+            _confusion(run),
         ]
     )
 
 
-def _confusion(predictions: Predictions, policy: str | None) -> Html:
+def _confusion(run: RunFiles) -> Html:
     """Truth against the most probable class, where every image has exactly one."""
-    names = [name for name, _, _ in predictions]
-    truth, probs = (np.column_stack([column[i] for column in predictions]) for i in (1, 2))
-    if policy == "multi" or (truth.sum(axis=1) != 1).any():
-        return tag("p", "There is none, for an image can have none or several of the classes.")
-    if not np.isfinite(probs).all():
-        return tag("p", "There is none, for not all probabilities are numbers.")
-    counts = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(counts, (truth.argmax(axis=1), probs.argmax(axis=1)), 1)
+    try:
+        counts = run.confusion()
+    except Lacking as lacking:
+        return tag("p", f"There is none, for {lacking}.")
+    names = [name for name, _, _ in run.predictions or []]
     rows = [
         tag("tr", tag("th", name, scope="row"), *(_shaded(c, row.sum()) for c in row))
         for name, row in zip(names, counts, strict=True)

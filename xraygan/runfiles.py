@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import tomllib
@@ -16,13 +15,16 @@ from PIL import Image
 
 from .errors import UserError
 
-FRAMES = 12  # sample grids that are embedded; with all of a long run's a page grows too heavy
-WIDEST = 1400  # pixels of an embedded picture; more than a page can show
+GAP = 2  # pixels between the images of a sample grid
 
 Object = dict[str, Any]
 Predictions = list[tuple[str, np.ndarray, np.ndarray]]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 Read = TypeVar("Read")
+
+
+class Lacking(Exception):
+    """The run does not hold what was asked for; the message says why, as the end of a sentence."""
 
 
 class RunFiles:
@@ -33,9 +35,8 @@ class RunFiles:
         lines: the objects of ``metrics.jsonl``, in the order of their steps.
         predictions: each class of ``predictions.csv`` with its labels and its probabilities,
             ``(N,)`` each; None without the file.
-        real: a grid of real images as a data URI, None if there is none.
-        samples: grids of generated images as data URIs, by step; ``grids`` is how many there are
-            on disk, which may be more.
+        real: the grid of real images, None if there is none.
+        grids: the files of the grids of generated images, by step.
         warnings: the lines of ``run.log`` that warn; ``None`` without the file.
         missing: the files that are absent or could not be read.
 
@@ -55,11 +56,11 @@ class RunFiles:
         self.predictions: Predictions | None = None
         if self.has("classifier"):
             self.predictions = self._text("predictions.csv", _predictions, None)
-        self.real: str | None = None
-        self.samples: dict[int, str] = {}
-        self.grids = 0
+        self.real: Image.Image | None = None
+        self.grids: dict[int, str] = {}
         if self.has("generator"):
-            self._read_samples()
+            self.real = self._file("samples/real.png", _picture, None)
+            self.grids = self._find_grids()
         if not (self.recipe_text or self.environment or self.lines or self.evaluation):
             raise UserError(f"{directory}: not a run directory (it has no {self.missing[0]})")
 
@@ -97,8 +98,101 @@ class RunFiles:
             for name in names
         }
 
-    def _read_samples(self) -> None:
-        self.real = self._file("samples/real.png", _data_uri, None)
+    def samples(self, most: int) -> dict[int, Image.Image]:
+        """Grids of generated images by step: all, or ``most`` of them, evenly spread."""
+        steps = list(self.grids)
+        spread = np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int)
+        found = {i: self._file(self.grids[steps[i]], _picture, None) for i in spread}
+        return {steps[i]: picture for i, picture in found.items() if picture is not None}
+
+    def last_samples(self) -> tuple[int, Image.Image]:
+        """The newest grid of generated images that is whole, and its step.
+
+        Raises:
+            Lacking: there is none.
+        """
+        for step in reversed(self.grids):
+            if (picture := self._file(self.grids[step], _picture, None)) is not None:
+                return step, picture
+        raise Lacking(self.why_no("samples/step-"))
+
+    def tiles(self, picture: Image.Image) -> np.ndarray:
+        """The images ``(N, S, S)`` uint8 of a sample grid, row by row.
+
+        Raises:
+            Lacking: the recipe does not say how large they are, or the grid is not one of them.
+        """
+        side = self.recipe.get("data", {}).get("image_size")
+        if not side:
+            raise Lacking(self.why_no("recipe.toml"))
+        columns, rows = ((length + GAP) // (side + GAP) for length in picture.size)
+        if picture.size != (columns * (side + GAP) - GAP, rows * (side + GAP) - GAP):
+            width, height = picture.size
+            raise Lacking(f"a sample of {width} x {height} pixels is no grid of {side} x {side}")
+        pixels = np.pad(np.asarray(picture.convert("L")), (0, GAP))
+        cells = pixels.reshape(rows, side + GAP, columns, side + GAP).swapaxes(1, 2)
+        return cells[:, :, :side, :side].reshape(rows * columns, side, side)
+
+    def classes_of(self, name: str) -> tuple[str, dict[str, np.ndarray]]:
+        """Which images of the sample grid ``samples/NAME.png`` are of each class.
+
+        Returns:
+            What says so: ``"label"`` of a real image; ``"condition"`` that a generated one was made
+            from; else ``"p"``, the classifier's most probable class, or all above 0.5 where an
+            image can have several. And class -> ``(N,)`` bool, in the order of :meth:`tiles`.
+
+        Raises:
+            Lacking: the run has not kept it.
+        """
+        read = self._text(f"samples/{name}.csv", _classes, None)
+        if read is None:
+            raise Lacking(self.why_no(f"samples/{name}.csv"))
+        what, names, values = read
+        kept = values > 0.5
+        if what == "p" and self.recipe.get("data", {}).get("label_policy") != "multi":
+            kept = values.argmax(axis=1)[:, None] == np.arange(len(names))
+        return what, dict(zip(names, kept.T, strict=True))
+
+    def why_no(self, name: str) -> str:
+        """Why a file, or the first that begins so, was not read."""
+        return f"there is no {next((e for e in self.missing if e.startswith(name)), name)}"
+
+    def curves(self) -> tuple[Predictions, dict[str, str]]:
+        """The classes of the predictions that have ROC curves, and why each other has none."""
+        kept, left = [], {}
+        for name, truth, probs in self.predictions or []:
+            positives, n = int(truth.sum()), len(truth)
+            if not np.isfinite(probs).all():
+                left[name] = "not all probabilities are numbers"
+            elif positives in (0, n):
+                left[name] = f"the test split has {positives:,} of {n:,} images positive"
+            else:
+                kept.append((name, truth, probs))
+        return kept, left
+
+    def confusion(self) -> np.ndarray:
+        """Test images by their true class (row) and their most probable class (column).
+
+        Returns:
+            ``(K, K)`` int, in the order of the predictions.
+
+        Raises:
+            Lacking: an image need not have exactly one class, or a probability is no number.
+        """
+        _, labels, columns = zip(*self.predictions or [], strict=True)
+        truth, probs = np.column_stack(labels), np.column_stack(columns)
+        if not len(truth):
+            raise Lacking("there are no test images")
+        policy = self.recipe.get("data", {}).get("label_policy")
+        if policy == "multi" or (truth.sum(axis=1) != 1).any():
+            raise Lacking("an image can have none or several of the classes")
+        if not np.isfinite(probs).all():
+            raise Lacking("not all probabilities are numbers")
+        counts = np.zeros((len(labels), len(labels)), dtype=int)
+        np.add.at(counts, (truth.argmax(axis=1), probs.argmax(axis=1)), 1)
+        return counts
+
+    def _find_grids(self) -> dict[int, str]:
         found = {
             int(path.stem.removeprefix("step-")): f"samples/{path.name}"
             for path in sorted((self.directory / "samples").glob("step-*.png"))
@@ -106,11 +200,7 @@ class RunFiles:
         }
         if not found:
             self.missing.append("samples/step-*.png")
-        self.grids = len(found)
-        spread = np.linspace(0, len(found) - 1, min(FRAMES, len(found))).round()
-        for step in np.array(list(found))[spread.astype(int)].tolist() if found else []:
-            if (uri := self._file(found[step], _data_uri, None)) is not None:
-                self.samples[step] = uri
+        return found
 
     def _text(self, name: str, parse: Callable[[str], Read], absent: Read) -> Read:
         return self._file(name, lambda path: parse(path.read_text(encoding="utf-8")), absent)
@@ -135,6 +225,16 @@ def _predictions(text: str) -> Predictions:
         ]
     except KeyError as error:
         raise ValueError(f"no column {error}") from None
+
+
+def _classes(text: str) -> tuple[str, list[str], np.ndarray] | None:
+    table = pd.read_csv(io.StringIO(text))
+    for what in ("label", "condition", "p"):
+        columns = [column for column in table.columns if column.startswith(f"{what}:")]
+        if columns:
+            names = [column.removeprefix(f"{what}:") for column in columns]
+            return what, names, table[columns].to_numpy(float)
+    raise ValueError("it has no column of a class")
 
 
 def _recipe(text: str) -> tuple[str, Object]:
@@ -163,10 +263,6 @@ def _warnings(text: str) -> list[str] | None:
     return [line for line in text.splitlines() if "WARNING" in line]
 
 
-def _data_uri(path: Path) -> str:
-    """A picture as a data URI, scaled down where it is too wide."""
-    file = io.BytesIO()
+def _picture(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        image.thumbnail((WIDEST, image.height), Image.Resampling.LANCZOS)
-        image.save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        return image.copy()

@@ -11,12 +11,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..figures import COLOURS, STYLE, rendered, write_whole
 from .file import Sweep
 
 if TYPE_CHECKING:
     from .table import Results
 
-OURS, PAPER = "#1f5fa8", "#b4552d"
+OURS, PAPER = COLOURS[:2]
 
 
 def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
@@ -30,8 +31,8 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
     columns = min(len(metrics), 4)
     rows = -(-len(metrics) // columns)
     size = (2.0 + 2.4 * columns, rows * (1.0 + 0.32 * len(results)) + 0.6)
-    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False}):
-        figure = Figure(figsize=size, layout="constrained", dpi=160)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for panel, metric in zip(axes.flat, metrics, strict=False):
             _panel(panel, sweep, results, metric)
@@ -42,9 +43,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
-        building = path.with_name(f".{path.name}.building")
-        figure.savefig(building, format="png", metadata={"Software": None})
-        building.replace(path)
+        write_whole(path, rendered(figure))
 
 
 def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:
