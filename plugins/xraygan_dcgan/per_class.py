@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -13,12 +14,17 @@ from xraygan import Discriminator, Generator, Task, UserError
 from .networks import DCGANDiscriminator, DCGANGenerator
 
 
-def refuse_several_findings(task: Task) -> None:
-    """Stop where an image can be of several classes: it would have several networks.
+def refuse(task: Task) -> None:
+    """Stop where an image can be of several classes, or a rank have no image of one.
 
     Raises:
-        UserError: the classes do not exclude each other.
+        UserError: the classes do not exclude each other, or the run is spread over several ranks.
     """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError(
+            "dcgan_per_class runs on one device: of several, one could have no image of a class "
+            "while the others wait for it; leave --devices out"
+        )
     if not task.exclusive:
         raise UserError(
             "dcgan_per_class has one network a class and needs exclusive classes, but [data] "
@@ -75,7 +81,7 @@ class PerClassGenerator(Generator):
         width: Annotated[int, Field(gt=0)] = 64,
     ) -> None:
         super().__init__()
-        refuse_several_findings(task)
+        refuse(task)
         self.latent_size = latent_size
         self.networks = nn.ModuleList(
             DCGANGenerator(task, latent_size=latent_size, width=width) for _ in task.classes
@@ -105,7 +111,7 @@ class PerClassDiscriminator(Discriminator):
 
     def __init__(self, task: Task, *, width: Annotated[int, Field(gt=0)] = 64) -> None:
         super().__init__()
-        refuse_several_findings(task)
+        refuse(task)
         self.networks = nn.ModuleList(DCGANDiscriminator(task, width=width) for _ in task.classes)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -97,9 +97,7 @@ class FillUp(Labeler):
 
     def __init__(self, task: Task) -> None:
         if not task.exclusive:
-            raise UserError(
-                "fill_up needs exclusive classes, but [data] label_policy is \"multi\""
-            )
+            raise UserError('fill_up needs exclusive classes, but [data] label_policy is "multi"')
         self.weights = torch.ones(len(task.classes))
         self.share: Tensor | None = None
         if task.counts is not None:

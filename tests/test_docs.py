@@ -1,0 +1,90 @@
+"""What the documentation says is so: its commands, recipes, sweeps, code and links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from xraygan import recipe, sweep
+from xraygan.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(kind: str) -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for found, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if found == kind:
+                yield page, text
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every ``xraygan`` command of the pages, with the page's name."""
+    found = []
+    for page, text in blocks("sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if words and words[0].endswith("xraygan"):
+                    found.append((page.name, words[1:]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    commands(),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_command_is_one(page: str, words: list[str]) -> None:
+    """Its verb, options and recipe exist, and the keys that it sets are the recipe's."""
+    verb = cli.commands[words[0]]
+    arguments = verb.make_context(words[0], words[1:], resilient_parsing=False).params
+    sets = [text for text in arguments.get("overrides", ()) if not is_a_file(text)]
+    if words[0] in ("run", "check"):
+        recipe.load(arguments["recipe"], sets)
+    elif words[0] == "sweep":
+        sweep.load(
+            arguments["sweep_file"], sets, "fast" if arguments["fast"] else arguments["preset"]
+        )
+
+
+def is_a_file(override: str) -> bool:
+    """A path that stands for the reader's own file."""
+    return override.endswith((".pth", "=PATH"))
+
+
+def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
+    for number, (page, text) in enumerate(blocks("toml")):
+        if "[project.entry-points" in text or "scores.mean_gap" in text:
+            continue
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text, encoding="utf-8")
+        assert tomllib.loads(text), page
+        if "[table]" in text:
+            assert sweep.load(path).rows
+        else:
+            assert recipe.load(path).choices
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_verb_recipe_and_sweep_is_on_a_page() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in (*recipe.shipped(), *sweep.shipped()):
+        assert f"`{name}`" in text, name
+    assert isinstance(cli, click.Group)
+    for verb in cli.commands:
+        assert f"xraygan {verb}" in text, verb
