@@ -1,0 +1,79 @@
+"""A step of the loop: parts of a batch, compiled networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from rich.console import Console
+
+from xraygan.display import Display
+from xraygan.engine import Session
+from xraygan.loop import Loop
+from xraygan.recipe import load
+from xraygan.rundir import RunDirectory
+from xraygan.seeding import rng
+
+GIVEN = (
+    *SMALL,
+    "classifier.weights=random",
+    'data.classes=["Cardiomegaly", "Effusion", "Edema"]',
+    "run.steps=4",
+    "run.batch_size=8",
+)
+
+
+def loop_of(folder: Path, *overrides: str) -> Loop:
+    silent = Display(Console(quiet=True))
+    session = Session.of(load("ucgan_full", [*GIVEN, *overrides]), silent)
+    return Loop(session, RunDirectory(folder), silent)
+
+
+def test_an_accumulated_step_is_the_mean_of_its_parts(tmp_path: Path) -> None:
+    cut, plain = loop_of(tmp_path, "run.accumulate=2"), loop_of(tmp_path)
+    real, labels, _ = plain.batches.batch(0)
+    halves = []
+    for i in range(2):
+        images, names, _ = plain.batches.batch(0, (i, 2))
+        assert torch.equal(images, real[4 * i : 4 * i + 4])
+        assert torch.equal(names, labels[4 * i : 4 * i + 4])
+        step = plain.graph.step(images, names, rng("cpu", 0, "latent", 0), shard=(i, 2))
+        halves.append(plain.graph.gradients(step))
+    seen: list = []
+    cut.graph.update = lambda gradients, step: seen.append(gradients)  # type: ignore[method-assign]
+    values = cut.step(0)
+    for name, value in values.items():
+        if name in halves[0][0]:
+            mean = (halves[0][0][name] + halves[1][0][name]) / 2
+            torch.testing.assert_close(value, mean)
+    for name, found in seen[0].items():
+        for ours, one, other in zip(found, halves[0][1][name], halves[1][1][name], strict=True):
+            if ours is not None:
+                torch.testing.assert_close(ours, (one + other) / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "graphs"])
+def test_compiled_networks_compute_the_same(tmp_path: Path, mode: str) -> None:
+    """A GAN alone, for compiling takes its time."""
+    recipe = tmp_path / "gan.toml"
+    recipe.write_text(
+        'extends = "ucgan_full"\nclassifier = false\nlabeler = false\nscores = false\n'
+        "extractors = false\nmetrics = false\n"
+    )
+    given = [
+        word
+        for word in GIVEN
+        if word.startswith(("data.", "generator.", "discriminator.", "run.", "evaluation.batch"))
+    ]
+
+    def steps(*overrides: str) -> list[dict[str, float]]:
+        silent = Display(Console(quiet=True))
+        session = Session.of(load(str(recipe), [*given, *overrides]), silent)
+        loop = Loop(session, RunDirectory(tmp_path / "run"), silent)
+        return [{n: float(v) for n, v in loop.step(i).items()} for i in range(2)]
+
+    for found, expected in zip(steps(f"run.compile={mode}"), steps(), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
