@@ -11,16 +11,18 @@ feature maps, activations and metadata are this rank's rows. :meth:`Step.gather`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .interfaces import Extractor, Task, wide
 from .ranks import Ranks, gather
+
+T = TypeVar("T")
 
 
 class Step:
@@ -86,7 +88,7 @@ class Step:
         self._autocast = autocast
         self._fake_statistics = fake_statistics
         self.records: dict[str, Tensor] = {}
-        self._features: dict[tuple[str, str | int], tuple[object, dict[str, Tensor]]] = {}
+        self._kept: dict[Hashable, Any] = {}
 
     @property
     def batch_size(self) -> int:
@@ -234,13 +236,23 @@ class Step:
             extractor: its name in the recipe.
             images: ``"real"``, ``"fake"``, or images ``(N, 1 or 3, S, S)``.
         """
-        key = (extractor, images if isinstance(images, str) else id(images))
-        if key not in self._features:
+
+        def extract() -> dict[str, Tensor]:
             with self._autocast():
-                maps = self.extractors[extractor].extract(self, images)
-            # The images are kept with the maps, so that their id is not used again meanwhile.
-            self._features[key] = (images, maps)
-        return self._features[key][1]
+                return self.extractors[extractor].extract(self, images)
+
+        # A tensor is known by what it is, not by its values; as a key it is kept with its maps.
+        return self.once(("features", extractor, images), extract)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What several terms compute alike from this step, computed for the first that asks.
+
+        Args:
+            key: names it, with all that it depends on beside the step.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def _discriminate(self, images: Tensor, labels: Callable[[], Tensor]) -> Tensor:
         discriminator = self.networks["discriminator"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,38 +18,70 @@ from xraygan.step import Step
 Formula = Literal["paper", "released"]
 
 
+class _Gram(torch.autograd.Function):
+    """F F^T of feature maps F ``(N, C, P)``, float32 or better; its gradient is as precise as F.
+
+    Left to itself, autograd multiplies twice on the way back, once for each factor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(flat)
+        with exact_products_of(flat):
+            return torch.bmm(wide(flat), wide(flat).transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (flat,) = ctx.saved_tensors
+        both = gradients[0] + gradients[0].transpose(1, 2)
+        return torch.bmm(both.to(flat.dtype), flat)
+
+
+@contextmanager
+def exact_products_of(flat: Tensor) -> Iterator[None]:
+    """Within it, float32 matrices that hold bfloat16 numbers are multiplied as such.
+
+    Their products are exact in either format and are summed up in float32, so nothing is lost, and
+    processors that have bfloat16 do it in half the time.
+    """
+    before = torch.get_float32_matmul_precision()
+    if flat.dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     """Gram matrices ``(N, C, C)`` of feature maps ``(N, C, H, W)``, float32 or better.
 
     G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
     """
     n, c, h, w = maps.shape
-    flat = wide(maps).reshape(n, c, h * w)
-    # Scaled first: a sum over 16,384 pixels of a deep map is large.
-    scale = (c * h * w if formula == "paper" else h * w) ** -0.5
-    return torch.bmm(flat * scale, (flat * scale).transpose(1, 2))
+    with torch.autocast(maps.device.type, enabled=False):
+        product: Tensor = _Gram.apply(maps.reshape(n, c, h * w))
+        return product / (c * h * w if formula == "paper" else h * w)
 
 
 def style_loss(
-    ours: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    layers: Sequence[str],
-    formula: Formula = "paper",
+    ours: Mapping[str, Tensor], target: Mapping[str, Tensor], formula: Formula = "paper"
 ) -> Tensor:
     """Sum over layers of the batch mean of |G(ours) - G(target)|_F^2 (Eq. 9).
 
     The released scripts take the mean over the C^2 entries instead of their sum, and weigh each
     layer by 1000 / C^2.
+
+    Args:
+        ours, target: Gram matrices ``(N, C, C)`` by layer, of :func:`gram_matrix`.
     """
     total: Tensor | float = 0.0
-    for layer in layers:
-        with torch.autocast(ours[layer].device.type, enabled=False):
-            difference = gram_matrix(ours[layer], formula) - gram_matrix(target[layer], formula)
-        squared = difference.square()
+    for layer, gram in ours.items():
+        squared = (gram - target[layer]).square()
         if formula == "paper":
             total = total + squared.sum(dim=(1, 2)).mean()
         else:
-            total = total + 1000.0 / difference.shape[1] ** 2 * squared.mean()
+            total = total + 1000.0 / gram.shape[1] ** 2 * squared.mean()
     return total  # type: ignore[return-value]
 
 
@@ -71,14 +104,23 @@ class _StyleScore(Score):
         self.layers = tuple(layers)
         self.formula = formula
 
-    def style_layers(self, step: Step, maps: Mapping[str, Tensor]) -> Sequence[str]:
-        chosen = self.layers or step.extractors[self.extractor].style_layers or tuple(maps)
-        if missing := [layer for layer in chosen if layer not in maps]:
+    def style_loss(self, step: Step, maps: Mapping[str, Tensor]) -> Tensor:
+        """Style loss of feature maps against those of the real batch."""
+        layers = self.layers or step.extractors[self.extractor].style_layers or tuple(maps)
+        if missing := [layer for layer in layers if layer not in maps]:
             raise UserError(
                 f"layers: the extractor {self.extractor!r} has no {missing[0]!r}; it has "
                 + ", ".join(maps)
             )
-        return chosen
+
+        def grams(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {layer: gram_matrix(maps[layer], self.formula) for layer in layers}
+
+        real = step.once(
+            ("gram", self.extractor, layers, self.formula),
+            lambda: grams(step.features(self.extractor, "real")),
+        )
+        return style_loss(grams(maps), real, self.formula)
 
 
 class GramStyle(_StyleScore):
@@ -107,9 +149,7 @@ class GramStyle(_StyleScore):
         super().__init__(extractor, layers, formula)
 
     def forward(self, step: Step) -> Tensor:
-        fake = step.features(self.extractor, "fake")
-        real = step.features(self.extractor, "real")
-        return style_loss(fake, real, self.style_layers(step, fake), self.formula)
+        return self.style_loss(step, step.features(self.extractor, "fake"))
 
 
 class StyleTransfer(_StyleScore):
@@ -149,12 +189,7 @@ class StyleTransfer(_StyleScore):
         pair = torch.cat([x.expand(-1, self.channels, -1, -1) for x in (step.real, step.fake)], 1)
         stylized = step.run(self.transfer, pair)
         ours = step.features(self.extractor, stylized)
-        style = style_loss(
-            ours,
-            step.features(self.extractor, "real"),
-            self.style_layers(step, ours),
-            self.formula,
-        )
+        style = self.style_loss(step, ours)
         layer = (
             self.content_layer or step.extractors[self.extractor].content_layer or list(ours)[-1]
         )
