@@ -20,7 +20,7 @@ from xraygan.batches import Batches
 from xraygan.display import Display
 from xraygan.engine import Session
 from xraygan.loop import Loop
-from xraygan.precision import choose_device, make_deterministic
+from xraygan.precision import choose_device, keep_freed_memory, make_deterministic
 from xraygan.recipe import load
 from xraygan.rundir import RunDirectory
 from xraygan.store import ImageSplit, StoredImages
@@ -31,7 +31,9 @@ import re, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from step import Case
+from xraygan.precision import keep_freed_memory
 from xraygan.recipe import load
+keep_freed_memory()
 case = Case(load("ucgan_full", {overrides!r}), {precision!r})
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -164,6 +166,7 @@ def ranks(report: Report, fast: bool) -> None:
 def main(fast: bool, repetitions: int) -> Report:
     """The step of ucgan_full by batch, image size and dataset size, its memory, and ranks."""
     make_deterministic()
+    keep_freed_memory()
     repetitions = 1 if fast else repetitions
     device = choose_device("auto")
     precision = "bf16" if has_bf16(device) else "fp32"

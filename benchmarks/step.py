@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xraygan import Task
 from xraygan.graph import assemble
-from xraygan.precision import choose_device, choose_precision, make_deterministic
+from xraygan.precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from xraygan.recipe import Recipe, load
 from xraygan.seeding import rng
 
@@ -168,6 +168,7 @@ def main(fast: bool, batch: int, size: int, precision: str, mode: str, repetitio
     """The step of ucgan_full with all terms (ResNet-50, VGG-19), on random images: against the sum
     of its networks' passes alone, and against benchmarks/plain.py."""
     make_deterministic()
+    keep_freed_memory()  # as a run does; the plain loop profits too
     given = [f"run.batch_size={batch}", f"data.image_size={size}"]
     recipe = load("ucgan_full", [*SET, *(SMALL if fast else given), f"run.compile={mode}"])
     device = choose_device("auto")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,23 @@ def test_compiled_networks_compute_the_same(tmp_path: Path, mode: str) -> None:
 
     for found, expected in zip(steps(f"run.compile={mode}"), steps(), strict=True):
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's malloc that is told")
+def test_freed_memory_is_kept() -> None:
+    script = """
+import resource, sys, torch
+from xraygan.precision import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(9)))  # the first ones find no place to come back to
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", script, what], capture_output=True).stdout)
+        for what in ("keep", "leave")
+    )
+    assert kept < 10 < given_back

@@ -17,7 +17,7 @@ from .errors import UserError
 from .evaluate import Evaluation, evaluate, predictions
 from .graph import TrainingGraph, assemble
 from .loop import Loop
-from .precision import choose_device, choose_precision, make_deterministic
+from .precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .rundir import RunDirectory, write_json, write_table
@@ -39,6 +39,7 @@ class Session:
     def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
         """Prepare the data and build the networks."""
         make_deterministic()
+        keep_freed_memory()
         words = recipe.tables.run
         device = choose_device(words.device)
         autocast = choose_precision(words.precision, device)

@@ -106,6 +106,14 @@ class TrainingGraph:
             values: each evaluated term, unweighted, detached.
             gradients: network -> one gradient a parameter, None where nothing reached it.
         """
+        with self.autocast(), torch.autocast(step.real.device.type, enabled=False):
+            # Networks turn it on again, for themselves; the outer one keeps the weights that they
+            # cast, so that each is cast once a step.
+            values, losses = self._evaluate(step)
+        return values, self._differentiate(step, losses)
+
+    def _evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every term's value, and the weighted ones that somebody learns from."""
         values: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for term in self.terms:
@@ -117,6 +125,10 @@ class TrainingGraph:
             values[term.name] = value.detach()
             if audience and value.requires_grad:
                 losses[term.name] = term.weight * value
+        return values, losses
+
+    def _differentiate(self, step: Step, losses: dict[str, Tensor]) -> Gradients:
+        """The gradients of :meth:`gradients`."""
         parameters = {
             n: _parameters(self.networks[n]) for n in self.optimizers if n in step.learning
         }
@@ -147,7 +159,7 @@ class TrainingGraph:
             gradients[GENERATOR] = [
                 _plus(a, b) for a, b in zip(gradients[GENERATOR], through, strict=True)
             ]
-        return values, gradients
+        return gradients
 
     def _passes(
         self, evaluated: Iterable[str], learning: Iterable[str]

@@ -19,7 +19,7 @@ Formula = Literal["paper", "released"]
 
 
 class _Gram(torch.autograd.Function):
-    """F F^T of feature maps F ``(N, C, P)``, float32 or better; its gradient is as precise as F.
+    """F^T F of features F ``(N, P, C)``, float32 or better; its gradient is as precise as F.
 
     Left to itself, autograd multiplies twice on the way back, once for each factor.
     """
@@ -28,13 +28,13 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, flat: Tensor) -> Tensor:
         ctx.save_for_backward(flat)
         with exact_products_of(flat):
-            return torch.bmm(wide(flat), wide(flat).transpose(1, 2))
+            return torch.bmm(wide(flat).transpose(1, 2), wide(flat))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (flat,) = ctx.saved_tensors
         both = gradients[0] + gradients[0].transpose(1, 2)
-        return torch.bmm(both.to(flat.dtype), flat)
+        return torch.bmm(flat, both.to(flat.dtype))
 
 
 @contextmanager
@@ -60,7 +60,8 @@ def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     """
     n, c, h, w = maps.shape
     with torch.autocast(maps.device.type, enabled=False):
-        product: Tensor = _Gram.apply(maps.reshape(n, c, h * w))
+        # Channels last, as networks leave their maps: nothing is reordered.
+        product: Tensor = _Gram.apply(maps.permute(0, 2, 3, 1).reshape(n, h * w, c))
         return product / (c * h * w if formula == "paper" else h * w)
 
 

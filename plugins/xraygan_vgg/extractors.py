@@ -86,6 +86,8 @@ class _VGG(Extractor):
             return convolution(images * scale + shift)
         folded = torch.stack([(convolution.weight * by).sum(dim=1) for by in (scale, shift)], dim=1)
         planes = torch.cat([images, torch.ones_like(images)], dim=1)
+        # A convolution's output lies in memory as its input does.
+        planes = planes.contiguous(memory_format=torch.channels_last)
         return F.conv2d(planes, folded, convolution.bias, padding=convolution.padding)
 
 
