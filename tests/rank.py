@@ -42,7 +42,7 @@ def main(out: str, precision: str, steps: str, count: str, recipe: str, *overrid
                 shard=(ranks.index, ranks.count),
             )
             found, gradients = graph.gradients(current)
-            graph.update(gradients, step)
+            graph.update(graph.mean_over_ranks(gradients), step)
             values.append(ranks.average({name: float(value) for name, value in found.items()}))
         if ranks.first:
             every = {**graph.networks, **{f"{n} average": a for n, a in graph.averages.items()}}

@@ -26,7 +26,7 @@ from .errors import UserError
 from .graph import TrainingGraph, laid_out_as
 
 FORMAT = 1
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 _NAME = re.compile(r"step-(\d{8,})")
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,15 @@ class Checkpoint:
             raise UserError(f"{self.directory / file}: cannot be read ({error})") from None
 
 
-def save(folder: Path, step: int, graph: TrainingGraph, keep: int = 0) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    graph: TrainingGraph,
+    keep: int = 0,
+    *,
+    best: bool = False,
+    log: Mapping[str, Any] | None = None,
+) -> Path:
     """Write ``folder/step-NNNNNNNN`` and point ``folder/latest`` at it.
 
     A crash at any moment leaves the former checkpoints and ``latest`` as they were.
@@ -99,10 +107,30 @@ def save(folder: Path, step: int, graph: TrainingGraph, keep: int = 0) -> Path:
         folder: the run's ``checkpoints``.
         step: steps done.
         keep: how many of the newest checkpoints to keep; 0 for all.
+        best: point ``folder/best`` at it too, which is kept whatever its age.
+        log: what the log has gathered since its last line, for the manifest.
 
     Returns:
         The checkpoint's directory.
+
+    Raises:
+        UserError: a parameter is not finite, or the disk cannot take it; nothing was changed.
     """
+    _refuse_what_is_not_finite(graph, folder, step)
+    try:
+        return _save(folder, step, graph, keep, best, log or {})
+    except (OSError, SafetensorError) as error:
+        found = latest(folder)
+        last = f"the checkpoint of step {found.step} is intact" if found else "there is none yet"
+        raise UserError(
+            f"{folder}: the checkpoint of step {step} cannot be written ({error}); {last}. Make "
+            "room, or make the folder writable, and continue the run with --resume"
+        ) from error
+
+
+def _save(
+    folder: Path, step: int, graph: TrainingGraph, keep: int, best: bool, log: Mapping[str, Any]
+) -> Path:
     target = folder / f"step-{step:08d}"
     if _verified(target) is None:
         building = folder / f".{target.name}.building"
@@ -113,6 +141,7 @@ def save(folder: Path, step: int, graph: TrainingGraph, keep: int = 0) -> Path:
         manifest = {
             "format": FORMAT,
             "step": step,
+            "log": log,
             "files": {path.name: _sha256(path) for path in sorted(building.iterdir())},
         }
         text = json.dumps(manifest, indent=1) + "\n"
@@ -122,14 +151,27 @@ def save(folder: Path, step: int, graph: TrainingGraph, keep: int = 0) -> Path:
         shutil.rmtree(target, ignore_errors=True)  # there only if it was damaged
         building.rename(target)
         _sync(folder)
-    pointer = folder / f".{LATEST}.building"
-    pointer.unlink(missing_ok=True)
-    pointer.symlink_to(target.name)
-    pointer.replace(folder / LATEST)
+    for name in (LATEST, BEST) if best else (LATEST,):
+        pointer = folder / f".{name}.building"
+        pointer.unlink(missing_ok=True)
+        pointer.symlink_to(target.name)
+        pointer.replace(folder / name)
     if keep:
+        kept = {target, (folder / BEST).resolve()}
         for old in [path for path in _all(folder) if path != target][keep - 1 :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old.resolve() not in kept:
+                shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _refuse_what_is_not_finite(graph: TrainingGraph, folder: Path, step: int) -> None:
+    for network, module in graph.networks.items():
+        for name, parameter in module.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise UserError(
+                    f"{folder}: step {step}: {name} of the {network} is not finite, so it is not "
+                    "saved; the checkpoint before it is intact. A lower learning rate may help"
+                )
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -142,6 +184,24 @@ def latest(folder: Path) -> Checkpoint | None:
             return found
         _log.warning("%s: damaged, its files do not match its manifest; passed over", path)
     return None
+
+
+def find(folder: Path, which: str) -> Checkpoint:
+    """A checkpoint by name: ``"latest"``, ``"best"``, or its step.
+
+    Raises:
+        UserError: it is not there, or its files do not match its manifest.
+    """
+    if which == LATEST:
+        found = latest(folder)
+    else:
+        name = which if which == BEST else f"step-{int(which):08d}" if which.isdecimal() else ""
+        found = _verified((folder / name).resolve()) if name else None
+    if found is None:
+        there = ", ".join([*(str(int(path.name[5:])) for path in _all(folder)), LATEST])
+        there += f", {BEST}" if (folder / BEST).exists() else ""
+        raise UserError(f"{folder}: there is no whole checkpoint {which!r}; there are: {there}")
+    return found
 
 
 def _networks(graph: TrainingGraph) -> dict[str, nn.Module]:

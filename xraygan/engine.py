@@ -108,18 +108,19 @@ def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
 
 
 def restore(
-    directory: Path, overrides: Iterable[str], display: Display
+    directory: Path, overrides: Iterable[str], display: Display, which: str = checkpoint.LATEST
 ) -> tuple[Session, RunDirectory, int]:
-    """A run's session with the networks of its newest checkpoint, and that checkpoint's step.
+    """A run's session with the networks of one of its checkpoints, and that checkpoint's step.
+
+    Args:
+        which: ``"latest"``, ``"best"``, or a step.
 
     Raises:
-        UserError: it is no run, or has no checkpoint whose files match their hashes.
+        UserError: it is no run, or has no such checkpoint whose files match their hashes.
     """
     place = RunDirectory.open(directory)
+    found = checkpoint.find(place.checkpoints, which)
     session = Session.of(load(place.recipe, overrides), display)
-    found = checkpoint.latest(place.checkpoints)
-    if found is None:
-        raise UserError(f"{place.checkpoints}: there is no whole checkpoint")
     found.load_networks(session.graph)
     return session, place, found.step
 

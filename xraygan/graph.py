@@ -109,11 +109,11 @@ class TrainingGraph:
         with self.autocast(), torch.autocast(step.real.device.type, enabled=False):
             # Networks turn it on again, for themselves; the outer one keeps the weights that they
             # cast, so that each is cast once a step.
-            values, losses = self._evaluate(step)
-        return values, self._differentiate(step, losses)
+            values, losses = self.evaluate(step)
+        return values, self.differentiate(step, losses)
 
-    def _evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every term's value, and the weighted ones that somebody learns from."""
+    def evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every term's value, detached, and the weighted ones that somebody learns from."""
         values: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for term in self.terms:
@@ -127,8 +127,14 @@ class TrainingGraph:
                 losses[term.name] = term.weight * value
         return values, losses
 
-    def _differentiate(self, step: Step, losses: dict[str, Tensor]) -> Gradients:
-        """The gradients of :meth:`gradients`."""
+    def differentiate(
+        self, step: Step, losses: Mapping[str, Tensor], *, keep: bool = False
+    ) -> Gradients:
+        """What each network that learns in this step learns from some of its weighted terms.
+
+        Args:
+            keep: leave the step's graph as it is, to be gone through again.
+        """
         parameters = {
             n: _parameters(self.networks[n]) for n in self.optimizers if n in step.learning
         }
@@ -143,7 +149,7 @@ class TrainingGraph:
                 torch.autograd.grad(
                     torch.stack([losses[name] for name in terms]).sum(),
                     [*targets, *([step.fake] if through_fake else [])],
-                    retain_graph=i + 1 < len(passes),
+                    retain_graph=keep or i + 1 < len(passes),
                     allow_unused=True,
                 )
             )
@@ -154,7 +160,11 @@ class TrainingGraph:
                 gradients[name], found = found[:count], found[count:]
         if reached is not None:
             through = torch.autograd.grad(
-                step.generated, parameters[GENERATOR], grad_outputs=reached, allow_unused=True
+                step.generated,
+                parameters[GENERATOR],
+                grad_outputs=reached,
+                retain_graph=keep,
+                allow_unused=True,
             )
             gradients[GENERATOR] = [
                 _plus(a, b) for a, b in zip(gradients[GENERATOR], through, strict=True)
@@ -195,7 +205,16 @@ class TrainingGraph:
         """What stands for a network in samples and evaluations: its average, if one is kept."""
         return self.averages.get(name, self.networks[name])
 
-    def update(self, gradients: Gradients, step: int) -> None:
+    def mean_over_ranks(self, gradients: Gradients) -> Gradients:
+        """The mean of the ranks' gradients.
+
+        Raises:
+            RankLost: another rank ended.
+        """
+        parameters = {name: _parameters(self.networks[name]) for name in gradients}
+        return self.ranks.average_gradients(gradients, parameters)
+
+    def update(self, gradients: Gradients, step: int, held: Tensor | None = None) -> None:
         """Let each network's optimizer take one step with its gradients, then follow with the
         averages.
 
@@ -203,15 +222,14 @@ class TrainingGraph:
             step: steps done before this one. An average forgets faster in the first steps
                 (decay at most 1 - 1 / (step + 1), as Tarvainen and Valpola have it), so that the
                 initial weights do not linger.
-
-        Raises:
-            RankLost: another rank ended; no network was changed.
+            held: ``()`` float32; where it is 1, no parameter and no optimizer changes, and the
+                device need not be waited for to know it.
         """
-        parameters = {name: _parameters(self.networks[name]) for name in gradients}
-        gradients = self.ranks.average_gradients(gradients, parameters)
         for name, found in gradients.items():
-            for parameter, gradient in zip(parameters[name], found, strict=True):
+            for parameter, gradient in zip(_parameters(self.networks[name]), found, strict=True):
                 parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
+            if held is not None:
+                self.optimizers[name].found_inf = held  # type: ignore[attr-defined]
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
         for name, decay in self.decays.items():

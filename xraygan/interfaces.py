@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -271,6 +271,7 @@ class Measurement:
         resamples: the figure in each bootstrap resample of the test patients, NaN where it is not
             defined. Runs that are tested on the same patients share the resamples, so their
             differences can be compared within each.
+        better: whether more of it is better, or less.
     """
 
     value: float | list[Any] | None
@@ -278,6 +279,7 @@ class Measurement:
     interval: tuple[float, float] | None = None
     note: str = ""
     resamples: np.ndarray | None = None
+    better: Literal["higher", "lower"] = "higher"
 
 
 class Metric(ABC):

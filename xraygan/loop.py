@@ -1,33 +1,29 @@
-"""The training loop: schedule, logging, and when to save, to sample and to evaluate."""
+"""The training loop: the steps of a run, its schedule, and how it ends early."""
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from . import checkpoint, finite
 from .batches import Batches
+from .collapse import discriminator_accuracy
 from .display import Display
 from .errors import UserError
-from .evaluate import evaluate, generate
-from .graph import build
-from .interfaces import Tracker
+from .keeping import Keeper, Meter
 from .ranks import Gradients, RankLost, Ranks
-from .rundir import RunDirectory, image_grid, write_table
+from .rundir import RunDirectory
 from .seeding import derive_seed, rng
 from .signals import Interrupted, noting_signals
+from .step import Step
 
 if TYPE_CHECKING:
     from .engine import Session
-
-GRID = 32  # images in a sample grid
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +54,11 @@ class Loop:
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
         self.total = self.words.steps or (self.words.epochs or 0) * self.batches.steps_per_epoch
+        self.guard = finite.Guard(self.device, self.ranks)
+        self.meter = Meter(self.words.batch_size)
+        self._skipped_in_a_row = 0
         self._compile()
-        self.trackers: list[Tracker] = []
-        if self.ranks.first:
-            trackers = session.recipe.chosen("trackers").values()
-            self.trackers = [build(choice, place.path) for choice in trackers]
+        self.keeper = Keeper(session, place, self.total) if self.ranks.first else None
 
     def _batches(self, split: str) -> Batches:
         recipe = self.session.recipe.tables
@@ -88,62 +84,88 @@ class Loop:
         Raises:
             Interrupted: a signal came; the step was finished and saved.
             RankLost: another rank ended; the message says what is saved.
-            UserError: a term became non-finite.
+            UserError: a term or gradient became non-finite; the message says what there is.
         """
         start = done = self._take_up()
-        meter = Meter(self.words.batch_size)
         with (
             noting_signals() as caught,
             self.display.training(self.total, done=start) as show,
         ):
             try:
                 for step in range(start, self.total):
-                    meter.add(self.step(step))
+                    self.meter.add(self.step(step))
                     done = step + 1
+                    self._look(done)
                     if done % self.words.log_every == 0 or done == self.total:
-                        show(done, self._log(done, meter))
-                    if self.ranks.first:
-                        self._keep(done)
+                        show(done, self._log(done))
+                    if self.keeper:
+                        self.keeper.keep(done, self.meter)
                     [number] = self.ranks.largest(caught[0] if caught else 0)
                     if number:
-                        if self.ranks.first:
-                            self._save(done)
+                        self._look(done, surely=True)
+                        if self.keeper:
+                            self.keeper.save(done, self.meter)
                         raise Interrupted(number)
                 self.ranks.wait()
             except RankLost as lost:
                 raise RankLost(f"{lost}); {self._rescue(done)}") from lost
-        for tracker in self.trackers:
-            tracker.close()
+        if self.keeper:
+            self.keeper.end()
+
+    def _log(self, done: int) -> dict[str, float]:
+        """Write down what the meter says, meant over the ranks; returns what a display shows."""
+        reading = self.meter.read()
+        reading = replace(reading, values=self.ranks.average(reading.values))
+        if self.keeper:
+            self.keeper.log(done, reading)
+        return {**reading.values, "images/s": reading.images_per_second}
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Take training step 0, 1, 2, ...: every term's value and what parts recorded.
 
+        Nothing, if the step was left out because it was not finite.
+
         Raises:
             RankLost: another rank ended; the step was not taken.
+            UserError: too many steps in a row were not finite.
         """
         if self.words.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        parts = self.words.accumulate
-        before = [b.clone() for b in self._buffers()] if self.ranks.count > 1 else []
+        parts, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
+        before = [b.clone() for b in self._buffers()] if skip or self.ranks.count > 1 else []
         try:
-            values, gradients = self._part(step, 0)
+            values, records, gradients = self._part(step, 0)
             for part in range(1, parts):
-                more, further = self._part(step, part)
+                more, _, further = self._part(step, part)
                 values = {name: values.get(name, 0) + value for name, value in more.items()}
                 gradients = _sum(gradients, further)
             if parts > 1:
                 values = {name: value / parts for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / parts)
-            self.graph.update(gradients, step)
+            gradients = self.graph.mean_over_ranks(gradients)
+            held = self.guard.check(step, values, gradients)
+            if skip and self.guard.first() is not None:
+                self._put_back(before)
+                self._leave_out(step, values)
+                return {}
+            self._skipped_in_a_row = 0
+            self.graph.update(gradients, step, held)
         except RankLost:
-            # Batch norms have seen a batch of a step that will be taken again.
-            for buffer, value in zip(self._buffers(), before, strict=True):
-                buffer.copy_(value)
+            self._put_back(before)  # batch norms have seen a step that will be taken again
             raise
-        return values
+        return {**values, **records}
 
-    def _part(self, step: int, part: int) -> tuple[dict[str, Tensor], Gradients]:
-        """Values and gradients of this rank's share of one of the parts of a step's batch."""
+    def _part(self, step: int, part: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
+        """Values, records and gradients of this rank's share of a part of a step's batch."""
+        current = self._share(step, part)
+        values, gradients = self.graph.gradients(current)
+        if "discriminator" in current.learning:
+            accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
+            current.record("discriminator_accuracy", accuracy)
+        return values, current.records, gradients
+
+    def _share(self, step: int, part: int) -> Step:
+        """This rank's share of one of the parts of a step's batch."""
         seed, progress = self.words.seed, step / self.total
         phase = self.session.recipe.tables.schedule.phase(progress)
         generator, discriminator = phase.due(step)
@@ -155,7 +177,7 @@ class Loop:
         unlabelled = self.unlabelled.batch(step, shard)[0] if self.unlabelled else None
         # Dropout and the like: other numbers for every share of the batch.
         torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
-        current = self.graph.step(
+        return self.graph.step(
             real,
             labels,
             rng(self.device, seed, "latent", step),
@@ -165,8 +187,70 @@ class Loop:
             learning=frozenset(n for n in self.graph.optimizers if due.get(n, True)),
             shard=shard,
         )
-        values, gradients = self.graph.gradients(current)
-        return {**values, **current.records}, gradients
+
+    # -- steps that are not finite -----------------------------------------------------------------
+
+    def _look(self, done: int, *, surely: bool = False) -> None:
+        """Stop if a step was not finite: at once on the CPU, on a GPU before anything is kept.
+
+        A GPU is not waited for in every step. Nothing is learned from that step on meanwhile.
+        """
+        keeping = any(every and done % every == 0 for every in self._intervals())
+        if self.device.type == "cpu" or keeping or surely or done == self.total:
+            first = self.guard.first()
+            if first is not None:
+                self._stop(first)
+
+    def _intervals(self) -> tuple[int, ...]:
+        words = self.words
+        return words.log_every, words.save_every, words.sample_every, words.evaluate_every
+
+    def _stop(self, step: int) -> None:
+        """Take a step that was not finite again, to say what was wrong with it.
+
+        Raises:
+            UserError: always.
+        """
+        for part in range(self.words.accumulate):
+            current = self._share(step, part)
+            diagnosis = finite.diagnose(self.graph, current)
+            if gist := finite.describe(diagnosis):
+                break
+        folder = self.place.path / "nonfinite" / f"step-{step + 1:08d}"
+        if self.ranks.first:
+            finite.write_evidence(folder, self.graph, current, diagnosis)
+        found = checkpoint.latest(self.place.checkpoints)
+        saved = f"the checkpoint of step {found.step} is intact" if found else "none was saved yet"
+        raise UserError(
+            f"{self.place.path}: step {step + 1}: {gist or 'a gradient is too large'}"
+            f". Nothing was learned from it; {saved}. {folder} has the batch and the networks. A "
+            "lower learning rate, or a lower weight of that term, may help; "
+            '[run] on_nonfinite = "skip" leaves such steps out'
+        )
+
+    def _leave_out(self, step: int, values: dict[str, Tensor]) -> None:
+        """Count a step that was not finite and go on.
+
+        Raises:
+            UserError: too many in a row were not.
+        """
+        self.guard.forget()
+        self.meter.skipped += 1
+        self._skipped_in_a_row += 1
+        terms = [name for name, value in values.items() if not math.isfinite(float(value))]
+        what = " and ".join(map(repr, terms)) if terms else "a gradient"
+        _log.warning("step %d is left out: %s is not finite", step + 1, what)
+        if self._skipped_in_a_row == finite.PATIENCE:
+            raise UserError(
+                f"{self.place.path}: none of the last {finite.PATIENCE} steps was finite, up to "
+                f"step {step + 1}, so leaving more out is of no use. Use a lower learning rate, or "
+                'a lower weight of the terms that the log names; [run] on_nonfinite = "stop" '
+                "keeps what there is to look at"
+            )
+
+    def _put_back(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self._buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
     def _buffers(self) -> list[Tensor]:
         return [b for network in self.graph.networks.values() for b in network.buffers()]
@@ -182,10 +266,10 @@ class Loop:
             )
         if found is not None:
             found.load(self.graph)
-        if self.ranks.first:
-            self.place.keep_metrics_until(done)
-            if not done:
-                self._real_samples()
+            if self.ranks.count == 1 and (log := found.manifest.get("log")):
+                self.meter.restore(log)  # with more, each rank would need its own
+        if self.keeper:
+            self.keeper.begin(done)
             each = f" on each of {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             _log.info("at step %d of %d, on %s%s", done, self.total, self.device, each)
         return done
@@ -193,8 +277,8 @@ class Loop:
     def _rescue(self, done: int) -> str:
         """After another rank ended, save what is whole here; says what there is."""
         if self.device.type == "cpu":  # a GPU may wait for what the lost rank did not send
-            if self.ranks.first:
-                self._save(done)
+            if self.keeper:
+                self.keeper.save(done, self.meter)
             else:
                 self._stand_in(done)
         found = checkpoint.latest(self.place.checkpoints)
@@ -208,115 +292,9 @@ class Loop:
             with self.place.locked():
                 found = checkpoint.latest(self.place.checkpoints)
                 if found is None or found.step < done:
-                    self._save(done)
+                    checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
         except UserError:
             return  # it lives, and saves by itself
-
-    def _keep(self, done: int) -> None:
-        """Sample, evaluate and save where the recipe asks for it, and at the end."""
-        last = done == self.total
-
-        def due(every: int) -> bool:
-            return every > 0 and done % every == 0
-
-        if last or due(self.words.sample_every):
-            self._sample(done)
-        if not last and due(self.words.evaluate_every):
-            result = evaluate(self.session.evaluation(), done)[0]["metrics"]
-            values = {n: m["value"] for n, m in result.items() if isinstance(m["value"], float)}
-            self.place.append_metrics({"step": done, "evaluation": values})
-        if last or due(self.words.save_every):
-            self._save(done)
-
-    def _save(self, done: int) -> None:
-        checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
-
-    def _sample(self, done: int) -> None:
-        if "generator" not in self.graph.networks:
-            return
-        source = rng(self.device, self.words.seed, "samples")  # the same latents every time
-        images, conditions = generate(self.graph, GRID, source, device=self.device)
-        path = self.place.samples / f"step-{done:08d}.png"
-        if self.graph.networks["generator"].conditional:
-            self._write_classes(path, "condition", conditions)
-        elif "classifier" in self.graph.networks:
-            _, probs = self.session.evaluation().classify(images, real=False)
-            self._write_classes(path, "p", torch.from_numpy(probs))
-        image_grid(images).save(path)
-        for tracker in self.trackers:
-            tracker.image(done, path)
-
-    def _real_samples(self) -> None:
-        split = self.session.data.splits["train"]
-        source = rng("cpu", self.words.seed, "samples")
-        chosen = torch.randperm(len(split), generator=source)[:GRID]
-        path = self.place.samples / "real.png"
-        self._write_classes(path, "label", torch.from_numpy(split.label_matrix)[chosen])
-        image_grid(split.images[chosen]).save(path)
-
-    def _write_classes(self, grid: Path, what: str, values: Tensor) -> None:
-        """Write beside a sample grid what its images are, ``(N, K)``."""
-        names = [f"{what}:{name}" for name in self.graph.task.classes]
-        table = pd.DataFrame(values.numpy(), columns=names)
-        write_table(grid.with_suffix(".csv"), table.round(6))
-
-    def _log(self, done: int, meter: Meter) -> dict[str, float]:
-        """Write one line of ``metrics.jsonl``; returns what the display shows."""
-        values, speed, seconds = meter.read()
-        values = self.ranks.average(values)
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{self.place.path}: the term {name!r} is {value} at step {done}. The last "
-                    "checkpoint is intact; a lower learning rate or weight of that term may help"
-                )
-        if not self.ranks.first:
-            return values
-        terms = {term.name for term in self.graph.terms}
-        rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        self.place.append_metrics(
-            {
-                "step": done,
-                "progress": done / self.total,
-                "terms": {n: v for n, v in values.items() if n in terms},
-                "records": {n: v for n, v in values.items() if n not in terms},
-                "lr": rates,
-                "images_per_second": round(speed, 2),
-                "seconds": round(seconds, 3),
-            }
-        )
-        for tracker in self.trackers:
-            tracker.log(done, values)
-        return {**values, "images/s": speed}
-
-
-class Meter:
-    """Means over the steps since the last reading, kept on the device until then."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.began = time.monotonic()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.steps = 0
-        self.since = time.monotonic()
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.steps += 1
-
-    def read(self) -> tuple[dict[str, float], float, float]:
-        """Means, images per second, and seconds since the run began; then start over."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        now = time.monotonic()
-        speed = self.steps * self.batch_size / max(now - self.since, 1e-9)
-        self._clear()
-        return means, speed, now - self.began
 
 
 def _sum(a: Gradients, b: Gradients) -> Gradients:

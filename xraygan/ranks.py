@@ -76,6 +76,17 @@ class Ranks:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
         return found.tolist()
 
+    def most(self, value: Tensor) -> Tensor:
+        """The largest of the ranks' values of a tensor, on its own device.
+
+        Raises:
+            RankLost: a rank has ended.
+        """
+        if self.count > 1:
+            with _noticing():
+                dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
     def average(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean over ranks of numbers that every rank has by the same names."""
         if self.count == 1 or not values:

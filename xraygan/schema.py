@@ -52,11 +52,22 @@ class Run(Table):
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         0, description="steps between evaluations; 0 for the last only"
     )
+    keep_best: str | None = Field(
+        None,
+        description="a metric by which the best checkpoint is kept too; needs evaluate_every",
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="at a term or gradient that is not finite: stop, or leave the step out (which "
+        "waits for the device in every step)",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Run:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set one of steps and epochs")
+        if self.keep_best is not None and not self.evaluate_every:
+            raise ValueError("keep_best needs evaluate_every")
         return self
 
 

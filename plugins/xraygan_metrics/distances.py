@@ -77,7 +77,7 @@ def with_jackknife(real: np.ndarray, generated: np.ndarray, note: str) -> Measur
         spread = Z95 * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
         interval = (max(value - float(spread), 0.0), value + float(spread))
         note += f"; interval by a jackknife over {BLOCKS} blocks of the generated images"
-    return Measurement(value, len(generated), interval, note)
+    return Measurement(value, len(generated), interval, note, better="lower")
 
 
 class InceptionScore(Metric):

@@ -19,6 +19,14 @@ set_option = click.option(
 run_argument = click.argument(
     "directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False)
 )
+checkpoint_option = click.option(
+    "--checkpoint",
+    "which",
+    default="latest",
+    show_default=True,
+    metavar="latest|best|STEP",
+    help="Which of the run's checkpoints.",
+)
 
 
 def print_metrics(path: Path) -> None:

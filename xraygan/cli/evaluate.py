@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from .common import print_metrics, run_argument, set_option
+from .common import checkpoint_option, print_metrics, run_argument, set_option
 
 
 @click.command()
 @run_argument
+@checkpoint_option
 @set_option
-def evaluate(directory: Path, overrides: tuple[str, ...]) -> None:
-    """Measure RUN's newest checkpoint on its test split.
+def evaluate(directory: Path, which: str, overrides: tuple[str, ...]) -> None:
+    """Measure a checkpoint of RUN on its test split.
 
     Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. With --set the
     metrics and [evaluation] can be changed, for example metrics.fid.weights=PATH.
@@ -21,7 +22,7 @@ def evaluate(directory: Path, overrides: tuple[str, ...]) -> None:
     from ..display import Display
     from ..engine import finish, restore
 
-    session, place, step = restore(directory, overrides, Display())
+    session, place, step = restore(directory, overrides, Display(), which)
     with place.locked():
         finish(session, place, step)
     print_metrics(place.evaluation)

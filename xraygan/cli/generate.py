@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from .common import run_argument
+from .common import checkpoint_option, run_argument
 
 
 @click.command()
 @run_argument
+@checkpoint_option
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
 @click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -20,7 +21,9 @@ from .common import run_argument
     required=True,
     help="A new or empty folder.",
 )
-def generate(directory: Path, count: int, class_name: str | None, seed: int, out: Path) -> None:
+def generate(
+    directory: Path, which: str, count: int, class_name: str | None, seed: int, out: Path
+) -> None:
     """Write images that RUN's generator makes, as PNG files and a table of them.
 
     A conditional generator makes the class that is asked for. Of an unconditional one, the images
@@ -31,6 +34,6 @@ def generate(directory: Path, count: int, class_name: str | None, seed: int, out
     from ..sampling import write_images
 
     display = Display()
-    session, _, step = restore(directory, (), display)
+    session, _, step = restore(directory, (), display, which)
     write_images(session, step, count, class_name, seed, out, display)
     click.echo(f"{count} images in {out}")

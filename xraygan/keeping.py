@@ -1,0 +1,224 @@
+"""What is kept of a run while it trains: logged lines, samples, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .collapse import Watch, diversity
+from .errors import nearest
+from .evaluate import evaluate, generate
+from .graph import build
+from .interfaces import Tracker
+from .rundir import RunDirectory, image_grid, write_table
+from .seeding import rng
+
+if TYPE_CHECKING:
+    from .engine import Session
+
+GRID = 32  # images in a sample grid
+
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Writes, at its intervals and at the end, what a recipe asks for; on the first rank alone.
+
+    Args:
+        total: steps of the whole run.
+    """
+
+    def __init__(self, session: Session, place: RunDirectory, total: int) -> None:
+        self.words = session.recipe.tables.run
+        self.session = session
+        self.place = place
+        self.total = total
+        self.graph = session.graph
+        self.device = session.device
+        self.watch = Watch()
+        self._best: float | None = None
+        self.trackers: list[Tracker] = [
+            build(choice, place.path) for choice in session.recipe.chosen("trackers").values()
+        ]
+
+    def begin(self, done: int) -> None:
+        """Bring the directory to the state it had after ``done`` steps."""
+        self.place.keep_metrics_until(done)
+        for line in self.place.read_metrics():
+            if line.get("best"):
+                self._best = line["evaluation"][self.words.keep_best]
+        images = self._real_images()
+        self._real_diversity = diversity(images)
+        if not done:
+            image_grid(images).save(self.place.samples / "real.png")
+
+    def keep(self, done: int, meter: Meter) -> None:
+        """Sample, evaluate and save where the recipe asks for it, and at the end."""
+        last, best = done == self.total, False
+
+        def due(every: int) -> bool:
+            return every > 0 and done % every == 0
+
+        if last or due(self.words.sample_every):
+            self._sample(done)
+        if due(self.words.evaluate_every) and (not last or self.words.keep_best):
+            best = self._evaluate(done)
+        if last or best or due(self.words.save_every):
+            self.save(done, meter, best=best)
+
+    def save(self, done: int, meter: Meter, *, best: bool = False) -> None:
+        """Write a checkpoint."""
+        folder, keep = self.place.checkpoints, self.words.keep
+        checkpoint.save(folder, done, self.graph, keep, best=best, log=meter.state())
+
+    def end(self) -> None:
+        """The run is complete."""
+        for tracker in self.trackers:
+            tracker.close()
+
+    # -- evaluations -------------------------------------------------------------------------------
+
+    def _evaluate(self, done: int) -> bool:
+        """Log the metrics; returns whether they are the best so far."""
+        metrics = evaluate(self.session.evaluation(), done)[0]["metrics"]
+        values = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
+        wanted, best = self.words.keep_best, False
+        if wanted in values:
+            value, sign = values[wanted], -1 if metrics[wanted]["better"] == "lower" else 1
+            best = self._best is None or sign * value > sign * self._best
+            self._best = value if best else self._best
+        elif wanted is not None:
+            _log.warning(
+                "[run] keep_best: step %d: there is no metric %r, so none is the best; %s",
+                done,
+                wanted,
+                nearest(wanted, values),
+            )
+        self.place.append_metrics({"step": done, "evaluation": values, "best": best})
+        return best
+
+    # -- samples -----------------------------------------------------------------------------------
+
+    def _sample(self, done: int) -> None:
+        if "generator" not in self.graph.networks:
+            return
+        source = rng(self.device, self.words.seed, "samples")  # the same latents every time
+        images, conditions = generate(self.graph, GRID, source, device=self.device)
+        path = self.place.samples / f"step-{done:08d}.png"
+        if self.graph.networks["generator"].conditional:
+            self._write_classes(path, "condition", conditions)
+        elif "classifier" in self.graph.networks:
+            _, probs = self.session.evaluation().classify(images, real=False)
+            self._write_classes(path, "p", torch.from_numpy(probs))
+        image_grid(images).save(path)
+        self.watch.samples(done, done / self.total, diversity(images), self._real_diversity)
+        for tracker in self.trackers:
+            tracker.image(done, path)
+
+    def _real_images(self) -> Tensor:
+        split = self.session.data.splits["train"]
+        source = rng("cpu", self.words.seed, "samples")
+        chosen = torch.randperm(len(split), generator=source)[:GRID]
+        labels = torch.from_numpy(split.label_matrix)[chosen]
+        self._write_classes(self.place.samples / "real.png", "label", labels)
+        return split.images[chosen]
+
+    def _write_classes(self, grid: Path, what: str, values: Tensor) -> None:
+        """Write beside a sample grid what its images are, ``(N, K)``."""
+        names = [f"{what}:{name}" for name in self.graph.task.classes]
+        table = pd.DataFrame(values.numpy(), columns=names)
+        write_table(grid.with_suffix(".csv"), table.round(6))
+
+    # -- logged lines ------------------------------------------------------------------------------
+
+    def log(self, done: int, reading: Reading) -> None:
+        """Write one line of ``metrics.jsonl``."""
+        terms = {term.name for term in self.graph.terms}
+        rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
+        records = {n: v for n, v in reading.values.items() if n not in terms}
+        line: dict[str, Any] = {
+            "step": done,
+            "progress": done / self.total,
+            "terms": {n: v for n, v in reading.values.items() if n in terms},
+            "records": {n: v if math.isfinite(v) else None for n, v in records.items()},
+            "lr": rates,
+            "images_per_second": round(reading.images_per_second, 2),
+            "seconds": round(reading.seconds, 3),
+        }
+        if reading.skipped:
+            line["skipped"] = reading.skipped
+        self.place.append_metrics(line)
+        if "discriminator_accuracy" in records:
+            self.watch.accuracy(done, reading.steps, records["discriminator_accuracy"])
+        for tracker in self.trackers:
+            tracker.log(done, reading.values)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a :class:`Meter` has seen since it was last read.
+
+    Attributes:
+        values: means over the steps.
+        skipped: steps of the whole run that were left out because they were not finite.
+        seconds: since the run began.
+    """
+
+    values: dict[str, float]
+    steps: int
+    skipped: int
+    images_per_second: float
+    seconds: float
+
+
+class Meter:
+    """Means over the steps since the last reading, kept on the device until then."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.began = time.monotonic()
+        self.skipped = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.steps = 0
+        self.since = time.monotonic()
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Note one step's values; nothing for a step that was left out."""
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.steps += 1
+
+    def read(self) -> Reading:
+        """What was noted; then start over."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        now = time.monotonic()
+        speed = self.steps * self.batch_size / max(now - self.since, 1e-9)
+        reading = Reading(means, self.steps, self.skipped, speed, now - self.began)
+        self._clear()
+        return reading
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint between two logged lines has to carry, for the same next line."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        return {"sums": sums, "counts": self.counts, "steps": self.steps, "skipped": self.skipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
+        self.counts = dict(state["counts"])
+        self.steps, self.skipped = state["steps"], state["skipped"]
