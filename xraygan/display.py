@@ -103,7 +103,7 @@ def _show(values: Mapping[str, float]) -> str:
 def logging_to(path: Path, display: Display) -> Iterator[None]:
     """Send the toolkit's log to a file, and its warnings to the display too."""
     logger = logging.getLogger("xraygan")
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _File(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     shown = _Shown(logging.WARNING)
     shown.display = display
@@ -119,6 +119,11 @@ def logging_to(path: Path, display: Display) -> Iterator[None]:
             logger.removeHandler(handler)
         logger.setLevel(level)
         file.close()
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass  # a full disk: the run will say so in one message, not the log in a traceback
 
 
 class _Shown(logging.Handler):

@@ -89,7 +89,7 @@ def run(
             session = Session.of(recipe, display, ranks)
             place.begin(recipe, resume=resume)
             ranks.wait()
-            with logging_to(place.log, display):
+            with place.said_of_the_disk(), logging_to(place.log, display):
                 place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
                 for warning in session.data.warnings:
                     _log.warning(warning)

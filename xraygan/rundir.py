@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -87,6 +88,26 @@ class RunDirectory:
                     for path in made[1:]:
                         path.rmdir()
             lock.release()
+
+    @contextmanager
+    def said_of_the_disk(self) -> Iterator[None]:
+        """Within it, a disk that takes no more is a user's error, whatever was to be written."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG):
+                raise
+            raise UserError(
+                f"{error.filename or self.path}: cannot be written ({error.strerror}). "
+                f"{self.what_is_saved()}; make room, and continue the run with --resume"
+            ) from error
+
+    def what_is_saved(self) -> str:
+        """Which checkpoint there is to go on from, in words."""
+        from .checkpoint import latest  # it imports the graph
+
+        found = latest(self.checkpoints)
+        return f"The checkpoint of step {found.step} is intact" if found else "Nothing was saved"
 
     def is_locked(self) -> bool:
         """Whether a process is writing the run now."""
@@ -200,11 +221,15 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file beside its place and move it there when it is whole."""
     building = path.with_name(f".{path.name}.building")
-    with building.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    building.replace(path)
+    try:
+        with building.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        building.replace(path)
+    except OSError:
+        building.unlink(missing_ok=True)
+        raise
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -1,0 +1,156 @@
+"""Runs that die, and disks that fail them: nothing is lost, and they resume to the same bits."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import crash
+import pytest
+
+from xraygan import checkpoint
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["crash"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The server keeps the environment it is started with; decode for all its children once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+def start(out: Path, *moment: int) -> ForkServerProcess:
+    process = FORK.Process(target=crash.train, args=(str(out), *moment))
+    process.start()
+    return process
+
+
+def train(out: Path, *moment: int) -> int | None:
+    process = start(out, *moment)
+    process.join()
+    return process.exitcode
+
+
+def state(out: Path) -> tuple[dict, list]:
+    """What two equal runs have in common: the last checkpoint's hashes and the logged values."""
+    files = json.loads((out / "checkpoints/latest/manifest.json").read_text())["files"]
+    lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    return files, [(line["step"], line["terms"], line["records"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An undisturbed run, and the seconds that it took."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(out.with_name("warm"))
+    began = time.monotonic()
+    assert train(out) == 0
+    return out, time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_runs_killed_at_any_moment_resume_to_the_same_bits(
+    whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    """Ten die while a checkpoint is written, ten at any time; every third dies twice."""
+    undisturbed, seconds = whole
+    changes = int(undisturbed.with_name("run.changes").read_text())
+
+    def trial(number: int) -> Path:
+        draw = random.Random(number)
+        out = tmp_path / f"run-{number}"
+        for _ in range(2 if number % 3 == 0 else 1):
+            if number % 2:
+                # A second life writes fewer checkpoints, and may come to its end.
+                assert train(out, draw.randrange(changes)) in (-signal.SIGKILL, 0)
+                continue
+            process = start(out)
+            process.join(draw.uniform(0.05, 0.9) * seconds)
+            process.kill()
+            process.join()
+        assert train(out) == 0
+        return out
+
+    with ThreadPoolExecutor(2) as pool:
+        for out in pool.map(trial, range(20)):
+            assert state(out) == state(undisturbed), out
+            assert not list((out / "checkpoints").glob(".*building")), out
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def resize(disk: Path, size: float) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={int(size)}", disk], check=True)
+
+
+@pytest.mark.parametrize("checkpoints", [0.001, 0.5, 1.02, 1.6])
+def test_a_full_disk_leaves_the_last_checkpoint(
+    checkpoints: float, small_disk: Path, whole: tuple[Path, float]
+) -> None:
+    """Whatever it is that finds the disk full, the run can go on when there is room."""
+    size = sum(
+        path.stat().st_size for path in (whole[0] / "checkpoints/latest").resolve().iterdir()
+    )
+    resize(small_disk, checkpoints * size)
+    out = small_disk / "run"
+    assert train(out) == 2
+    said = Path(f"{out}.said").read_text()
+    assert "No space left on device" in said and str(out) in said
+    found = checkpoint.latest(out / "checkpoints")
+    if checkpoints > 1:
+        assert found is not None and f"step {found.step} is intact" in said
+    resize(small_disk, 10 * size)
+    assert train(out) == 0
+    assert state(out) == state(whole[0])
+
+
+def test_a_directory_that_cannot_be_written_is_named(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert train(small_disk / "run") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_checkpoint_is_written(
+    number: int, whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    changes = int(whole[0].with_name("run.changes").read_text())
+    out = tmp_path / "run"
+    assert train(out, changes // 3, number) == 128 + number
+    found = checkpoint.latest(out / "checkpoints")
+    assert found is not None and found.step == 4
+    assert train(out) == 0
+    assert state(out) == state(whole[0])
+
+
+def test_two_runs_cannot_write_one_directory(whole: tuple[Path, float], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = start(out)
+    while not (out / "metrics.jsonl").exists():
+        assert first.is_alive()
+        time.sleep(0.01)
+    assert train(out) == 2
+    assert "is being written by another process" in Path(f"{out}.said").read_text()
+    first.join()
+    assert first.exitcode == 0
+    assert state(out) == state(whole[0])
