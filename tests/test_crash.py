@@ -16,7 +16,8 @@ from pathlib import Path
 import crash
 import pytest
 
-from xraygan import checkpoint
+from xraygan import UserError, checkpoint
+from xraygan.rundir import RunDirectory
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["crash"])
@@ -127,7 +128,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 def test_a_directory_that_cannot_be_written_is_named(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert train(small_disk / "run") == 2
+    with (
+        pytest.raises(UserError, match=r"disk/run: cannot be written \(Read-only file system\)"),
+        RunDirectory(small_disk / "run").locked(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
