@@ -12,7 +12,7 @@ from plain import PlainLoop
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.graph import assemble
+from xraygan.assemble import assemble
 from xraygan.precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from xraygan.recipe import Recipe, load
 from xraygan.seeding import rng

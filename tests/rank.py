@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from xraygan import Task
-from xraygan.graph import assemble
+from xraygan.assemble import assemble
 from xraygan.ranks import join
 from xraygan.recipe import load
 from xraygan.seeding import rng

@@ -21,7 +21,8 @@ from xraygan_resnet.cral import CRAL, attended_logits
 from xraygan_resnet.patch_grid import PatchGrid, image_logits, to_grid
 
 from xraygan import Classifier, Task, UserError
-from xraygan.graph import TrainingGraph, assemble
+from xraygan.assemble import assemble
+from xraygan.graph import TrainingGraph
 from xraygan.recipe import load
 from xraygan.seeding import rng
 from xraygan.store import prepare

@@ -15,7 +15,8 @@ from xraygan_dcgan.per_class import PerClassDiscriminator, PerClassGenerator, by
 from xraygan_pseudolabel.labelers import FillUp, missing
 
 from xraygan import Task, UserError
-from xraygan.graph import TrainingGraph, assemble
+from xraygan.assemble import assemble
+from xraygan.graph import TrainingGraph
 from xraygan.recipe import load
 from xraygan.seeding import rng
 from xraygan.step import Step

@@ -12,7 +12,8 @@ from conftest import SMALL
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.graph import Term, TrainingGraph, assemble
+from xraygan.assemble import assemble
+from xraygan.graph import Term, TrainingGraph
 from xraygan.recipe import load
 from xraygan.schema import Phase
 from xraygan.seeding import rng

@@ -13,7 +13,8 @@ from torch import Tensor
 from xraygan_meanteacher.consistency import MeanTeacher, sigmoid_ramp, translate
 
 from xraygan import Task
-from xraygan.graph import TrainingGraph, assemble
+from xraygan.assemble import assemble
+from xraygan.graph import TrainingGraph
 from xraygan.recipe import load
 from xraygan.seeding import rng
 from xraygan.step import Step

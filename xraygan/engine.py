@@ -12,16 +12,18 @@ import torch
 from rich.console import Console
 
 from . import checkpoint
+from .assemble import assemble, rehearse
 from .display import Display, logging_to
 from .errors import UserError
 from .evaluate import Evaluation, evaluate, predictions
-from .graph import TrainingGraph, assemble
+from .graph import TrainingGraph
 from .loop import Loop
 from .precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .rundir import RunDirectory, write_json, write_table
-from .store import ImageData, prepare
+from .selection import task_of
+from .store import ImageData, open_dataset, prepare
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Session:
         words = recipe.tables.run
         device = choose_device(words.device)
         autocast = choose_precision(words.precision, device)
+        rehearse(recipe, task_of(recipe, open_dataset(recipe)))
         data = prepare(recipe, display.progress)
         return cls(recipe, device, data, assemble(recipe, data.task, device, autocast, ranks))
 

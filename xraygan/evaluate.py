@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .graph import TrainingGraph, build
+from .assemble import build
+from .graph import TrainingGraph
 from .interfaces import Measurement, Metric
 from .recipe import Recipe
 from .seeding import derive_seed, rng

@@ -1,8 +1,9 @@
-"""A recipe's parts, assembled: networks, optimizers, terms, and who learns from each."""
+"""A training graph: networks, optimizers, terms, and who learns from each."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,15 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import schema
-from .errors import UserError
-from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
-from .options import takes_positional
-from .ranks import Gradients, Ranks, synchronise
-from .recipe import Choice, Recipe
-from .registry import describe_error
-from .seeding import derive_seed
+from .interfaces import Extractor, Task
+from .ranks import Gradients, Ranks
 from .step import Step
+
+_log = logging.getLogger(__name__)
 
 GENERATOR = "generator"
 #: the networks that have tables of their own; others are a score's own
@@ -136,7 +133,7 @@ class TrainingGraph:
             keep: leave the step's graph as it is, to be gone through again.
         """
         parameters = {
-            n: _parameters(self.networks[n]) for n in self.optimizers if n in step.learning
+            n: trained_parameters(self.networks[n]) for n in self.optimizers if n in step.learning
         }
         gradients: Gradients = {name: [None] * len(own) for name, own in parameters.items()}
         found: list[Tensor | None]
@@ -192,7 +189,7 @@ class TrainingGraph:
     @contextmanager
     def _shielded(self, term: Term) -> Iterator[None]:
         """Within it, networks that scores brought and that the term does not train are frozen."""
-        others = [p for n in self._own - term.trains for p in _parameters(self.networks[n])]
+        others = [p for n in self._own - term.trains for p in trained_parameters(self.networks[n])]
         try:
             for parameter in others:
                 parameter.requires_grad_(False)
@@ -211,7 +208,7 @@ class TrainingGraph:
         Raises:
             RankLost: another rank ended.
         """
-        parameters = {name: _parameters(self.networks[name]) for name in gradients}
+        parameters = {name: trained_parameters(self.networks[name]) for name in gradients}
         return self.ranks.average_gradients(gradients, parameters)
 
     def update(self, gradients: Gradients, step: int, held: Tensor | None = None) -> None:
@@ -226,7 +223,9 @@ class TrainingGraph:
                 device need not be waited for to know it.
         """
         for name, found in gradients.items():
-            for parameter, gradient in zip(_parameters(self.networks[name]), found, strict=True):
+            for parameter, gradient in zip(
+                trained_parameters(self.networks[name]), found, strict=True
+            ):
                 parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
             if held is not None:
                 self.optimizers[name].found_inf = held  # type: ignore[attr-defined]
@@ -256,153 +255,10 @@ def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _parameters(network: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer may change, in order."""
     return [p for p in network.parameters() if p.requires_grad]
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
-
-
-# -- assembling ------------------------------------------------------------------------------------
-
-
-def assemble(
-    recipe: Recipe,
-    task: Task,
-    device: torch.device | str = "cpu",
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ranks: Ranks | None = None,
-) -> TrainingGraph:
-    """Build what a recipe describes.
-
-    Initial weights depend on the recipe's seed and on the network's own name, nothing else.
-
-    Raises:
-        UserError: a part refused its options or could not be built; the message names its table.
-    """
-    seed = recipe.tables.run.seed
-    networks: dict[str, nn.Module] = {}
-    terms: list[Term] = []
-    for name in MODELS:
-        if name in recipe.choices:
-            networks[name] = build(recipe.choices[name], task, seed=seed)
-    extractors: dict[str, Extractor] = {}
-    scores: dict[str, Score] = {}
-    for name, choice in recipe.chosen("scores").items():
-        if choice.words.weight != 0:
-            scores[name] = build(choice, task, seed=seed)
-            if _parameters(scores[name]):
-                networks[name] = scores[name]
-            read = choice.options.get("extractor")
-            if read is not None and read not in extractors:
-                table = recipe.choices[f"extractors.{read}"]
-                extractors[read] = build(table, task, seed=seed).requires_grad_(False).eval()
-    terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
-    for module in (*networks.values(), *extractors.values(), *scores.values()):
-        if ranks:
-            synchronise(module, ranks)
-        # Convolutions need not reorder what they read then.
-        module.to(memory_format=torch.channels_last).to(device)
-    trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
-    optimizers = {
-        name: _optimizer(recipe.network(name).words.optimizer, _parameters(network))
-        for name, network in networks.items()
-        if name in trained
-    }
-    decays = {
-        name: choice.words.average
-        for name, choice in recipe.choices.items()
-        if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
-    }
-    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast, ranks)
-
-
-def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
-    """An instance of a chosen part.
-
-    ``positional`` is what the core gives to its kind, if its constructor takes any.
-
-    Raises:
-        UserError: its constructor refused; the message names the recipe's table.
-    """
-    torch.manual_seed(derive_seed(seed, "init", choice.table))
-    given = positional if takes_positional(choice.part.cls) else ()
-    try:
-        return choice.part.cls(*given, **choice.options)
-    except UserError as error:
-        raise UserError(f"[{choice.table}]: {error}") from error
-    except Exception as error:
-        if choice.part.distribution == "xraygan":
-            raise  # ours to mend: let the traceback be seen
-        raise UserError(
-            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} failed to "
-            f"build: {describe_error(error)}"
-        ) from error
-
-
-def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
-    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
-    terms: list[Term] = []
-
-    def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
-        if weight != 0:
-            terms.append(Term(name, compute, weight, frozenset(trains)))
-
-    if "objective" in recipe.choices:
-        objective: Objective = build(recipe.choices["objective"])
-        for name, loss in (
-            ("generator", objective.generator_loss),
-            ("discriminator", objective.discriminator_loss),
-        ):
-            add(name, loss, recipe.network(name).words.weight, name)
-    if "classifier" in networks:
-        classifier: Classifier = networks["classifier"]
-        weight = recipe.network("classifier").words.weight
-        add(
-            "classification",
-            lambda step: classifier.losses(step.real_logits, step.labels).mean(),
-            weight,
-            "classifier",
-        )
-    if "labeler" in recipe.choices:
-        choice = recipe.choices["labeler"]
-        labeler: Labeler = build(choice, task)
-        add(
-            "pseudo_label",
-            lambda step: _labelled_loss(labeler, classifier, step),
-            choice.words.weight,
-            *choice.words.trains,
-        )
-    return terms
-
-
-def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
-    """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
-    labels, weights = labeler.label(step)
-    step.record("pseudo_label_kept", (weights > 0).float().mean())
-    losses = classifier.losses(step.fake_logits, labels)
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
-
-
-def _score_terms(
-    recipe: Recipe, scores: Mapping[str, Score], networks: Mapping[str, Any]
-) -> list[Term]:
-    terms = []
-    for name, score in scores.items():
-        choice = recipe.choices[f"scores.{name}"]
-        own = (name,) if name in networks else ()
-        named = choice.words.trains
-        trains = frozenset((*score.trains, *own) if named is None else named)
-        for network in sorted(trains - set(networks)):
-            raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
-        terms.append(Term(name, score, choice.words.weight, trains))
-    return terms
-
-
-def _optimizer(words: schema.Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": words.lr, "weight_decay": words.weight_decay, "fused": True}
-    if words.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=words.momentum, **common)
-    kind = torch.optim.AdamW if words.name == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=words.betas, **common)

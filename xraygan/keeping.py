@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
+from .assemble import build
 from .collapse import Watch, diversity
 from .errors import nearest
 from .evaluate import evaluate, generate
-from .graph import build
 from .interfaces import Tracker
 from .rundir import RunDirectory, image_grid, write_table
 from .seeding import rng

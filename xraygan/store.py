@@ -19,9 +19,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from .assemble import build
 from .decode import Progress, decode
 from .errors import UserError
-from .graph import build
 from .interfaces import Dataset, Task
 from .recipe import Recipe
 from .selection import SPLITS, choose, limit, task_of

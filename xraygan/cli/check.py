@@ -21,7 +21,7 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..graph import assemble
+    from ..assemble import assemble
     from ..recipe import load
     from ..selection import task_of
     from ..store import open_dataset

@@ -1,0 +1,188 @@
+"""A recipe's parts built and assembled into a training graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import schema
+from .errors import RecipeError, UserError
+from .graph import MODELS, Term, TrainingGraph, trained_parameters
+from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
+from .options import takes_positional
+from .ranks import Ranks, synchronise
+from .recipe import Choice, Recipe
+from .registry import describe_error
+from .seeding import derive_seed
+from .step import Step
+
+_log = logging.getLogger(__name__)
+
+
+def assemble(
+    recipe: Recipe,
+    task: Task,
+    device: torch.device | str = "cpu",
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ranks: Ranks | None = None,
+) -> TrainingGraph:
+    """Build what a recipe describes.
+
+    Initial weights depend on the recipe's seed and on the network's own name, nothing else.
+
+    Raises:
+        UserError: a part refused its options or could not be built; the message names its table.
+    """
+    seed = recipe.tables.run.seed
+    networks: dict[str, nn.Module] = {}
+    terms: list[Term] = []
+    for name in MODELS:
+        if name in recipe.choices:
+            networks[name] = build(recipe.choices[name], task, seed=seed)
+    extractors: dict[str, Extractor] = {}
+    scores: dict[str, Score] = {}
+    for name, choice in recipe.chosen("scores").items():
+        if choice.words.weight != 0:
+            scores[name] = build(choice, task, seed=seed)
+            if trained_parameters(scores[name]):
+                networks[name] = scores[name]
+            read = choice.options.get("extractor")
+            if read is not None and read not in extractors:
+                table = recipe.choices[f"extractors.{read}"]
+                extractors[read] = build(table, task, seed=seed).requires_grad_(False).eval()
+    terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
+    for module in (*networks.values(), *extractors.values(), *scores.values()):
+        if ranks:
+            synchronise(module, ranks)
+        # Convolutions need not reorder what they read then.
+        module.to(memory_format=torch.channels_last).to(device)
+    trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
+    optimizers = {
+        name: _optimizer(recipe.network(name).words.optimizer, trained_parameters(network))
+        for name, network in networks.items()
+        if name in trained
+    }
+    decays = {
+        name: choice.words.average
+        for name, choice in recipe.choices.items()
+        if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
+    }
+    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast, ranks)
+
+
+def rehearse(recipe: Recipe, task: Task) -> None:
+    """Build every network without memory for it: what does not fit is said before any work.
+
+    Raises:
+        RecipeError: every part that refused its options, the image size or the classes.
+    """
+    faults = []
+    for table, choice in recipe.choices.items():
+        kind = table.partition(".")[0]
+        unused = kind == "scores" and choice.words.weight == 0
+        if unused or kind not in (*MODELS, "scores", "extractors"):
+            continue
+        try:
+            with torch.device("meta"):
+                build(choice, task)
+        except UserError as error:
+            faults.append(str(error))
+        except Exception as error:  # a constructor that computes needs numbers; the real one tells
+            _log.debug("%s cannot be rehearsed: %s", table, error)
+    if faults:
+        raise RecipeError(faults)
+
+
+def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
+    """An instance of a chosen part.
+
+    ``positional`` is what the core gives to its kind, if its constructor takes any.
+
+    Raises:
+        UserError: its constructor refused; the message names the recipe's table.
+    """
+    torch.manual_seed(derive_seed(seed, "init", choice.table))
+    given = positional if takes_positional(choice.part.cls) else ()
+    try:
+        return choice.part.cls(*given, **choice.options)
+    except UserError as error:
+        raise UserError(f"[{choice.table}]: {error}") from error
+    except Exception as error:
+        if choice.part.distribution == "xraygan":
+            raise  # ours to mend: let the traceback be seen
+        raise UserError(
+            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} failed to "
+            f"build: {describe_error(error)}"
+        ) from error
+
+
+def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
+    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
+    terms: list[Term] = []
+
+    def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
+        if weight != 0:
+            terms.append(Term(name, compute, weight, frozenset(trains)))
+
+    if "objective" in recipe.choices:
+        objective: Objective = build(recipe.choices["objective"])
+        for name, loss in (
+            ("generator", objective.generator_loss),
+            ("discriminator", objective.discriminator_loss),
+        ):
+            add(name, loss, recipe.network(name).words.weight, name)
+    if "classifier" in networks:
+        classifier: Classifier = networks["classifier"]
+        weight = recipe.network("classifier").words.weight
+        add(
+            "classification",
+            lambda step: classifier.losses(step.real_logits, step.labels).mean(),
+            weight,
+            "classifier",
+        )
+    if "labeler" in recipe.choices:
+        choice = recipe.choices["labeler"]
+        labeler: Labeler = build(choice, task)
+        add(
+            "pseudo_label",
+            lambda step: _labelled_loss(labeler, classifier, step),
+            choice.words.weight,
+            *choice.words.trains,
+        )
+    return terms
+
+
+def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
+    """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
+    labels, weights = labeler.label(step)
+    step.record("pseudo_label_kept", (weights > 0).float().mean())
+    losses = classifier.losses(step.fake_logits, labels)
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _score_terms(
+    recipe: Recipe, scores: Mapping[str, Score], networks: Mapping[str, Any]
+) -> list[Term]:
+    terms = []
+    for name, score in scores.items():
+        choice = recipe.choices[f"scores.{name}"]
+        own = (name,) if name in networks else ()
+        named = choice.words.trains
+        trains = frozenset((*score.trains, *own) if named is None else named)
+        for network in sorted(trains - set(networks)):
+            raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
+        terms.append(Term(name, score, choice.words.weight, trains))
+    return terms
+
+
+def _optimizer(words: schema.Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": words.lr, "weight_decay": words.weight_decay, "fused": True}
+    if words.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=words.momentum, **common)
+    kind = torch.optim.AdamW if words.name == "adamw" else torch.optim.Adam
+    return kind(parameters, betas=words.betas, **common)
