@@ -13,7 +13,9 @@ from torch import Tensor
 
 from xraygan import Task
 from xraygan.assemble import assemble
+from xraygan.finite import Guard
 from xraygan.precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from xraygan.ranks import Ranks
 from xraygan.recipe import Recipe, load
 from xraygan.seeding import rng
 
@@ -58,6 +60,7 @@ class Case:
         count = words.batch_size
         self.real = torch.rand(count, 1, size, size, generator=source, device=self.device) * 2 - 1
         self.labels = torch.arange(count, device=self.device) % len(CLASSES)
+        self.guard = Guard(self.device, Ranks())
         self.steps = 0
 
     def train(self) -> dict[str, Tensor]:
@@ -66,7 +69,8 @@ class Case:
         latent = rng(self.device, 0, "latent", self.steps)
         step = self.graph.step(self.real, self.labels, latent)
         values, gradients = self.graph.gradients(step)
-        self.graph.update(gradients, self.steps)
+        held = self.guard.check(self.steps, values, gradients)
+        self.graph.update(gradients, self.steps, held)
         self.steps += 1
         return values
 

@@ -224,25 +224,27 @@ def test_eq_9(n: int, dtype: torch.dtype, released: bool) -> None:
 
 
 def style_of(ours: dict[str, Tensor], target: dict[str, Tensor], formula: Any) -> Tensor:
-    grams = ({k: gram_matrix(v, formula) for k, v in maps.items()} for maps in (ours, target))
-    return style_loss(*grams, formula)
+    return style_loss(ours, {k: gram_matrix(v, formula) for k, v in target.items()}, formula)
 
 
-def test_gram_matrices_of_bfloat16_maps_are_float32() -> None:
-    maps = normal(0, 2, 5, 16, 16).bfloat16().requires_grad_()
-    flat = maps.detach().double().reshape(2, 5, -1)
-    exact = flat @ flat.transpose(1, 2) / (5 * 16 * 16)
+def test_the_style_of_bfloat16_maps_is_computed_in_float32() -> None:
+    ours, target = (normal(i, 2, 5, 16, 16).bfloat16() for i in range(2))
     before = torch.get_float32_matmul_precision()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gram_matrix(maps)
-    assert found.dtype == torch.float32
-    assert (found - exact).abs().max() < 1e-6 * exact.abs().max()
+        grams = gram_matrix(target)
+        maps = ours.clone().requires_grad_()
+        found = style_of({"a": maps}, {"a": target}, "paper")
     assert torch.get_float32_matmul_precision() == before
-    (gradient,) = torch.autograd.grad(found[:, 0, 1].sum(), maps)
-    expected = flat.new_zeros(2, 5, 256)
-    expected[:, 0], expected[:, 1] = flat[:, 1] / 1280, flat[:, 0] / 1280
+    assert grams.dtype == found.dtype == torch.float32
+    exact = target.double().flatten(2)
+    exact = exact @ exact.transpose(1, 2) / (5 * 16 * 16)
+    assert (grams - exact).abs().max() < 1e-6 * exact.abs().max()
+    agree(found, eq_9(ours.double(), target.double(), released=False))
+    (gradient,) = torch.autograd.grad(found, maps)
+    wide = ours.double().requires_grad_()
+    (expected,) = torch.autograd.grad(style_of({"a": wide}, {"a": target.double()}, "paper"), wide)
     assert gradient.dtype == torch.bfloat16
-    assert (gradient.reshape(2, 5, -1) - expected).abs().max() < 2**-7 * expected.abs().max()
+    assert (gradient - expected).abs().max() < 2**-7 * expected.abs().max()
 
 
 @dtypes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import schema
 from .errors import RecipeError, UserError
-from .graph import MODELS, Term, TrainingGraph, trained_parameters
+from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .options import takes_positional
 from .ranks import Ranks, synchronise
@@ -63,7 +63,7 @@ def assemble(
         module.to(memory_format=torch.channels_last).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
-        name: _optimizer(recipe.network(name).words.optimizer, trained_parameters(network))
+        name: _optimizer(recipe.network(name).words.optimizer, network)
         for name, network in networks.items()
         if name in trained
     }
@@ -81,19 +81,18 @@ def rehearse(recipe: Recipe, task: Task) -> None:
     Raises:
         RecipeError: every part that refused its options, the image size or the classes.
     """
+    scores = [choice for choice in recipe.chosen("scores").values() if choice.words.weight != 0]
+    read = {f"extractors.{choice.options.get('extractor')}" for choice in scores}
+    wanted = [c for table, c in recipe.choices.items() if table in {*MODELS, *read}]
     faults = []
-    for table, choice in recipe.choices.items():
-        kind = table.partition(".")[0]
-        unused = kind == "scores" and choice.words.weight == 0
-        if unused or kind not in (*MODELS, "scores", "extractors"):
-            continue
+    for choice in (*wanted, *scores):
         try:
             with torch.device("meta"):
                 build(choice, task)
         except UserError as error:
             faults.append(str(error))
         except Exception as error:  # a constructor that computes needs numbers; the real one tells
-            _log.debug("%s cannot be rehearsed: %s", table, error)
+            _log.debug("[%s] cannot be rehearsed: %s", choice.table, error)
     if faults:
         raise RecipeError(faults)
 
@@ -180,7 +179,9 @@ def _score_terms(
     return terms
 
 
-def _optimizer(words: schema.Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(words: schema.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters, each as a row that shares its memory."""
+    parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
     common: dict[str, Any] = {"lr": words.lr, "weight_decay": words.weight_decay, "fused": True}
     if words.name == "sgd":
         return torch.optim.SGD(parameters, momentum=words.momentum, **common)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
-from .graph import TrainingGraph, laid_out_as
+from .graph import TrainingGraph, flattened
 
 FORMAT = 1
 LATEST, BEST = "latest", "best"
@@ -57,14 +57,15 @@ class Checkpoint:
 
     def load_optimizer(self, name: str, network: nn.Module, optimizer: Any) -> None:
         """Restore an optimizer's state tensors, stored under its parameters' names."""
-        flat = self._tensors(f"{name}.optimizer.safetensors")
+        saved = self._tensors(f"{name}.optimizer.safetensors")
         state: dict[int, dict[str, Tensor]] = {}
         for index, (key, parameter) in enumerate(_trained(network)):
             prefix = key + "/"
             found = {
-                k.removeprefix(prefix): laid_out_as(parameter, value)
-                for k, value in flat.items()
-                if k.startswith(prefix)
+                what: value if what == "step" else flattened(value, parameter)
+                for what, value in (
+                    (k.removeprefix(prefix), v) for k, v in saved.items() if k.startswith(prefix)
+                )
             }
             if found:
                 state[index] = found
@@ -219,12 +220,22 @@ def _contents(graph: TrainingGraph) -> dict[str, dict[str, Tensor]]:
         }
     for name, optimizer in graph.optimizers.items():
         files[f"{name}.optimizer.safetensors"] = {
-            f"{key}/{what}": torch.as_tensor(value).detach().cpu().contiguous()
-            for key, parameter in _trained(graph.networks[name])
-            for what, value in optimizer.state.get(parameter, {}).items()
+            f"{key}/{what}": _as_saved(value, parameter if what != "step" else None)
+            for (key, parameter), flat in zip(
+                _trained(graph.networks[name]), optimizer.param_groups[0]["params"], strict=True
+            )
+            for what, value in optimizer.state.get(flat, {}).items()
             if value is not None
         }
     return files
+
+
+def _as_saved(value: Any, parameter: Tensor | None) -> Tensor:
+    """A tensor of an optimizer's state; a row takes its parameter's shape."""
+    tensor = torch.as_tensor(value).detach()
+    if parameter is not None:
+        tensor = tensor.as_strided(parameter.shape, parameter.stride())
+    return tensor.cpu().contiguous()
 
 
 def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -34,7 +34,7 @@ class Guard:
 
     def __init__(self, device: torch.device, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.held = torch.zeros((), device=device)
+        self.held = torch.zeros((), dtype=torch.float32, device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
     def check(self, step: int, values: Mapping[str, Tensor], gradients: Gradients) -> Tensor:

@@ -223,14 +223,16 @@ class TrainingGraph:
                 device need not be waited for to know it.
         """
         for name, found in gradients.items():
-            for parameter, gradient in zip(
-                trained_parameters(self.networks[name]), found, strict=True
-            ):
-                parameter.grad = None if gradient is None else laid_out_as(parameter, gradient)
+            optimizer, parameters = self.optimizers[name], trained_parameters(self.networks[name])
+            rows = optimizer.param_groups[0]["params"]
+            for row, parameter, gradient in zip(rows, parameters, found, strict=True):
+                if row.data_ptr() != parameter.data_ptr():  # the network was moved, or widened
+                    row.data = flattened(parameter.data, parameter)
+                row.grad = None if gradient is None else flattened(gradient, parameter)
             if held is not None:
-                self.optimizers[name].found_inf = held  # type: ignore[attr-defined]
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad(set_to_none=True)
+                optimizer.found_inf = held  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         for name, decay in self.decays.items():
             if name in gradients:
                 _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (step + 1)))
@@ -245,14 +247,15 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         buffer.copy_(now)
 
 
-def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A tensor with a parameter's order in memory, through which fused optimizers walk.
+def flattened(value: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of a parameter's shape as one row ``(P,)``, in the parameter's order in memory.
 
-    They do not ask whether a gradient or a moment lies there in the same order as its parameter.
+    Optimizers are given rows, of parameters, gradients and moments alike: the fused ones walk
+    through memory, and copy whatever is not in C order to be able to.
     """
-    if value.stride() == parameter.stride() or value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    if value.stride() != parameter.stride():
+        value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.as_strided((value.numel(),), (1,))
 
 
 def trained_parameters(network: nn.Module) -> list[nn.Parameter]:

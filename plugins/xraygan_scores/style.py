@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,39 +17,54 @@ from xraygan.step import Step
 Formula = Literal["paper", "released"]
 
 
-class _Gram(torch.autograd.Function):
-    """F^T F of features F ``(N, P, C)``, float32 or better; its gradient is as precise as F.
+class _SquaredDistance(torch.autograd.Function):
+    """|G - T|_F^2 of each image's G = F^T F / size and a symmetric T ``(N, C, C)``: ``(N,)``.
 
-    Left to itself, autograd multiplies twice on the way back, once for each factor.
+    F are features ``(N, P, C)``. The gradient 4 F (G - T) / size is one product; autograd would
+    make two, and four passes over the matrices.
     """
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor) -> Tensor:
-        ctx.save_for_backward(flat)
-        with exact_products_of(flat):
-            return torch.bmm(wide(flat).transpose(1, 2), wide(flat))
+    def forward(ctx: Any, flat: Tensor, target: Tensor, size: int) -> Tensor:  # type: ignore[override]
+        difference = _products(flat).div_(size).sub_(target)
+        ctx.save_for_backward(flat, difference)
+        ctx.size = size
+        return difference.square().sum(dim=(1, 2))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (flat,) = ctx.saved_tensors
-        both = gradients[0] + gradients[0].transpose(1, 2)
-        return torch.bmm(flat, both.to(flat.dtype))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        flat, difference = ctx.saved_tensors
+        slope = difference * gradients[0][:, None, None]
+        ours = torch.bmm(flat, (slope * (4 / ctx.size)).to(flat.dtype))
+        return ours, -2 * slope if ctx.needs_input_grad[1] else None, None
 
 
-@contextmanager
-def exact_products_of(flat: Tensor) -> Iterator[None]:
-    """Within it, float32 matrices that hold bfloat16 numbers are multiplied as such.
+def _products(flat: Tensor) -> Tensor:
+    """F^T F of features F ``(N, P, C)``, float32 or better.
 
-    Their products are exact in either format and are summed up in float32, so nothing is lost, and
-    processors that have bfloat16 do it in half the time.
+    Products of bfloat16 numbers are exact in float32 and are summed up there, so nothing is lost by
+    telling processors that have the format that they may read float32 as such; it is half the time.
     """
     before = torch.get_float32_matmul_precision()
     if flat.dtype == torch.bfloat16:
         torch.set_float32_matmul_precision("medium")
     try:
-        yield
+        flat = wide(flat)
+        return torch.bmm(flat.transpose(1, 2), flat)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """Feature maps ``(N, C, H, W)`` as ``(N, H W, C)``; networks leave them in this order."""
+    n, c, h, w = maps.shape
+    return maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
+
+
+def _size(maps: Tensor, formula: Formula) -> int:
+    """What Gram matrices are divided by."""
+    _, c, h, w = maps.shape
+    return c * h * w if formula == "paper" else h * w
 
 
 def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
@@ -58,31 +72,28 @@ def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
 
     G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
     """
-    n, c, h, w = maps.shape
     with torch.autocast(maps.device.type, enabled=False):
-        # Channels last, as networks leave their maps: nothing is reordered.
-        product: Tensor = _Gram.apply(maps.permute(0, 2, 3, 1).reshape(n, h * w, c))
-        return product / (c * h * w if formula == "paper" else h * w)
+        return _products(_flat(maps)) / _size(maps, formula)
 
 
 def style_loss(
-    ours: Mapping[str, Tensor], target: Mapping[str, Tensor], formula: Formula = "paper"
+    maps: Mapping[str, Tensor], target: Mapping[str, Tensor], formula: Formula = "paper"
 ) -> Tensor:
-    """Sum over layers of the batch mean of |G(ours) - G(target)|_F^2 (Eq. 9).
+    """Sum over layers of the batch mean of |G(maps) - G(target)|_F^2 (Eq. 9).
 
     The released scripts take the mean over the C^2 entries instead of their sum, and weigh each
     layer by 1000 / C^2.
 
     Args:
-        ours, target: Gram matrices ``(N, C, C)`` by layer, of :func:`gram_matrix`.
+        maps: feature maps ``(N, C, H, W)`` by layer.
+        target: Gram matrices ``(N, C, C)`` of the same layers, of :func:`gram_matrix`.
     """
     total: Tensor | float = 0.0
-    for layer, gram in ours.items():
-        squared = (gram - target[layer]).square()
-        if formula == "paper":
-            total = total + squared.sum(dim=(1, 2)).mean()
-        else:
-            total = total + 1000.0 / gram.shape[1] ** 2 * squared.mean()
+    for layer, grams in target.items():
+        found = maps[layer]
+        with torch.autocast(found.device.type, enabled=False):
+            squared = _SquaredDistance.apply(_flat(found), grams, _size(found, formula)).mean()
+        total = total + (squared if formula == "paper" else 1000.0 / found.shape[1] ** 4 * squared)
     return total  # type: ignore[return-value]
 
 
@@ -114,14 +125,14 @@ class _StyleScore(Score):
                 + ", ".join(maps)
             )
 
-        def grams(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {layer: gram_matrix(maps[layer], self.formula) for layer in layers}
-
         real = step.once(
             ("gram", self.extractor, layers, self.formula),
-            lambda: grams(step.features(self.extractor, "real")),
+            lambda: self._grams(step.features(self.extractor, "real"), layers),
         )
-        return style_loss(grams(maps), real, self.formula)
+        return style_loss(maps, real, self.formula)
+
+    def _grams(self, maps: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
+        return {layer: gram_matrix(maps[layer], self.formula) for layer in layers}
 
 
 class GramStyle(_StyleScore):
