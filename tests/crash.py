@@ -24,7 +24,7 @@ GIVEN = (
     *SMALL,
     "classifier.weights=random",
     'data.classes=["Cardiomegaly", "Effusion", "Edema"]',
-    "run.steps=7",
+    "run.steps=5",
     "run.save_every=2",
     "run.keep=1",
     "run.log_every=3",

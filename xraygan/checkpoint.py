@@ -7,28 +7,55 @@ optimizer states and the step are all that it takes to go on to the same bits.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
 from .graph import TrainingGraph, flattened
+from .reading import read_text
 
-FORMAT = 1
 LATEST, BEST = "latest", "best"
 _NAME = re.compile(r"step-(\d{8,})")
 _log = logging.getLogger(__name__)
+
+
+class Gathered(BaseModel):
+    """What the log has gathered since its last line: sums and counts of each value, and steps."""
+
+    # What a part recorded may be NaN; a term may not.
+    model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
+
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    steps: int = 0
+    skipped: int = 0
+
+
+class Manifest(BaseModel):
+    """The content of ``manifest.json``.
+
+    Attributes:
+        step: steps done.
+        files: the sha256 of each file in the same folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal[1] = 1
+    step: Annotated[int, Field(ge=0)]
+    log: Gathered = Gathered()
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str]
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,11 @@ class Checkpoint:
     """A checkpoint whose files match their manifest."""
 
     directory: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def step(self) -> int:
-        return self.manifest["step"]
+        return self.manifest.step
 
     def load_network(self, name: str, network: nn.Module) -> None:
         """Put a network's saved weights and buffers into it.
@@ -83,7 +110,7 @@ class Checkpoint:
             self.load_optimizer(name, graph.networks[name], optimizer)
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
-        if file not in self.manifest["files"]:
+        if file not in self.manifest.files:
             raise UserError(f"{self.directory}: the checkpoint has no {file}")
         try:
             return load_file(self.directory / file)
@@ -98,7 +125,7 @@ def save(
     keep: int = 0,
     *,
     best: bool = False,
-    log: Mapping[str, Any] | None = None,
+    log: Gathered | None = None,
 ) -> Path:
     """Write ``folder/step-NNNNNNNN`` and point ``folder/latest`` at it.
 
@@ -119,7 +146,7 @@ def save(
     """
     _refuse_what_is_not_finite(graph, folder, step)
     try:
-        return _save(folder, step, graph, keep, best, log or {})
+        return _save(folder, step, graph, keep, best, log or Gathered())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(folder / f".step-{step:08d}.building", ignore_errors=True)
         found = latest(folder)
@@ -131,7 +158,7 @@ def save(
 
 
 def _save(
-    folder: Path, step: int, graph: TrainingGraph, keep: int, best: bool, log: Mapping[str, Any]
+    folder: Path, step: int, graph: TrainingGraph, keep: int, best: bool, log: Gathered
 ) -> Path:
     target = folder / f"step-{step:08d}"
     if _verified(target) is None:
@@ -140,13 +167,8 @@ def _save(
         building.mkdir(parents=True)
         for name, tensors in _contents(graph).items():
             save_file(tensors, building / name)
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "log": log,
-            "files": {path.name: _sha256(path) for path in sorted(building.iterdir())},
-        }
-        text = json.dumps(manifest, indent=1) + "\n"
+        files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+        text = Manifest(step=step, log=log, files=files).model_dump_json(indent=1) + "\n"
         (building / "manifest.json").write_text(text, encoding="utf-8")
         for path in building.iterdir():
             _sync(path)
@@ -154,10 +176,7 @@ def _save(
         building.rename(target)
         _sync(folder)
     for name in (LATEST, BEST) if best else (LATEST,):
-        pointer = folder / f".{name}.building"
-        pointer.unlink(missing_ok=True)
-        pointer.symlink_to(target.name)
-        pointer.replace(folder / name)
+        point(folder, name, step)
     if keep:
         kept = {target, (folder / BEST).resolve()}
         for old in [path for path in _all(folder) if path != target][keep - 1 :]:
@@ -174,6 +193,16 @@ def _refuse_what_is_not_finite(graph: TrainingGraph, folder: Path, step: int) ->
                     f"{folder}: step {step}: {name} of the {network} is not finite, so it is not "
                     "saved; the checkpoint before it is intact. A lower learning rate may help"
                 )
+
+
+def point(folder: Path, name: str, step: int) -> None:
+    """Let ``folder/latest`` or ``folder/best`` be the checkpoint of a step, if that is there."""
+    target = folder / f"step-{step:08d}"
+    if target.is_dir():
+        pointer = folder / f".{name}.building"
+        pointer.unlink(missing_ok=True)
+        pointer.symlink_to(target.name)
+        pointer.replace(folder / name)
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -194,15 +223,23 @@ def find(folder: Path, which: str) -> Checkpoint:
     Raises:
         UserError: it is not there, or its files do not match its manifest.
     """
+    every = _all(folder)
+    if not every:
+        raise UserError(f"{folder}: there is no checkpoint; the run has not saved one yet")
     if which == LATEST:
-        found = latest(folder)
+        path = every[0]
+    elif which == BEST:
+        path = (folder / BEST).resolve()
     else:
-        name = which if which == BEST else f"step-{int(which):08d}" if which.isdecimal() else ""
-        found = _verified((folder / name).resolve()) if name else None
+        path = folder / (f"step-{int(which):08d}" if which.isdecimal() else which)
+    if (path.parent != folder.resolve() and path not in every) or not path.is_dir():
+        known = ", ".join(str(int(p.name[5:])) for p in every)
+        raise UserError(f"{folder}: there is no checkpoint {which!r}; there are the steps {known}")
+    found = _verified(path)
     if found is None:
-        there = ", ".join([*(str(int(path.name[5:])) for path in _all(folder)), LATEST])
-        there += f", {BEST}" if (folder / BEST).exists() else ""
-        raise UserError(f"{folder}: there is no whole checkpoint {which!r}; there are: {there}")
+        whole = [str(int(p.name[5:])) for p in every if p != path and _verified(p)]
+        others = f"; --checkpoint {whole[0]} takes the one before" if whole else ""
+        raise UserError(f"{path}: damaged, its files do not match its manifest.json{others}")
     return found
 
 
@@ -249,16 +286,14 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _verified(path: Path) -> Checkpoint | None:
+    """A checkpoint if its manifest is one and its files match it."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        files: Mapping[str, str] = manifest["files"]
-        whole = (
-            manifest["format"] == FORMAT
-            and isinstance(manifest["step"], int)
-            and all(Path(name).name == name for name in files)
-            and all(_sha256(path / name) == sha for name, sha in files.items())
+        manifest = Manifest.model_validate_json(read_text(path / "manifest.json"))
+        whole = path.name == f"step-{manifest.step:08d}" and all(
+            (path / name).is_file() and _sha256(path / name) == sha
+            for name, sha in manifest.files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
     return Checkpoint(path, manifest) if whole else None
 

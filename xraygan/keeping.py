@@ -54,9 +54,12 @@ class Keeper:
     def begin(self, done: int) -> None:
         """Bring the directory to the state it had after ``done`` steps."""
         self.place.keep_metrics_until(done)
+        # A run that died between a checkpoint and what points at it.
+        checkpoint.point(self.place.checkpoints, checkpoint.LATEST, done)
         for line in self.place.read_metrics():
             if line.get("best"):
                 self._best = line["evaluation"][self.words.keep_best]
+                checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
         images = self._real_images()
         self._real_diversity = diversity(images)
         if not done:
@@ -212,13 +215,15 @@ class Meter:
         self._clear()
         return reading
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> checkpoint.Gathered:
         """What a checkpoint between two logged lines has to carry, for the same next line."""
         sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "counts": self.counts, "steps": self.steps, "skipped": self.skipped}
+        return checkpoint.Gathered(
+            sums=sums, counts=self.counts, steps=self.steps, skipped=self.skipped
+        )
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: checkpoint.Gathered) -> None:
         """Go on from a :meth:`state`."""
-        self.sums = {name: torch.tensor(total) for name, total in state["sums"].items()}
-        self.counts = dict(state["counts"])
-        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.sums = {name: torch.tensor(total) for name, total in state.sums.items()}
+        self.counts = dict(state.counts)
+        self.steps, self.skipped = state.steps, state.skipped

@@ -266,8 +266,8 @@ class Loop:
             )
         if found is not None:
             found.load(self.graph)
-            if self.ranks.count == 1 and (log := found.manifest.get("log")):
-                self.meter.restore(log)  # with more, each rank would need its own
+            if self.ranks.count == 1:  # with more, each rank would need its own
+                self.meter.restore(found.manifest.log)
         if self.keeper:
             self.keeper.begin(done)
             each = f" on each of {self.ranks.count} ranks" if self.ranks.count > 1 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from . import schema
 from .errors import RecipeError, UserError, nearest
+from .reading import parse_toml, read_text
 from .registry import Part, Registry, installed
 
 Tree = dict[str, Any]
@@ -166,11 +166,9 @@ def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, dict[Key, str]]:
         circle = " -> ".join(p.name for p in (*chain[chain.index(path) :], path))
         raise RecipeError([f"{path}: extends: the recipes extend each other in a circle: {circle}"])
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: not UTF-8 text ({error})"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError([f"{path}: not TOML: {error}"]) from None
+        tree = parse_toml(read_text(path))
+    except ValueError as error:
+        raise RecipeError([f"{path}: {error}"]) from None
     except OSError as error:
         raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from None
     return _extend(tree, path, chain)
@@ -241,8 +239,8 @@ def parse_override(text: str) -> tuple[Key, Any]:
     if not equals or not all(parts):
         raise UserError(f"--set {text}: expected TABLE.KEY=VALUE, for example run.steps=100")
     try:
-        return parts, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parts, parse_toml(f"value = {value}")["value"]
+    except (ValueError, KeyError):
         return parts, value  # a bare word, such as a path
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
+from .reading import parse_json, parse_toml, read_text
 from .recipe import Recipe
 
 LOCK = ".lock"
@@ -150,10 +151,14 @@ class RunDirectory:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def _check_same(self, resolved: dict[str, Any]) -> None:
-        import tomllib
-
-        before = dict(_flat(tomllib.loads(self.recipe.read_text(encoding="utf-8"))))
-        now = dict(_flat(tomllib.loads(tomli_w.dumps(resolved))))
+        try:
+            before = dict(_flat(parse_toml(read_text(self.recipe))))
+        except ValueError as error:
+            raise UserError(
+                f"{self.recipe}: {error}. The run cannot be resumed without its recipe; choose "
+                "another directory with --out DIR"
+            ) from None
+        now = dict(_flat(parse_toml(tomli_w.dumps(resolved))))
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
             shown = "".join(
@@ -196,11 +201,11 @@ class RunDirectory:
         """The objects of ``metrics.jsonl``; a line cut short by a crash is left out."""
         if not self.metrics.exists():
             return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                line = parse_json(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    yield line
 
     def append_metrics(self, content: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:

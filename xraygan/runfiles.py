@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from .errors import UserError
+from .reading import parse_json, parse_toml
 
 GAP = 2  # pixels between the images of a sample grid
 
@@ -238,11 +237,11 @@ def _classes(text: str) -> tuple[str, list[str], np.ndarray] | None:
 
 
 def _recipe(text: str) -> tuple[str, Object]:
-    return text, tomllib.loads(text)
+    return text, parse_toml(text)
 
 
 def _object(text: str) -> Object:
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found

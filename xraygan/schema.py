@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Table(BaseModel):
     """A table that holds nothing but the core's words."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Run(Table):
@@ -91,7 +91,7 @@ class Augmentation(Table):
 class Part(BaseModel):
     """A table that names a plugin; keys that are not the core's are the plugin's options."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     plugin: str
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationError
 from .. import recipe as recipes
 from ..errors import RecipeError, UserError, nearest
 from ..options import plain_reason
+from ..reading import parse_toml, read_text
 from ..schema import GROUPS, Table
 
 #: tables that every recipe has, if only by their defaults
@@ -44,7 +44,7 @@ class Layout(Table):
     """
 
     metrics: Annotated[list[str], Field(min_length=1)]
-    paper: dict[str, list[float]] = Field({})
+    paper: dict[str, list[Annotated[float, Field(allow_inf_nan=True)]]] = Field({})
     baseline: str | None = None
 
 
@@ -200,12 +200,7 @@ def lay(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> SweepFile:
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        return SweepFile.model_validate(tree)
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: not UTF-8 text ({error})"], "sweep") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError([f"{path}: not TOML: {error}"], "sweep") from None
+        return SweepFile.model_validate(parse_toml(read_text(path)))
     except ValidationError as error:
         faults = []
         for fault in error.errors():
@@ -216,6 +211,10 @@ def _read(path: Path) -> SweepFile:
                 reason = f"unknown key; {nearest(key, known)}" if known else "unknown key"
             faults.append(f"{path}: {key}: {reason}")
         raise RecipeError(faults, "sweep") from None
+    except ValueError as error:
+        raise RecipeError([f"{path}: {error}"], "sweep") from None
+    except OSError as error:
+        raise RecipeError([f"{path}: cannot be read ({error.strerror})"], "sweep") from None
 
 
 def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]) -> Iterable[Row]:

@@ -1,0 +1,62 @@
+"""TOML and JSON that may come from anywhere: whatever is wrong with it is a ValueError."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+#: bytes; a recipe has some thousand
+LARGEST = 1 << 20
+
+#: a key of more parts than any recipe has, of which the parser's memory would be the square
+_ENDLESS_KEY = re.compile(r"""(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){32}""")
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """A UTF-8 file's text.
+
+    Raises:
+        ValueError: it is no regular file, larger than ``largest`` bytes, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    if not path.is_file() and path.exists():
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"larger than {largest:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error})") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or nested beyond reason.
+    """
+    if _ENDLESS_KEY.search(text):
+        raise ValueError("not TOML for a recipe: a key of more than 32 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("not TOML for a recipe: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not TOML: {error}") from None
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is not JSON, or nested beyond reason.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
