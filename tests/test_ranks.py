@@ -111,7 +111,7 @@ COMMAND = [sys.executable, "-m", "xraygan", *small("run.steps=12")]
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    return checkpoint.latest(directory / "checkpoints").manifest["files"]
+    return checkpoint.latest(directory / "checkpoints").manifest.files
 
 
 def children(process: int) -> list[int]:
