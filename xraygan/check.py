@@ -37,23 +37,24 @@ class Checker:
 
     def check(self, tree: Tree) -> Recipe:
         for group in schema.GROUPS:  # the key names the plugin unless `plugin` does
-            for name, table in (tree.get(group) or {}).items():
+            tables = tree.get(group)
+            for name, table in tables.items() if isinstance(tables, dict) else ():
                 if isinstance(table, dict):
                     table.setdefault("plugin", name)
         try:
             # Through JSON, where strict checking still takes a list for a tuple.
-            tables = schema.Tables.model_validate_json(json.dumps(tree, default=str))
+            checked = schema.Tables.model_validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
             for fault in error.errors():
                 self._schema_fault(fault)
             raise RecipeError(self.faults) from None
-        choices = self._choose(tables)
+        choices = self._choose(checked)
         choices |= self._implied_extractors(choices)
         if not self.faults:
-            self._check_together(tables, choices)
+            self._check_together(checked, choices)
         if self.faults:
             raise RecipeError(self.faults)
-        return Recipe(self.path, tables, choices)
+        return Recipe(self.path, checked, choices)
 
     def fault(self, key: Key, message: str) -> None:
         """Record a fault, naming the file that set the key or the nearest table above it."""
