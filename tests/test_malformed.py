@@ -126,9 +126,9 @@ RECIPES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     # names
     "a misspelt table": (WHOLE + "[scroes.gram]\n", ("[scroes]", "'scores'")),
     "a misspelt key": (with_line("steps", "stpes"), ("[run] stpes", "'steps'")),
-    "a misspelt option": (with_line("threshold", "treshold"), ("[labeler] treshold", "'threshold'")),
+    "a misspelt option": (with_line("threshold", "treshold"), ("treshold", "'threshold'")),
     "a misspelt dataset": (with_line("phantom", "fantom"), ("[data] plugin", "'phantom'")),
-    "a misspelt network": (with_line("resnet18", "resnet81"), ("[classifier] plugin", "'resnet18'")),
+    "a misspelt network": (with_line("resnet18", "resnet81"), ("[classifier]", "'resnet18'")),
     "a misspelt score": (with_line("scores.mmd", "scores.mdm"), ("[scores.mdm]", "'mmd'")),
     "a misspelt class": (with_line('"Edema"', '"Edemma"'), ("[data] classes", "'Edema'")),
     "a class twice": (with_line('"Mass"', '"Edema"'), ("[data] classes", "twice")),
@@ -360,7 +360,7 @@ FORGED = ("step-00000002", "generator")
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a flipped bit": (lambda run: flip(run, -1), DAMAGED),
     "a flipped header": (lambda run: flip(run, 20), DAMAGED),
-    "no manifest": (lambda run: (run / "checkpoints/step-00000002/manifest.json").unlink(), DAMAGED),
+    "no manifest": (lambda run: next(run.glob("checkpoints/*02/manifest.json")).unlink(), DAMAGED),
     "an empty manifest": (lambda run: text(run, ""), DAMAGED),
     "half a manifest": (lambda run: text(run, '{"format": 1, "st'), DAMAGED),
     "a manifest of zeros": (lambda run: text(run, b"\0" * 50), DAMAGED),
