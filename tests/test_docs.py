@@ -88,3 +88,13 @@ def test_every_verb_recipe_and_sweep_is_on_a_page() -> None:
     assert isinstance(cli, click.Group)
     for verb in cli.commands:
         assert f"xraygan {verb}" in text, verb
+
+
+def test_a_promise_names_a_test_that_is_there() -> None:
+    named = re.findall(
+        r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs/reliability.md").read_text()
+    )
+    assert len(named) > 20
+    for file, test in named:
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not test or f"def {test}(" in source, (file, test)

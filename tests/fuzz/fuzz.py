@@ -1,10 +1,11 @@
 """Coverage-guided fuzzing of what reads files that may come from anywhere.
 
     pip install atheris
-    python tests/fuzz/fuzz.py recipe tests/fuzz/corpus/recipe -max_total_time=600
+    mkdir found && python tests/fuzz/fuzz.py recipe found recipes -max_total_time=600
 
-The targets are ``recipe``, ``manifest`` and ``table``; what follows goes to libFuzzer. A finding is
-an exception other than UserError, or a timeout; libFuzzer writes it to a file.
+The targets are ``recipe``, ``manifest`` and ``table``; what follows goes to libFuzzer: a
+folder for what it finds of interest, folders to begin with, options. A finding is an exception
+other than UserError, or a timeout; libFuzzer writes it to a file.
 """
 
 from __future__ import annotations
