@@ -17,7 +17,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["xraygan", "xraygan_csv", "xraygan_chestxray14"]):
+with atheris.instrument_imports(include=["xraygan", "xraygan_chestxray14", "tomllib"]):
     from xraygan_chestxray14.dataset import ChestXray14
 
     from xraygan import UserError, checkpoint, recipe
