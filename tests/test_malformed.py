@@ -215,6 +215,17 @@ RECIPES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "weights that are none": (
         with_line('"resnet18"', '"resnet18"\nweights = "recipe.toml"'), ("recipe.toml",),
     ),
+    "weights called by a zero": (
+        with_line('"resnet18"', '"resnet18"\nweights = "\\u0000"'), ("[classifier] weights",),
+    ),
+    "weights of an endless name": (
+        with_line('"resnet18"', f'"resnet18"\nweights = "{"a" * 300}"'), ("[classifier] weights",),
+    ),
+    "data called by a zero": (with_line("images = 60", 'root = "\\u0000"'), ("[data] root",)),
+    "a name that leaves its folder": (
+        with_line("steps = 2", 'steps = 2\nname = "../../run"'), ("[run] name",),
+    ),
+    "a parent called by a zero": ('extends = "\\u0000"\n' + WHOLE, ("extends",)),
     "a parent that is not there": ('extends = "none.toml"\n' + WHOLE, ("extends", "none.toml")),
     "a parent that is a number": ("extends = 3\n" + WHOLE, ("extends", "3")),
     "its own parent": ('extends = "recipe.toml"\n' + WHOLE, ("extends", "circle")),

@@ -94,11 +94,21 @@ class Checker:
                 self.fault((*key, name), message)
             for name, value in options.items():
                 if isinstance(value, Path):
-                    if not value.exists():
-                        self.fault((*key, name), f"no such file: {value}")
-                    options[name] = value.resolve()
+                    options[name] = self._existing((*key, name), value)
             chosen[table] = Choice(table, part, words, options)
         return chosen
+
+    def _existing(self, key: Key, path: Path) -> Path:
+        """A file that an option names, absolute."""
+        try:
+            found = path.resolve(strict=True)
+        except FileNotFoundError:
+            self.fault(key, f"no such file: {path}")
+        except (OSError, ValueError) as error:  # too long, or with a zero byte
+            self.fault(key, f"no file can be called {str(path)[:60]!r} ({error})")
+        else:
+            return found
+        return path
 
     def _check_together(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
         """Check that the chosen parts fit each other."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+FolderName = Annotated[str, Field(pattern=r"^[^\x00]{1,4095}$")]
 
 
 class Table(BaseModel):
@@ -21,7 +22,9 @@ class Table(BaseModel):
 class Run(Table):
     """``[run]``: how long, how large, where, and how often something is kept."""
 
-    name: str | None = Field(None, description="name of the run directory; the recipe's own name")
+    name: Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]{0,99}$")] | None = Field(
+        None, description="name of the run directory; the recipe's own name"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="fixes every random number of the run")
     steps: Annotated[int, Field(gt=0)] | None = Field(None, description="batches to train on")
     epochs: Annotated[int, Field(gt=0)] | None = Field(
@@ -104,7 +107,9 @@ class Part(BaseModel):
 class Data(Part):
     """``[data]``: the dataset, which of its images, and how a batch is drawn from them."""
 
-    root: str | None = Field(None, description="folder of the data, from the working directory")
+    root: FolderName | None = Field(
+        None, description="folder of the data, from the working directory"
+    )
     classes: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(
         "all", description="the label space, in order"
     )
@@ -126,7 +131,9 @@ class Data(Part):
         False, description="give the training images beyond the limit to parts without their labels"
     )
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
-    cache: str | None = Field(None, description="folder of image stores; the user's cache folder")
+    cache: FolderName | None = Field(
+        None, description="folder of image stores; the user's cache folder"
+    )
 
 
 class Optimizer(Table):
