@@ -20,6 +20,7 @@ from xraygan.batches import Batches
 from xraygan.decode import processors
 from xraygan.display import Display
 from xraygan.engine import Session
+from xraygan.images import read_grey
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load
 from xraygan.registry import installed
@@ -67,7 +68,10 @@ def main(fast: bool, root: Path) -> Report:
 def decoding(
     report: Report, name: str, recipe: str, root: Path, place: Path, fast: bool, size: int = 128
 ) -> None:
-    """Images a second of `data prepare` against a bare loop of Pillow in one process."""
+    """Images a second of `data prepare` against a bare loop of Pillow in one process.
+
+    And against a bare loop of the decoder that it uses itself.
+    """
     plugin = "data.plugin=zhang" if recipe == "cgan_zhang" else "data.plugin=chestxray14"
     classes = 'data.classes=["NORMAL", "PNEUMONIA"]' if "zhang" in recipe else "data.classes=all"
     sets = [f"data.root={root}", f"data.image_size={size}", plugin, classes, "run.batch_size=2"]
@@ -86,20 +90,23 @@ def decoding(
     figures = in_turn(
         {
             "raw": lambda: len(few) / seconds_of(lambda: raw_loop(few, size)),
+            "alone": lambda: len(few) / seconds_of(lambda: [read_grey(f, size) for f in few]),
             "cores": lambda: len(files) / seconds_of(lambda: on_all(cores, files, size)),
             "prepare": anew,
         },
         1 if fast else 5,
     )
-    raw, every, ours = (median(figures[key]) for key in ("raw", "cores", "prepare"))
+    raw, alone, every, ours = (median(figures[key]) for key in figures)
     report.add(f"{name}: Pillow alone, one process", raw, "images/s")
     times = f"one process x {cores}"
     report.add(f"{name}: Pillow alone, {cores} at once", every, "images/s", raw * cores, times)
     report.add(f"{name}: data prepare", ours, "images/s", raw * cores, times)
+    report.add(f"{name}: read_grey alone, one process", alone, "images/s", raw, "Pillow alone")
+    report.add(f"{name}: data prepare", ours, "images/s", alone * cores, f"read_grey, {times}")
 
 
 def raw_loop(files: Sequence[Path], size: int) -> None:
-    """Decode and resize files as the store does, with nothing around it."""
+    """Decode and resize files with Pillow, with nothing around it."""
     for file in files:
         with Image.open(file) as image:
             image.draft("L", (2 * size, 2 * size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from xraygan_phantom.dataset import Phantom
 
@@ -132,6 +135,66 @@ def test_read_grey_of_a_jpeg_is_near_a_full_decode(
     difference = np.abs(read_grey(file, size).astype(int) - np.asarray(full))
     assert difference.max() <= most
     assert difference.mean() <= mean
+
+
+def by_pillow(file: Path, size: int) -> np.ndarray:
+    """What Pillow alone makes of a JPEG."""
+    with Image.open(file) as image:
+        image.draft("L", (2 * size, 2 * size))
+        grey = image.convert("L")
+    return np.array(grey.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "progressive", "CMYK", "RGB kept", "odd"])
+@pytest.mark.parametrize("size", [16, 40, 100, 128, 300])
+def test_read_grey_of_a_jpeg_is_what_pillow_makes_of_it(
+    radiograph: np.ndarray, tmp_path: Path, kind: str, size: int
+) -> None:
+    colours = np.dstack([radiograph, radiograph[::-1], radiograph.T])
+    image = Image.fromarray(radiograph if kind == "L" else colours)
+    if kind == "odd":
+        image = image.crop((0, 0, 347, 261))
+    options = {"progressive": {"progressive": True}, "RGB kept": {"keep_rgb": True}}
+    file = tmp_path / "radiograph.jpeg"
+    image = image.convert("CMYK") if kind == "CMYK" else image
+    image.save(file, quality=90, **options.get(kind, {}))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read_grey(file, size), by_pillow(file, size))
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_read_grey_takes_and_refuses_damaged_jpegs_as_pillow_does(
+    small_jpeg: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    damaged = bytearray(small_jpeg)
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=4)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.getbasetemp() / "damaged.jpeg"
+    file.write_bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))])
+    try:
+        expected = by_pillow(file, 16)
+    except Exception:
+        with pytest.raises(UserError, match=r"damaged\.jpeg: not a readable image"):
+            read_grey(file, 16)
+    else:
+        np.testing.assert_array_equal(read_grey(file, 16), expected)
+
+
+@pytest.fixture(scope="module")
+def small_jpeg() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
+    Image.fromarray(noise).save(file := io.BytesIO(), "JPEG")
+    return file.getvalue()
+
+
+def test_read_grey_of_a_large_picture_is_near_an_exact_resize(
+    radiograph: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(radiograph).save(tmp_path / "radiograph.png")
+    exact = Image.fromarray(radiograph).resize((64, 64), Image.Resampling.BILINEAR)
+    difference = np.abs(read_grey(tmp_path / "radiograph.png", 64).astype(int) - np.asarray(exact))
+    assert difference.max() <= 12
+    assert difference.mean() <= 0.7
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from .interfaces import Dataset
 
 #: images that a worker decodes between two reports; part of what a digest is of
 CHUNK = 32
+#: chunks between two times that what was decoded is forced to the disk
+SYNC = 32
 
 #: ``progress(what, total)`` is a context that yields ``advance(count)``
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -90,12 +92,16 @@ def decode(
     try:
         # All are submitted, and so all workers forked, before a display starts its thread.
         futures = {pool.submit(chunk, start): start for start in starts}
-        with progress("decoding images", len(paths)) as advance:
+        with progress("decoding images", len(paths)) as advance, file.open("r+b") as out:
             for future in as_completed(futures):
                 start = futures[future]
                 digests[start], found = future.result()
                 bad |= found
                 advance(len(paths[start : start + CHUNK]))
+                # Or a power cut would leave a store of black images; now and then, for the disk
+                # to work while images are decoded and not after.
+                if len(digests) % SYNC == 0 or len(digests) == len(starts):
+                    os.fsync(out.fileno())
     except BrokenProcessPool:
         raise UserError(
             "a process that was decoding images has been killed, as happens when memory runs out; "
@@ -103,8 +109,6 @@ def decode(
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    with file.open("r+b") as out:
-        os.fsync(out.fileno())  # or a power cut would leave a store of black images
     digest = hashlib.sha256(b"".join(digests[start] for start in starts)).hexdigest()
     return digest, {path: bad[path] for path in paths if path in bad}
 

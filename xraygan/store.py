@@ -27,7 +27,7 @@ from .recipe import Recipe
 from .selection import SPLITS, choose, limit, task_of
 
 #: raised whenever the same file would be decoded to other bytes
-STORE_VERSION = 2
+STORE_VERSION = 3
 
 
 @dataclass(frozen=True)
