@@ -23,25 +23,26 @@ import click
 
 
 def in_turn(
-    candidates: Mapping[str, Callable[[], float | None]], repetitions: int
+    candidates: Mapping[str, Callable[[], float | None]], repetitions: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
     """Time candidates alternately, so that what else the machine does meets all of them alike.
 
     Args:
         candidates: what is timed by its name; one that returns a number gives that as its figure
             (a rate, or seconds of which it knows better), else its seconds are taken.
-        repetitions: how often each is called, after a first time that does not count.
+        repetitions: how often each is called and counted.
+        warm_up: how often each is called before that.
 
     Returns:
         The figures of each, in the order they were taken.
     """
     figures: dict[str, list[float]] = {name: [] for name in candidates}
-    for repetition in range(repetitions + 1):
+    for repetition in range(-warm_up, repetitions):
         for name, call in candidates.items():
             began = time.perf_counter()
             own = call()
             seconds = time.perf_counter() - began
-            if repetition:
+            if repetition >= 0:
                 figures[name].append(seconds if own is None else own)
     return figures
 

@@ -17,6 +17,10 @@ from xraygan.step import Step
 Formula = Literal["paper", "released"]
 
 
+#: positions whose widened features stay in a processor's cache
+BLOCK = 1024
+
+
 class _SquaredDistance(torch.autograd.Function):
     """|G - T|_F^2 of each image's G = F^T F / size and a symmetric T ``(N, C, C)``: ``(N,)``.
 
@@ -26,33 +30,46 @@ class _SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, target: Tensor, size: int) -> Tensor:  # type: ignore[override]
-        difference = _products(flat).div_(size).sub_(target)
+        difference = _products(flat, 1 / size).sub_(target)
         ctx.save_for_backward(flat, difference)
         ctx.size = size
-        return difference.square().sum(dim=(1, 2))
+        return torch.linalg.vector_norm(difference, dim=(1, 2)).square()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         flat, difference = ctx.saved_tensors
-        slope = difference * gradients[0][:, None, None]
-        ours = torch.bmm(flat, (slope * (4 / ctx.size)).to(flat.dtype))
-        return ours, -2 * slope if ctx.needs_input_grad[1] else None, None
+        slope = gradients[0][:, None, None]
+        ours = torch.bmm(flat, (difference * (slope * (4 / ctx.size))).to(flat.dtype))
+        return ours, -2 * slope * difference if ctx.needs_input_grad[1] else None, None
 
 
-def _products(flat: Tensor) -> Tensor:
-    """F^T F of features F ``(N, P, C)``, float32 or better.
+def _products(flat: Tensor, scale: float) -> Tensor:
+    """scale F^T F of features F ``(N, P, C)``, float32 or better.
 
     Products of bfloat16 numbers are exact in float32 and are summed up there, so nothing is lost by
     telling processors that have the format that they may read float32 as such; it is half the time.
     """
-    before = torch.get_float32_matmul_precision()
-    if flat.dtype == torch.bfloat16:
-        torch.set_float32_matmul_precision("medium")
-    try:
+    if flat.dtype != torch.bfloat16:
         flat = wide(flat)
-        return torch.bmm(flat.transpose(1, 2), flat)
+        return _scaled_product(flat, scale)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        # A GPU is given all at once: there, starting a product is what takes long.
+        first, *others = flat.split(BLOCK if flat.device.type == "cpu" else flat.shape[1], dim=1)
+        total = _scaled_product(first.float(), scale)
+        for block in others:
+            block = block.float()
+            total.baddbmm_(block.transpose(1, 2), block, alpha=scale)
+        return total
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _scaled_product(flat: Tensor, scale: float) -> Tensor:
+    n, _, c = flat.shape
+    nothing = flat.new_zeros(()).expand(n, c, c)
+    return torch.baddbmm(nothing, flat.transpose(1, 2), flat, beta=0, alpha=scale)
 
 
 def _flat(maps: Tensor) -> Tensor:
@@ -73,7 +90,7 @@ def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
     """
     with torch.autocast(maps.device.type, enabled=False):
-        return _products(_flat(maps)) / _size(maps, formula)
+        return _products(_flat(maps), 1 / _size(maps, formula))
 
 
 def style_loss(
