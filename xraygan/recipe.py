@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Recipe:
         for table, choice in self.choices.items():
             _at(tree, tuple(table.split("."))).update(
                 {"plugin": choice.words.plugin}
-                | {k: _plain(v) for k, v in choice.options.items() if v is not None}
+                | {k: plain(v) for k, v in choice.options.items() if v is not None}
             )
         return {k: v for k, v in tree.items() if v != {}}
 
@@ -100,13 +101,36 @@ def find(reference: str | Path, beside: Path | None = None) -> Path:
     if path.is_file():
         return path
     known = shipped()
-    text = str(reference)
-    name = text.removeprefix("recipes/").removesuffix(".toml")
-    if name in known and text in (name, f"{name}.toml", f"recipes/{name}.toml"):
+    name = _shipped_name(str(reference))
+    if name in known:
         return known[name]
     raise UserError(
         f"no recipe at {reference}: it is neither a file nor shipped ({nearest(name, known)})"
     )
+
+
+def find_shipped(name: str) -> Path:
+    """The file of a shipped recipe.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = shipped()
+    if (name := _shipped_name(name)) not in known:
+        raise UserError(f"no recipe is shipped as {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def _shipped_name(reference: str) -> str:
+    """``NAME`` of ``NAME``, ``NAME.toml`` and ``recipes/NAME.toml``."""
+    return reference.removeprefix("recipes/").removesuffix(".toml")
+
+
+def about(path: Path) -> str:
+    """What a recipe says of itself: the comment that it begins with, as one line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
 
 
 def load(
@@ -256,10 +280,10 @@ def _at(tree: Tree, key: Key) -> Tree:
     return tree
 
 
-def _plain(value: Any) -> Any:
-    """An option as TOML can write it."""
+def plain(value: Any) -> Any:
+    """An option's value as TOML and JSON can write it."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value

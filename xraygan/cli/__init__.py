@@ -20,7 +20,9 @@ from .evaluate import evaluate
 from .figures import figures
 from .generate import generate
 from .list_plugins import list_plugins
+from .recipes import recipes
 from .run import run
+from .schema import schema
 from .sweep import sweep
 
 
@@ -37,7 +39,19 @@ def cli(traceback: bool) -> None:
     """
 
 
-for command in (run, check, data, evaluate, generate, figures, sweep, list_plugins, describe):
+for command in (
+    run,
+    check,
+    data,
+    evaluate,
+    generate,
+    figures,
+    sweep,
+    recipes,
+    schema,
+    list_plugins,
+    describe,
+):
     cli.add_command(command)
 
 

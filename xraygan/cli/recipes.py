@@ -1,0 +1,46 @@
+"""``xraygan recipes``: the recipes that come with the toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import UserError
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """List the recipes that come with the toolkit; copy one to edit it."""
+    from ..recipe import about, shipped
+
+    if context.invoked_subcommand is None:
+        known = shipped()
+        width = max(map(len, known))
+        for name, path in known.items():
+            click.echo(f"{name:{width}}  {about(path)}")
+
+
+@recipes.command()
+@click.argument("name")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def copy(name: str, file: Path | None) -> None:
+    """Copy the recipe NAME to FILE, NAME.toml by default, to be edited.
+
+    What it extends is found by name, wherever the copy lies.
+    """
+    from ..recipe import find_shipped
+
+    source = find_shipped(name)
+    target = file or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    try:
+        with target.open("x", encoding="utf-8") as out:
+            out.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise UserError(f"{target} is there already; name another FILE") from None
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    click.echo(f"{target}: edit it, `xraygan check {target}`, `xraygan run {target}`")
