@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_SECONDS = 5.0  # between two plain lines
 
@@ -19,10 +21,11 @@ class Display:
 
     Args:
         console: where to write; a terminal gets a live bar, anything else plain lines.
+        quiet: say nothing at all.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -42,44 +45,60 @@ class Display:
             yield advance
 
     @contextmanager
-    def training(
-        self, total: int, what: str = "training", done: int = 0
-    ) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
-        """Show how far a run is; yields ``update(done, values)``."""
+    def training(self, total: int, what: str = "training", done: int = 0) -> Iterator[Update]:
+        """Show how far a run is; yields ``update(done, values, notes)``.
+
+        ``values`` are numbers by name, ``notes`` a few words each: the phase, the newest sample.
+        """
         live = _bar if self.console.is_terminal else _lines
         with live(self.console, what, total, done) as update:
             yield update
 
 
+class Update(Protocol):
+    """Says how far a run is."""
+
+    def __call__(
+        self, done: float, values: Mapping[str, float], notes: Sequence[str] = ()
+    ) -> None: ...
+
+
+class _Bar(Progress):
+    """A bar, and below it what there is to say of the run."""
+
+    below: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for line in self.below:
+            yield Text(line, style="dim", overflow="ellipsis", no_wrap=True)
+
+
 @contextmanager
-def _bar(
-    console: Console, what: str, total: int, start: int
-) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
+def _bar(console: Console, what: str, total: int, start: int) -> Iterator[Update]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total, completed=start, values="")
+    with _Bar(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, completed=start)
 
-        def update(done: float, values: Mapping[str, float]) -> None:
+        def update(done: float, values: Mapping[str, float], notes: Sequence[str] = ()) -> None:
             progress.update(task, completed=done)
-            if values:
-                progress.update(task, values=_show(values))
+            if values or notes:
+                progress.below = (*filter(None, [_show(values)]), *notes)
 
         yield update
 
 
 @contextmanager
-def _lines(
-    console: Console, what: str, total: int, start: int
-) -> Iterator[Callable[[float, Mapping[str, float]], None]]:
+def _lines(console: Console, what: str, total: int, start: int) -> Iterator[Update]:
     began = last = time.monotonic()
+    noted: set[str] = set()
 
-    def update(done: float, values: Mapping[str, float]) -> None:
+    def update(done: float, values: Mapping[str, float], notes: Sequence[str] = ()) -> None:
         nonlocal last
         now = time.monotonic()
         if done < total and now - last < LINE_SECONDS:
@@ -89,7 +108,9 @@ def _lines(
         if done > start:
             left = (now - began) / (done - start) * (total - done)
             line += f"{int(left) // 60}:{int(left) % 60:02d} left  "
-        line += _show(values)
+        # Notes once: every line of a log that is read later need not repeat them.
+        line += "  ".join(filter(None, [_show(values), *(n for n in notes if n not in noted)]))
+        noted.update(notes)
         console.print(line.rstrip(), markup=False)
 
     yield update

@@ -97,8 +97,12 @@ def run(
                 for warning in session.data.warnings:
                     _log.warning(warning)
                 loop = Loop(session, place, display, ranks)
-                loop.run()
-                finish(session, place, loop.total)
+                try:
+                    loop.run()
+                    finish(session, place, loop.total)
+                finally:
+                    if loop.keeper:
+                        loop.keeper.trackers.close()
     return place
 
 

@@ -294,18 +294,23 @@ class Metric(ABC):
 class Tracker(ABC):
     """A receiver of a run's progress, besides ``metrics.jsonl``.
 
-    A subclass takes the run directory as its one positional parameter.
+    A subclass takes the run directory as its one positional parameter. What it raises while the run
+    trains is a warning, and the run goes on without it.
     """
 
     @abstractmethod
     def __init__(self, directory: Path) -> None: ...
 
+    def begin(self, step: int) -> None:  # noqa: B027
+        """The run starts, or goes on after that many steps: forget what was logged later."""
+
     @abstractmethod
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Receive the values of one logged step."""
+        """Receive the values of one logged step, or, named ``evaluation/NAME``, what was measured
+        there."""
 
     def image(self, step: int, path: Path) -> None:  # noqa: B027  (most trackers keep numbers only)
         """Receive a sample grid that was written to ``path``."""
 
     def close(self) -> None:  # noqa: B027
-        """The run has ended."""
+        """The run has ended: evaluated, or interrupted."""

@@ -39,8 +39,8 @@ def recipe_schema(registry: Registry | None = None) -> Json:
     parts |= {kind: (kind, "Network") for kind in ("generator", "discriminator", "classifier")}
     parts |= {"objective": ("objective", "Objective"), "scores": ("score", "Score")}
     parts |= {group: (group.removesuffix("s"), "Named") for group in schema.GROUPS[1:]}
-    dropped = {"const": False, "description": "drop the table of the recipe that is extended"}
-    properties = {
+    dropped: Json = {"const": False, "description": "drop the table of the recipe that is extended"}
+    properties: Json = {
         name: {"anyOf": [table, dropped]}
         for name, table in words["properties"].items()
         if name not in parts
@@ -56,11 +56,9 @@ def recipe_schema(registry: Registry | None = None) -> Json:
             known[part.name] = {"$ref": f"#/definitions/{kind} {part.name}"}
         named = [{"allOf": [found, {"required": ["plugin"]}]} for found in known.values()]
         if table in schema.GROUPS:
-            properties[table] = {
-                "type": "object",
-                "properties": {n: {"anyOf": [one, *named, dropped]} for n, one in known.items()},
-                "additionalProperties": {"anyOf": [*named, dropped]},
-            }
+            own = {name: {"anyOf": [one, *named, dropped]} for name, one in known.items()}
+            others = {"anyOf": [*named, dropped]}
+            properties[table] = {"properties": own, "additionalProperties": others}
         else:
             properties[table] = {"anyOf": [*known.values(), dropped]}
     for model in {model for _, model in parts.values()}:

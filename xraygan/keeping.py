@@ -19,9 +19,9 @@ from .assemble import build
 from .collapse import Watch, diversity
 from .errors import nearest
 from .evaluate import evaluate, generate
-from .interfaces import Tracker
 from .rundir import RunDirectory, image_grid, write_table
 from .seeding import rng
+from .tracking import Trackers
 
 if TYPE_CHECKING:
     from .engine import Session
@@ -36,6 +36,9 @@ class Keeper:
 
     Args:
         total: steps of the whole run.
+
+    Attributes:
+        newest_sample: the sample grid that this process wrote last.
     """
 
     def __init__(self, session: Session, place: RunDirectory, total: int) -> None:
@@ -47,9 +50,9 @@ class Keeper:
         self.device = session.device
         self.watch = Watch()
         self._best: float | None = None
-        self.trackers: list[Tracker] = [
-            build(choice, place.path) for choice in session.recipe.chosen("trackers").values()
-        ]
+        self.newest_sample: Path | None = None
+        chosen = session.recipe.chosen("trackers")
+        self.trackers = Trackers({n: build(choice, place.path) for n, choice in chosen.items()})
 
     def begin(self, done: int) -> None:
         """Bring the directory to the state it had after ``done`` steps."""
@@ -60,6 +63,7 @@ class Keeper:
             if line.get("best"):
                 self._best = line["evaluation"][self.words.keep_best]
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
+        self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)
         if not done:
@@ -84,11 +88,6 @@ class Keeper:
         folder, keep = self.place.checkpoints, self.words.keep
         checkpoint.save(folder, done, self.graph, keep, best=best, log=meter.state())
 
-    def end(self) -> None:
-        """The run is complete."""
-        for tracker in self.trackers:
-            tracker.close()
-
     # -- evaluations -------------------------------------------------------------------------------
 
     def _evaluate(self, done: int) -> bool:
@@ -108,6 +107,7 @@ class Keeper:
                 nearest(wanted, values),
             )
         self.place.append_metrics({"step": done, "evaluation": values, "best": best})
+        self.trackers.log(done, {f"evaluation/{name}": value for name, value in values.items()})
         return best
 
     # -- samples -----------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ class Keeper:
             self._write_classes(path, "p", torch.from_numpy(probs))
         image_grid(images).save(path)
         self.watch.samples(done, done / self.total, diversity(images), self._real_diversity)
-        for tracker in self.trackers:
-            tracker.image(done, path)
+        self.newest_sample = path
+        self.trackers.image(done, path)
 
     def _real_images(self) -> Tensor:
         split = self.session.data.splits["train"]
@@ -163,8 +163,7 @@ class Keeper:
         self.place.append_metrics(line)
         if "discriminator_accuracy" in records:
             self.watch.accuracy(done, reading.steps, records["discriminator_accuracy"])
-        for tracker in self.trackers:
-            tracker.log(done, reading.values)
+        self.trackers.log(done, {**reading.values, "images_per_second": reading.images_per_second})
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Loop:
                     done = step + 1
                     self._look(done)
                     if done % self.words.log_every == 0 or done == self.total:
-                        show(done, self._log(done))
+                        show(done, self._log(done), self._notes(step))
                     if self.keeper:
                         self.keeper.keep(done, self.meter)
                     [number] = self.ranks.largest(caught[0] if caught else 0)
@@ -109,8 +109,6 @@ class Loop:
                 self.ranks.wait()
             except RankLost as lost:
                 raise RankLost(f"{lost}); {self._rescue(done)}") from lost
-        if self.keeper:
-            self.keeper.end()
 
     def _log(self, done: int) -> dict[str, float]:
         """Write down what the meter says, meant over the ranks; returns what a display shows."""
@@ -119,6 +117,17 @@ class Loop:
         if self.keeper:
             self.keeper.log(done, reading)
         return {**reading.values, "images/s": reading.images_per_second}
+
+    def _notes(self, step: int) -> list[str]:
+        """What a display says beside the numbers: the phase, if there are several, the sample."""
+        phases = self.session.recipe.tables.schedule.phases
+        phase = self.session.recipe.tables.schedule.phase(step / self.total)
+        waits = f", {' and '.join(phase.waits)} waiting" if phase.waits else ""
+        now = f"phase {phases.index(phase) + 1} of {len(phases)} ({phase.ratio}{waits})"
+        notes = [now] if len(phases) > 1 else []
+        if self.keeper and self.keeper.newest_sample:
+            notes.append(f"sample {self.keeper.newest_sample}")
+        return notes
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Take training step 0, 1, 2, ...: every term's value and what parts recorded.

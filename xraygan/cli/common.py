@@ -27,6 +27,9 @@ checkpoint_option = click.option(
     metavar="latest|best|STEP",
     help="Which of the run's checkpoints.",
 )
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, help="Print the result alone; warnings stay in the run's log."
+)
 
 
 def print_metrics(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import recipe_argument, set_option
+from .common import quiet_option, recipe_argument, set_option
 
 
 @click.group()
@@ -15,7 +15,8 @@ def data() -> None:
 @data.command()
 @recipe_argument
 @set_option
-def prepare(recipe: str, overrides: tuple[str, ...]) -> None:
+@quiet_option
+def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     """Decode the images of RECIPE into its image store, as its first run would do.
 
     Does nothing where they are there already. Images that cannot be read are named; whether they
@@ -25,7 +26,7 @@ def prepare(recipe: str, overrides: tuple[str, ...]) -> None:
     from ..recipe import load
     from ..store import prepare
 
-    display = Display()
+    display = Display(quiet=quiet)
     images = prepare(load(recipe, overrides), display.progress)
     for warning in images.warnings:
         display.say(f"warning: {warning}")

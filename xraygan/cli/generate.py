@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import checkpoint_option, run_argument
+from .common import checkpoint_option, quiet_option, run_argument
 
 
 @click.command()
@@ -21,8 +21,15 @@ from .common import checkpoint_option, run_argument
     required=True,
     help="A new or empty folder.",
 )
+@quiet_option
 def generate(
-    directory: Path, which: str, count: int, class_name: str | None, seed: int, out: Path
+    directory: Path,
+    which: str,
+    count: int,
+    class_name: str | None,
+    seed: int,
+    out: Path,
+    quiet: bool,
 ) -> None:
     """Write images that RUN's generator makes, as PNG files and a table of them.
 
@@ -33,7 +40,7 @@ def generate(
     from ..engine import restore
     from ..sampling import write_images
 
-    display = Display()
+    display = Display(quiet=quiet)
     session, _, step = restore(directory, (), display, which)
     write_images(session, step, count, class_name, seed, out, display)
     click.echo(f"{count} images in {out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .common import print_metrics, recipe_argument, set_option
+from .common import print_metrics, quiet_option, recipe_argument, set_option
 
 
 @click.command()
@@ -27,8 +27,14 @@ from .common import print_metrics, recipe_argument, set_option
     metavar="N",
     help="Spread each batch over N GPUs of this machine (or N processes, without GPUs).",
 )
+@quiet_option
 def run(
-    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, devices: int
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    devices: int,
+    quiet: bool,
 ) -> None:
     """Train RECIPE, a file or the name of a shipped recipe."""
     from ..launch import LOST, is_rank, launch
@@ -36,7 +42,7 @@ def run(
     if devices > 1 and not is_rank():
         arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
         arguments += ["--out", str(out)] if out else []
-        sys.exit(launch(arguments + ["--resume"] * resume, devices))
+        sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))
 
     from ..display import Display
     from ..engine import run as train
@@ -44,7 +50,7 @@ def run(
     from ..recipe import load
     from ..signals import Interrupted
 
-    display = Display()
+    display = Display(quiet=quiet)
     try:
         place = train(load(recipe, overrides), out, resume=resume, display=display)
     except Interrupted as interrupted:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .common import set_option
+from .common import quiet_option, set_option
 
 
 @click.command()
@@ -24,6 +24,7 @@ from .common import set_option
 )
 @click.option("--preset", default="", metavar="NAME", help="One of the sweep's presets.")
 @click.option("--fast", is_flag=True, help="The preset fast: it only shows that the sweep runs.")
+@quiet_option
 def sweep(
     sweep_file: str,
     overrides: tuple[str, ...],
@@ -31,6 +32,7 @@ def sweep(
     jobs: int,
     preset: str,
     fast: bool,
+    quiet: bool,
 ) -> None:
     """Run every row and seed of SWEEP, a file or the name of a shipped sweep.
 
@@ -41,7 +43,7 @@ def sweep(
     from ..signals import Interrupted
     from ..sweep import load, run_all, write_tables
 
-    display = Display()
+    display = Display(quiet=quiet)
     preset = "fast" if fast else preset
     loaded = load(sweep_file, overrides, preset)
     out = out or Path("runs") / "sweeps" / loaded.name

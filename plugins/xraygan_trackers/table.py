@@ -1,0 +1,44 @@
+"""A run's numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from xraygan import Tracker
+
+
+class CSV(Tracker):
+    """A table for spreadsheets: one row a logged step, one column a number
+
+    Written to ``metrics.csv`` in the run directory: ``step``, then every term, what the parts
+    recorded, and ``evaluation/NAME`` for what is measured while the run trains. What a step has no
+    value for is empty.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "metrics.csv"
+        self.columns = ["step"]
+
+    def begin(self, step: int) -> None:
+        rows = pd.DataFrame({"step": []}, dtype=int)
+        if step and self.path.is_file():
+            rows = pd.read_csv(self.path)
+            rows = rows[rows["step"] <= step]
+        self._write(rows)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if new := [name for name in values if name not in self.columns]:
+            # A term that begins in a later phase of the schedule; it happens a few times a run.
+            rows = pd.read_csv(self.path)
+            self._write(rows.reindex(columns=[*self.columns, *new]))
+        row = pd.DataFrame([{"step": step, **values}], columns=self.columns)
+        row.to_csv(self.path, mode="a", header=False, index=False)
+
+    def _write(self, rows: pd.DataFrame) -> None:
+        self.columns = list(rows.columns)
+        beside = self.path.with_suffix(".csv.tmp")
+        rows.to_csv(beside, index=False)
+        beside.replace(self.path)
