@@ -1,0 +1,309 @@
+"""The checks for plugin authors: every built-in part passes, wrong parts fail for their reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import DATA
+from torch import Tensor, nn
+
+from xraygan import (
+    Classifier,
+    Dataset,
+    Discriminator,
+    Extractor,
+    Generator,
+    Labeler,
+    Measurement,
+    Metric,
+    Objective,
+    Score,
+    Task,
+    Tracker,
+    testing,
+)
+from xraygan.registry import Part, installed
+from xraygan.step import Step
+
+CHECKS: dict[str, Callable[..., list[str]]] = {
+    name.removeprefix("check_"): getattr(testing, name)
+    for name in testing.__all__
+    if name.startswith("check_")
+}
+#: options that need no download and make networks small
+OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    **{("classifier", name): {"weights": "random"} for name in installed().names("classifier")},
+    **{("extractor", name): {"weights": "random"} for name in ("vgg16", "vgg19")},
+    **{(kind, "dcgan"): {"width": 8} for kind in ("generator", "discriminator")},
+    **{(kind, "dcgan_per_class"): {"width": 8} for kind in ("generator", "discriminator")},
+    ("dataset", "phantom"): {"images": 40},
+    ("dataset", "chestxray14"): {"root": DATA / "chestxray14"},
+    ("dataset", "zhang"): {"root": DATA / "zhang"},
+    ("score", "mean_teacher"): {"order_matters": True},  # each image is disturbed in its own way
+    ("metric", "fid"): {"weights": "random"},
+}
+BUILT_IN = [part for part in installed().parts() if part.distribution == "xraygan"]
+
+
+@pytest.mark.parametrize("part", BUILT_IN, ids=lambda part: f"{part.kind}-{part.name}")
+def test_a_built_in_part_passes(part: Part) -> None:
+    options = OPTIONS.get((part.kind, part.name), {})
+    if "root" in options and not options["root"].is_dir():
+        pytest.skip(f"the real images are not at {options['root']}")
+    passed = CHECKS[part.kind](part.cls, **options)
+    assert {"kind", "summary", "options"} < set(passed)
+
+
+def test_there_is_a_check_for_every_kind() -> None:
+    from xraygan.registry import KINDS
+
+    assert set(CHECKS) == set(KINDS)
+
+
+# -- wrong parts -----------------------------------------------------------------------------------
+
+
+class Detached(Score):
+    """A score that nothing can learn from"""
+
+    def forward(self, step: Step) -> Tensor:
+        return step.fake_probs.detach().square().mean()
+
+
+class Real(Score):
+    """A score that trains the generator and looks at real images alone"""
+
+    trains = ("generator", "classifier")
+
+    def forward(self, step: Step) -> Tensor:
+        return step.real_probs.square().mean()
+
+
+class Elementwise(Score):
+    """A score that forgot its mean"""
+
+    def forward(self, step: Step) -> Tensor:
+        return (step.fake_probs - step.real_probs).square().mean(dim=1)
+
+
+class Unbiased(Score):
+    """A variance that is not defined for one image"""
+
+    def forward(self, step: Step) -> Tensor:
+        return step.fake_probs.var(dim=0).sum()
+
+
+class Noisy(Score):
+    """A score that draws from torch's own random numbers"""
+
+    def forward(self, step: Step) -> Tensor:
+        return (step.fake + torch.randn_like(step.fake)).square().mean()
+
+
+class Ordered(Score):
+    """A score that counts the first images most"""
+
+    def forward(self, step: Step) -> Tensor:
+        weights = torch.arange(step.batch_size, 0, -1)
+        return (step.fake.square().mean(dim=(1, 2, 3)) * weights).mean()
+
+
+class Meddling(Score):
+    """A score that clamps the batch that others read"""
+
+    def forward(self, step: Step) -> Tensor:
+        step.real.clamp_(-0.5, 0.5)
+        return (step.fake - step.real).square().mean()
+
+
+class Half(Score):
+    """A score in half precision"""
+
+    def forward(self, step: Step) -> Tensor:
+        return step.fake.half().square().mean()
+
+
+class Untyped(Score):
+    """A score whose option has no type"""
+
+    def __init__(self, *, power=2) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.power = power
+
+    def forward(self, step: Step) -> Tensor:
+        return step.fake.pow(self.power).mean()
+
+
+class Unbounded(Generator):
+    """A generator without its tanh"""
+
+    latent_size = 4
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.size = task.image_size
+        self.layer = nn.Linear(4, self.size**2)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return 3 * self.layer(z).view(-1, 1, self.size, self.size)
+
+
+class Deaf(Unbounded):
+    """A conditional generator that does not look at its labels"""
+
+    conditional = True
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().forward(z).tanh()
+
+
+class Square(Discriminator):
+    """A discriminator that keeps a dimension, and a layer that it never uses"""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.layer = nn.Linear(task.image_size**2, 1)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+class Together(Classifier):
+    """A classifier that normalizes by the batch when it is tested, and forgot its features"""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.layer = nn.Linear(task.image_size**2, len(task.classes))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layer((images - images.mean(dim=0)).flatten(1))}
+
+
+class Absent(Extractor):
+    """An extractor that recommends a layer it does not have"""
+
+    content_layer = "relu5"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 3)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"relu1": self.layer(images.mean(dim=1, keepdim=True))}
+
+
+class Swapped(Objective):
+    """An objective that teaches each network the other's loss"""
+
+    def generator_loss(self, step: Step) -> Tensor:
+        return -step.real_scores.mean()
+
+    def discriminator_loss(self, step: Step) -> Tensor:
+        return step.fake_scores.detach().mean()
+
+
+class Probable(Labeler):
+    """A labeler that gives probabilities for labels, and a weight below zero"""
+
+    def label(self, step: Step) -> tuple[Tensor, Tensor]:
+        probs = step.fake_probs.detach()
+        return probs, probs.max(dim=1).values - 1
+
+
+class Upside(Metric):
+    """A metric whose interval does not hold its value"""
+
+    def compute(self, evaluation: Any) -> Mapping[str, Measurement]:
+        probs = evaluation.probs
+        return {"mean": Measurement(float(probs.mean()), len(probs), (0.9, 0.1)), "n": 3.0}  # type: ignore[dict-item]
+
+
+class Leaky(Dataset):
+    """A dataset with a patient on both sides, an unknown label, and images in float"""
+
+    classes = ("Healthy",)
+
+    def __init__(self, root: Path | None) -> None:
+        pass
+
+    def index(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "path": ["a.png", "b.png", "b.png"],
+                "labels": [("Healthy",), ("Healthy",), ("Ill",)],
+                "patient": ["1", "1", "2"],
+                "split": ["train", "test", "test"],
+                "age": [40.0, float("nan"), 400.0],
+                "sex": ["M", "F", "W"],
+                "view": ["PA", "", ""],
+            }
+        )
+
+    def load(self, path: str, size: int) -> np.ndarray:
+        return np.zeros((size, size))
+
+
+class Greedy(Tracker):
+    """A tracker that rewrites the run's recipe"""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        (self.directory / "recipe.toml").write_text(str(step))
+
+
+WRONG: dict[type, dict[str, str]] = {
+    Detached: {"gradient": "nothing can be learned from it"},
+    Real: {"gradient": "no gradient reaches generator"},
+    Elementwise: {"scalar": "shape (6,), not a scalar"},
+    Unbiased: {"batch of one": "not finite"},
+    Noisy: {"deterministic": "draw from step.rng alone"},
+    Ordered: {"order of the batch": "another order"},
+    Meddling: {"leaves the step": "changed step.real"},
+    Half: {"scalar": "torch.float16"},
+    Untyped: {"options": "power has no type"},
+    Unbounded: {"range": "expected [-1, 1]"},
+    Deaf: {"labels": "other labels give the same images"},
+    Square: {"shape": "shape (4, 1); expected (4,)", "gradient": "unused.weight, unused.bias"},
+    Together: {"activations": "'features' is missing", "batch of one": "on the others"},
+    Absent: {"recommended layers": "recommends relu5"},
+    Swapped: {"gradient": "no gradient reaches generator"},
+    Probable: {"labels": "shape (6, 3); expected (6,)"},
+    Upside: {"measures": "upside down"},
+    Leaky: {
+        "paths": "is there twice",
+        "labels": "none of ('Healthy',)",
+        "split": "patients are in several splits",
+        "metadata": "sex",
+        "images": "float64",
+    },
+    Greedy: {"leaves the run": "changed recipe.toml"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_part_fails_for_its_reason_alone(wrong: type) -> None:
+    kind = next(base for base in wrong.__mro__ if base.__module__ == "xraygan.interfaces")
+    with pytest.raises(testing.CheckFailed) as caught:
+        CHECKS[kind.__name__.lower()](wrong)
+    failures = caught.value.failures
+    assert set(failures) == set(WRONG[wrong]), failures
+    for check, why in WRONG[wrong].items():
+        assert why in failures[check]
+        assert f"{check}: {failures[check]}" in str(caught.value)
+
+
+def test_what_is_of_another_kind_or_has_unknown_options_is_said() -> None:
+    with pytest.raises(testing.CheckFailed, match="kind: no subclass of Score"):
+        testing.check_score(Unbounded)  # type: ignore[arg-type]
+    with pytest.raises(testing.CheckFailed, match="widht: unknown option"):
+        testing.check_score(Detached, widht=3)

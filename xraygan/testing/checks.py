@@ -1,0 +1,128 @@
+"""How checks are run: all of them, with every failure said at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import interfaces
+from ..errors import UserError
+from ..options import REQUIRED, check_options, options_of, takes_positional
+from ..registry import describe_error, docstring, first_line
+
+
+class CheckFailed(AssertionError):
+    """A part does not keep the promises of its kind.
+
+    Attributes:
+        failures: check -> what it found.
+    """
+
+    def __init__(self, part: str, failures: Mapping[str, str]) -> None:
+        self.failures = dict(failures)
+        lines = [f"  {check}: {why}" for check, why in failures.items()]
+        super().__init__("\n".join([f"{part} fails {len(failures)} of its checks:", *lines]))
+
+
+class Failure(Exception):
+    """What one check found."""
+
+
+def expect(holds: bool, why: str) -> None:
+    """End a check that does not hold."""
+    if not holds:
+        raise Failure(why)
+
+
+class Checks:
+    """The checks of one part; used as ``with checks("finite"): ...``, one block a check.
+
+    Args:
+        kind: name of its class in :mod:`xraygan.interfaces`.
+        cls: the part.
+        options: what a recipe would set.
+
+    Raises:
+        CheckFailed: it is not of that kind, or cannot be built with these options.
+    """
+
+    def __init__(self, kind: str, cls: type, options: Mapping[str, Any]) -> None:
+        self.cls = cls
+        self.options = dict(options)
+        self.passed: list[str] = []
+        self.failures: dict[str, str] = {}
+        interface = getattr(interfaces, kind)
+        with self("kind"):
+            expect(isinstance(cls, type) and issubclass(cls, interface), f"no subclass of {kind}")
+            missing = sorted(getattr(cls, "__abstractmethods__", ()))
+            expect(not missing, f"does not implement {', '.join(missing)}")
+        self.stop_if_failed()
+        with self("summary"):
+            why = (
+                "the first line of its docstring is what `xraygan list-plugins` shows; it is empty"
+            )
+            expect(bool(first_line(docstring(cls))), why)
+        with self("options"):
+            self._check_options()
+        if "options" in self.failures:
+            self.stop_if_failed()
+
+    def _check_options(self) -> None:
+        for name, option in options_of(self.cls).items():
+            expect(option.type is not Any, f"{name} has no type, so a recipe's value is unchecked")
+            if option.default is not REQUIRED and option.default is not None:
+                _, faults = check_options(self.cls, {**self.options, name: option.default})
+                expect(name not in faults, f"the default of {name}: {faults.get(name)}")
+        _, faults = check_options(self.cls, self.options)
+        expect(not faults, "; ".join(f"{name}: {why}" for name, why in faults.items()))
+
+    def build(self, *positional: Any, seed: int = 0) -> Any:
+        """The part as the core builds it: positional parameters only if it takes any."""
+        torch.manual_seed(seed)
+        given = positional if takes_positional(self.cls) else ()
+        return self.cls(*given, **self.options)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Failure as failure:
+            self.failures.setdefault(name, str(failure))
+        except UserError as error:
+            self.failures.setdefault(name, f"it refused: {error}")
+        except Exception as error:
+            self.failures.setdefault(name, f"it raised {describe_error(error)}")
+        else:
+            if name not in self.passed:
+                self.passed.append(name)
+
+    def stop_if_failed(self) -> None:
+        """Say what was found so far, if anything was: what follows needs it."""
+        if self.failures:
+            raise CheckFailed(getattr(self.cls, "__name__", str(self.cls)), self.failures)
+
+    def end(self) -> list[str]:
+        """The names of the checks, all of which passed."""
+        self.stop_if_failed()
+        return self.passed
+
+
+def expect_finite(value: Tensor, what: str) -> None:
+    expect(bool(value.isfinite().all()), f"{what} is not finite")
+
+
+def expect_same(a: Tensor, b: Tensor, why: str, tolerance: float = 0.0) -> None:
+    """Two tensors are the same, up to ``tolerance`` times the larger one's largest magnitude."""
+    expect(a.shape == b.shape, f"{why} (shapes {tuple(a.shape)} and {tuple(b.shape)})")
+    difference = (a.double() - b.double()).abs().max() if a.numel() else torch.zeros(())
+    most = max(float(a.double().abs().max()), 1e-6) if a.numel() else 1.0
+    expect(float(difference) <= tolerance * most, why)
+
+
+def devices() -> list[torch.device]:
+    """Where checks run: the processor, and a GPU if there is one."""
+    return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()

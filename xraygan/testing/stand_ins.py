@@ -1,0 +1,160 @@
+"""Small networks and batches for parts to be tried on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from ..precision import choose_precision
+from ..seeding import rng
+from ..step import Step
+
+SIZE = 32
+CLASSES = ("Cardiomegaly", "Effusion", "Edema")
+
+
+def task(*, exclusive: bool = True, size: int = SIZE) -> Task:
+    """Three classes, ten training images each."""
+    return Task(size, CLASSES, exclusive, counts=(10, 10, 10), images=30)
+
+
+class StandInGenerator(Generator):
+    """Latents to images by one layer; made for labels, as any generator may be"""
+
+    conditional = True
+    latent_size = 8
+
+    def __init__(self, about: Task) -> None:
+        super().__init__()
+        self.size = about.image_size
+        self.layer = nn.Linear(self.latent_size + len(about.classes), self.size**2)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        given = z if labels is None else torch.cat([z, labels], dim=1)
+        return self.layer(given).tanh().view(-1, 1, self.size, self.size)
+
+
+class StandInDiscriminator(Discriminator):
+    """Images to logits by two layers"""
+
+    def __init__(self, about: Task) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.LeakyReLU(0.2), nn.Flatten())
+        self.head = nn.Linear(4 * (about.image_size // 4) ** 2, 1)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.head(self.layers(images)).flatten()
+
+
+class StandInClassifier(Classifier):
+    """Images to logits by two convolutions and a layer"""
+
+    def __init__(self, about: Task) -> None:
+        super().__init__()
+        self.task = about
+        self.first = nn.Conv2d(1, 4, 4, 4)
+        self.second = nn.Conv2d(4, 8, 3, padding=1)
+        self.head = nn.Linear(8, len(about.classes))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        first = self.first(images).tanh()
+        second = self.second(first).tanh()
+        features = second.mean(dim=(2, 3))
+        # Steep, so that probabilities differ and some of them are sure.
+        return {"first": first, "second": second, "features": features} | {
+            "logits": 20 * self.head(features)
+        }
+
+
+class StandInExtractor(Extractor):
+    """Two feature maps"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 8, 4, 4)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        first = self.first(images.mean(dim=1, keepdim=True)).tanh()
+        return {"first": first, "second": self.second(first).tanh()}
+
+
+class AnyExtractor(dict[str, Extractor]):
+    """An extractor of every name."""
+
+    def __missing__(self, name: str) -> Extractor:
+        made = StandInExtractor().requires_grad_(False)
+        self[name] = made.to(self.device)
+        return self[name]
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+
+class Bench:
+    """Stand-in networks, and the steps that are taken with them.
+
+    Args:
+        exclusive: whether an image has one class, or any number of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        exclusive: bool = True,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        size: int = SIZE,
+    ) -> None:
+        self.task = task(exclusive=exclusive, size=size)
+        self.device = torch.device(device)
+        self.autocast = choose_precision(precision, self.device)
+        torch.manual_seed(0)
+        kinds = {
+            "generator": StandInGenerator,
+            "discriminator": StandInDiscriminator,
+            "classifier": StandInClassifier,
+        }
+        self.networks: dict[str, Any] = {n: k(self.task).to(self.device) for n, k in kinds.items()}
+        self.averages: dict[str, Any] = {n: k(self.task).to(self.device) for n, k in kinds.items()}
+        self.extractors = AnyExtractor(self.device)
+
+    def step(self, count: int = 6, order: Tensor | None = None) -> Step:
+        """A step of ``count`` images, always the same one.
+
+        Args:
+            order: ``(N,)``, the batch's images, labels and latents in another order.
+        """
+        source = rng("cpu", 0, "testing", count)
+        k = len(self.task.classes)
+        size = self.task.image_size
+        real = torch.rand(count, 1, size, size, generator=source) * 2 - 1
+        latents = torch.randn(count, StandInGenerator.latent_size, generator=source)
+        labels, conditions = (
+            torch.arange(count) % k
+            if self.task.exclusive
+            else (torch.rand(count, k, generator=source) < 0.5).float()
+            for _ in range(2)
+        )
+        order = torch.arange(count) if order is None else order
+        step = Step(
+            task=self.task,
+            networks=self.networks,
+            extractors=self.extractors,
+            real=real[order].to(self.device),
+            labels=labels[order].to(self.device),
+            rng=rng(self.device, 0, "testing step"),
+            metadata={"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0},
+            progress=0.5,
+            autocast=self.autocast,
+            unlabelled=real.flip(0)[order].to(self.device),
+            averages=self.averages,
+        )
+        # The part's own random numbers come from the step; those of the batch are given.
+        step.__dict__["z"] = latents[order].to(self.device)
+        step.__dict__["fake_labels"] = conditions[order].to(self.device)
+        return step

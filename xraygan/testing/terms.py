@@ -1,0 +1,243 @@
+"""Checks of what is computed from a step: scores, objectives, labelers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..graph import trained_parameters
+from ..interfaces import Labeler, Objective, Score
+from ..step import Step
+from .checks import Checks, Failure, devices, expect, expect_finite, expect_same
+from .stand_ins import Bench
+
+Compute = Callable[[Step], Tensor]
+ORDER = torch.tensor([4, 2, 0, 5, 1, 3])
+
+
+def check_score(score: type[Score], *, order_matters: bool = False, **options: Any) -> list[str]:
+    """Check a score.
+
+    That it is one finite float32 number or better, in a batch of one too, on a GPU if there is one
+    and under bfloat16; the same for the same step; the same for the batch in another order; that
+    every network which learns from it gets a gradient; and that it leaves the step as it is.
+
+    Args:
+        order_matters: leave out the order of the batch, for a score that looks at neighbours.
+        options: the score's options, as a recipe sets them.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        CheckFailed: with every check that failed, and why.
+    """
+    checks = Checks("Score", score, options)
+    policies = (True,) if score.exclusive_only else (True, False)
+    for exclusive in policies:
+        bench = Bench(exclusive=exclusive)
+        with checks("builds"):
+            part = checks.build(bench.task)
+        checks.stop_if_failed()
+        _check_term(checks, bench, part, order_matters)
+        with checks("gradient"):
+            _expect_gradients(bench.step(), part, score.trains, trained_parameters(part))
+    for device in devices():
+        _check_elsewhere(checks, device, checks.build(bench.task).to(device))
+    return checks.end()
+
+
+def check_objective(objective: type[Objective], **options: Any) -> list[str]:
+    """Check an objective.
+
+    That both losses are one finite number, in a batch of one too, on a GPU if there is one and
+    under bfloat16; the same for the same step and for the batch in another order; that the
+    generator learns from the first, the discriminator from the second; that they leave the step.
+
+    Args:
+        options: the objective's options, as a recipe sets them.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        CheckFailed: with every check that failed, and why.
+    """
+    checks = Checks("Objective", objective, options)
+    bench = Bench()
+    with checks("builds"):
+        part = checks.build()
+    checks.stop_if_failed()
+    for name in ("generator", "discriminator"):
+        loss = getattr(part, f"{name}_loss")
+        _check_term(checks, bench, loss, order_matters=False)
+        with checks("gradient"):
+            _expect_gradients(bench.step(), loss, (name,), [])
+    for device in devices():
+        for name in ("generator", "discriminator"):
+            _check_elsewhere(checks, device, getattr(part, f"{name}_loss"))
+    return checks.end()
+
+
+def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
+    """Check a labeler.
+
+    That it gives a label and a weight of at least 0 to every generated image, of the shapes and
+    types that the classifier learns from, without gradients, in a batch of one too; and the same
+    for the same step.
+
+    Args:
+        options: the labeler's options, as a recipe sets them.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        CheckFailed: with every check that failed, and why.
+    """
+    checks = Checks("Labeler", labeler, options)
+    refused = []
+    for exclusive in (True, False):
+        bench = Bench(exclusive=exclusive)
+        with checks("builds"):
+            try:
+                part = checks.build(bench.task)
+            except UserError as error:  # it may be for exclusive classes alone, or for findings
+                refused.append(str(error))
+                continue
+        checks.stop_if_failed()
+        for count in (6, 1):
+            with checks("labels" if count > 1 else "batch of one"):
+                labels, weights = part.label(bench.step(count))
+                _expect_labels(bench, labels, weights, count)
+            checks.stop_if_failed()
+        with checks("deterministic"):
+            first, second = _twice(partial(_label, part, bench))
+            for a, b in zip(first, second, strict=True):
+                expect_same(a, b, "the same step was labelled differently the second time")
+        with checks("leaves the step"):
+            _expect_untouched(bench.step(), part.label)
+    with checks("builds"):
+        expect(len(refused) < 2, "it refuses every task: " + "; ".join(refused))
+    return checks.end()
+
+
+# -- what a term is held to ------------------------------------------------------------------------
+
+
+def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: bool) -> None:
+    with checks("scalar"):
+        value = compute(bench.step())
+        _expect_scalar(value)
+    checks.stop_if_failed()
+    with checks("finite"):
+        expect_finite(compute(bench.step()), "its value")
+    with checks("batch of one"):
+        value = compute(bench.step(1))
+        _expect_scalar(value)
+        expect_finite(value, "its value in a batch of one image")
+    with checks("deterministic"):
+        first, second = _twice(lambda: compute(bench.step()))
+        why = "the same step has another value the second time; draw from step.rng alone"
+        expect_same(first.detach(), second.detach(), why)
+    if not order_matters and "deterministic" not in checks.failures:
+        with checks("order of the batch"):
+            plain, other = compute(bench.step()), compute(bench.step(order=ORDER))
+            why = "the same images in another order have another value"
+            expect_same(plain.detach(), other.detach(), why, tolerance=1e-4)
+    with checks("leaves the step"):
+        _expect_untouched(bench.step(), compute)
+
+
+def _check_elsewhere(checks: Checks, device: torch.device, compute: Compute) -> None:
+    """On each device in bfloat16, and on a GPU in float32."""
+    for precision in ("bf16",) if device.type == "cpu" else ("fp32", "bf16"):
+        with checks(precision if device.type == "cpu" else f"{device.type}, {precision}"):
+            value = compute(Bench(device=device, precision=precision).step())
+            _expect_scalar(value)
+            expect_finite(value, f"its value where networks run in {precision}")
+
+
+def _expect_scalar(value: Any) -> None:
+    expect(isinstance(value, Tensor), f"it returned {type(value).__name__}, not a tensor")
+    expect(value.dim() == 0, f"it returned shape {tuple(value.shape)}, not a scalar ()")
+    wide = value.dtype in (torch.float32, torch.float64)
+    expect(wide, f"it returned {value.dtype}; expected float32 or better")
+
+
+def _expect_gradients(
+    step: Step, compute: Compute, audience: tuple[str, ...], own: list[torch.nn.Parameter]
+) -> None:
+    """Whoever learns from a term gets a finite gradient that is not all zeros."""
+    value = compute(step)
+    expect(value.requires_grad, f"nothing can be learned from it: it is cut off from {audience}")
+    towards: dict[str, list[Tensor]] = {
+        name: [step.fake] if name == "generator" else [*trained_parameters(step.networks[name])]
+        for name in audience
+        if name in step.networks
+    }
+    if own:
+        towards["the networks that it brings"] = list(own)
+    for name, targets in towards.items():
+        found = torch.autograd.grad(value, targets, retain_graph=True, allow_unused=True)
+        reached = [gradient for gradient in found if gradient is not None]
+        if not any(gradient.any() for gradient in reached):
+            raise Failure(f"no gradient reaches {name}, which learns from it")
+        for gradient in reached:
+            expect_finite(gradient, f"its gradient towards {name}")
+
+
+def _expect_untouched(step: Step, compute: Callable[[Step], Any]) -> None:
+    before = {name: getattr(step, name) for name in ("real", "labels", "fake", "z", "fake_probs")}
+    values = {name: tensor.detach().clone() for name, tensor in before.items()}
+    state = {
+        name: {key: value.clone() for key, value in network.state_dict().items()}
+        for name, network in step.networks.items()
+    }
+    compute(step)
+    for name, value in values.items():
+        expect_same(
+            getattr(step, name).detach(), value, f"it changed step.{name}, which others read"
+        )
+    for name, network in step.networks.items():
+        for key, value in network.state_dict().items():
+            expect_same(value, state[name][key], f"it changed {key} of the {name}")
+
+
+def _expect_labels(bench: Bench, labels: Any, weights: Any, count: int) -> None:
+    k = len(bench.task.classes)
+    for name, value in (("labels", labels), ("weights", weights)):
+        expect(isinstance(value, Tensor), f"{name} are {type(value).__name__}, not a tensor")
+        expect(not value.requires_grad, f"{name} have a gradient; detach them")
+    wanted = (count,) if bench.task.exclusive else (count, k)
+    how = "one class an image" if bench.task.exclusive else "any findings an image"
+    found = tuple(labels.shape)
+    expect(found == wanted, f"labels have shape {found}; expected {wanted} for {how}")
+    if bench.task.exclusive:
+        expect(labels.dtype == torch.int64, f"labels are {labels.dtype}; expected int64")
+    else:
+        expect(labels.is_floating_point(), f"labels are {labels.dtype}; expected float")
+    inside = labels.min() >= 0 and labels.max() <= (k - 1 if bench.task.exclusive else 1)
+    expect(bool(inside), "labels are out of range")
+    found = tuple(weights.shape)
+    expect(found == (count,), f"weights have shape {found}; expected {(count,)}")
+    expect(weights.is_floating_point(), f"weights are {weights.dtype}; expected float")
+    expect_finite(weights, "a weight")
+    expect(bool((weights >= 0).all()), "a weight is below 0")
+
+
+def _label(part: Labeler, bench: Bench) -> tuple[Tensor, Tensor]:
+    return part.label(bench.step())
+
+
+def _twice(compute: Callable[[], Any]) -> tuple[Any, Any]:
+    """The same thing twice, torch's own random numbers being others the second time."""
+    torch.manual_seed(1)
+    first = compute()
+    torch.manual_seed(2)
+    return first, compute()
