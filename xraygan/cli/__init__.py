@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .figures import figures
 from .generate import generate
 from .list_plugins import list_plugins
+from .new_plugin import new_plugin
 from .recipes import recipes
 from .run import run
 from .schema import schema
@@ -51,6 +52,7 @@ for command in (
     schema,
     list_plugins,
     describe,
+    new_plugin,
 ):
     cli.add_command(command)
 

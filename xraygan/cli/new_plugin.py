@@ -1,0 +1,31 @@
+"""``xraygan new-plugin``: a project for a part of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("new-plugin")
+@click.argument("kind")
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The project's folder; xraygan-NAME by default.",
+)
+def new_plugin(kind: str, name: str, out: Path | None) -> None:
+    """Write a project for a part of your own, for example: new-plugin score my_distance.
+
+    It holds one working part of that KIND to be changed, a test that checks it, packaging and CI.
+    """
+    from ..scaffold import write_project
+
+    folder = write_project(kind, name, out)
+    click.echo(
+        f"{folder}: change xraygan_{name}.py, then\n"
+        f"  pip install -e '{folder}[dev]'\n"
+        f"  pytest {folder}\n"
+        f"  xraygan describe {kind} {name}"
+    )

@@ -1,0 +1,96 @@
+"""A new plugin: an installable project of one part, with a test and CI."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from ..errors import UserError, nearest
+from ..registry import KINDS, installed
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+#: kind -> how a recipe names a part of it
+RECIPES = {
+    "dataset": '[data]\nplugin = "{name}"\nroot = "FOLDER"',
+    "metric": "[metrics.{name}]",
+    "tracker": "[trackers.{name}]",
+    "extractor": '[extractors.{name}]\n\n[scores.gram]\nextractor = "{name}"',
+    "score": "[scores.{name}]\nweight = 0.1",
+}
+
+
+def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
+    """Write a project that works: a part of that kind, its check, packaging and CI.
+
+    Args:
+        kind: a key of :data:`xraygan.registry.KINDS`.
+        name: what a recipe will say: small letters, digits and underscores.
+        folder: the project's folder; ``xraygan-NAME`` by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is no such kind, the name cannot be one or is taken, or the folder is
+            there.
+    """
+    if kind not in KINDS:
+        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be a part's name: expected small letters, digits and underscores, "
+            "for example energy_distance"
+        )
+    if name in installed().names(kind):
+        taken = installed().get(kind, name).origin
+        raise UserError(f"there is a {kind} {name!r} already, of {taken}; choose another name")
+    project = f"xraygan-{name.replace('_', '-')}"
+    folder = folder or Path(project)
+    if folder.exists():
+        raise UserError(f"{folder} is there already; name another folder with --out DIR")
+    words = _words(kind, name, project)
+    test = "test_dataset.py" if kind == "dataset" else "test.py"
+    written = {
+        f"{words['module']}.py": f"{kind}.py",
+        f"test_{name}.py": test,
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        ".github/workflows/test.yml": "workflow.yml",
+    }
+    templates = files(__package__) / "templates"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            for path, template in written.items():
+                text = (templates / f"{template}.txt").read_text(encoding="utf-8")
+                (beside / path).parent.mkdir(parents=True, exist_ok=True)
+                (beside / path).write_text(Template(text).substitute(words), encoding="utf-8")
+            beside.chmod(0o755)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def _words(kind: str, name: str, project: str) -> dict[str, str]:
+    """What the templates' placeholders stand for."""
+    article = "An" if kind[0] in "aeiou" else "A"
+    recipe = RECIPES.get(kind, '[{kind}]\nplugin = "{name}"').format(kind=kind, name=name)
+    return {
+        "kind": kind,
+        "a_kind": f"{article} {kind}",
+        "name": name,
+        "title": name.replace("_", " ").capitalize(),
+        "project": project,
+        "module": f"xraygan_{name}",
+        "Class": "".join(word.capitalize() for word in name.split("_")),
+        "recipe": f'extends = "quickstart"\n\n{recipe}',
+    }
