@@ -12,6 +12,7 @@ from .errors import UserError
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from .api import Run, run
     from .interfaces import (
         Classifier,
         Dataset,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Task,
         Tracker,
     )
+    from .recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -39,16 +41,21 @@ __all__ = [
     "Measurement",
     "Metric",
     "Objective",
+    "Recipe",
+    "Run",
     "Score",
     "Task",
     "Tracker",
     "UserError",
     "__version__",
     "hookimpl",
+    "run",
 ]
+
+_HOMES = {"Recipe": ".recipe", "Run": ".api", "run": ".api"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(".interfaces", __name__), name)
+        return getattr(import_module(_HOMES.get(name, ".interfaces"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

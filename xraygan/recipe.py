@@ -52,6 +52,18 @@ class Recipe:
     tables: schema.Tables
     choices: dict[str, Choice]
 
+    @classmethod
+    def load(cls, reference: str | Path, *overrides: str) -> Recipe:
+        """Read and check a recipe: a file, or the name of a shipped one.
+
+        Args:
+            overrides: ``"table.key=value"`` each, as ``--set`` on the command line.
+
+        Raises:
+            RecipeError: with every fault that was found, a :class:`xraygan.UserError`.
+        """
+        return load(reference, overrides)
+
     @property
     def name(self) -> str:
         return self.tables.run.name or self.source.stem

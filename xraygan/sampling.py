@@ -39,13 +39,9 @@ def write_images(
             generator hardly ever makes the class.
     """
     graph = session.graph
-    if "generator" not in graph.networks:
-        raise UserError(f"{session.recipe.name}: the run has no generator")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder with --out")
     names = graph.task.classes
-    if class_name is not None and class_name not in names:
-        raise UserError(f"--class: no class is named {class_name!r}; {nearest(class_name, names)}")
     images, conditions, probs = sample(session, count, class_name, seed, display)
     out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
@@ -66,14 +62,20 @@ def sample(
     classifier, what it says of them ``(count, K)``.
 
     Raises:
-        UserError: an unconditional generator hardly ever makes the class.
+        UserError: the run has no generator or no such class, or an unconditional generator hardly
+            ever makes it.
     """
     graph, source = session.graph, rng(session.device, seed, "generate")
+    names = graph.task.classes
+    if "generator" not in graph.networks:
+        raise UserError(f"{session.recipe.name}: the run has no generator")
+    if class_name is not None and class_name not in names:
+        raise UserError(f"--class: no class is named {class_name!r}; {nearest(class_name, names)}")
     conditional = graph.networks["generator"].conditional
-    wanted = None if class_name is None else graph.task.classes.index(class_name)
+    wanted = None if class_name is None else names.index(class_name)
     labels: Tensor | None = None
     if wanted is not None:
-        labels = torch.zeros(1, len(graph.task.classes), dtype=torch.uint8)
+        labels = torch.zeros(1, len(names), dtype=torch.uint8)
         labels[0, wanted] = 1
     elif conditional:
         labels = torch.from_numpy(session.data.splits["train"].label_matrix)

@@ -1,0 +1,182 @@
+"""The toolkit from Python: train a recipe, open what it left, sample from it, read its numbers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from .errors import UserError
+from .recipe import Recipe, load
+from .rundir import RunDirectory
+from .runfiles import RunFiles
+
+if TYPE_CHECKING:
+    from .engine import Session
+
+Found = TypeVar("Found")
+
+
+class Run:
+    """A run directory, opened.
+
+    Its networks and its data are loaded when they are first needed.
+
+    Args:
+        path: the run directory.
+        checkpoint: ``"latest"``, ``"best"``, or a step.
+        overrides: ``"table.key=value"`` each, for example ``"data.root=/elsewhere"``.
+
+    Raises:
+        UserError: it is no run directory.
+    """
+
+    def __init__(self, path: str | Path, *overrides: str, checkpoint: str | int = "latest") -> None:
+        self._place = RunDirectory.open(Path(path))
+        self._overrides = overrides
+        self._checkpoint = str(checkpoint)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        return self._place.path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What was run, defaults included."""
+        return load(self._place.recipe, self._overrides)
+
+    @property
+    def report(self) -> Path:
+        """The page about the run; written when it ends."""
+        return self.path / "report.html"
+
+    # -- what it logged and measured ---------------------------------------------------------------
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """What was logged while it trained: a row a logged step, a column a term or record."""
+        lines = [line for line in self._files.lines if "terms" in line]
+        rows = [
+            {
+                **line["terms"],
+                **line.get("records", {}),
+                "images_per_second": line["images_per_second"],
+            }
+            for line in lines
+        ]
+        steps = pd.Index([line["step"] for line in lines], name="step", dtype=int)
+        return pd.DataFrame(rows, index=steps)
+
+    @property
+    def evaluation(self) -> pd.DataFrame:
+        """The metrics of the test split: ``value``, its 95 % interval ``low`` to ``high``, ``n``
+        and ``note`` of each. A confusion matrix is a nested list.
+
+        Raises:
+            UserError: the run is not evaluated yet.
+        """
+        rows = {}
+        evaluation = self._evaluated("evaluation.json", self._files.evaluation)
+        for name, found in evaluation["metrics"].items():
+            low, high = found["interval"] or (None, None)
+            given = {"value": found["value"], "low": low, "high": high}
+            rows[name] = given | {"n": found["n"], "note": found["note"]}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """The classifier's probabilities for each test image, beside its labels and patient.
+
+        Raises:
+            UserError: the run has no classifier, or is not evaluated yet.
+        """
+        self._evaluated("predictions.csv", self._files.predictions)
+        return pd.read_csv(self._place.predictions, dtype={"patient": str})
+
+    @property
+    def _files(self) -> RunFiles:
+        return RunFiles(self.path)
+
+    def _evaluated(self, name: str, found: Found | None) -> Found:
+        if not found:
+            raise UserError(
+                f"{self.path}: no {name}; the run is not evaluated, or has no such part"
+            )
+        return found
+
+    # -- its networks ------------------------------------------------------------------------------
+
+    @cached_property
+    def _session(self) -> Session:
+        from .display import Display
+        from .engine import restore
+
+        display = Display(quiet=True)
+        return restore(self.path, self._overrides, display, self._checkpoint)[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of every label vector."""
+        return self._session.graph.task.classes
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The networks by name, as their checkpoint has them; averages stand for what they are of.
+
+        They are :class:`torch.nn.Module` in evaluation mode, on the device of the run.
+        """
+        graph = self._session.graph
+        found = {name: graph.trained(name) for name in graph.networks}
+        return {name: network.eval() for name, network in found.items()}
+
+    def generate(self, n: int = 16, *, class_: str | None = None, seed: int = 0) -> np.ndarray:
+        """Images that the generator makes.
+
+        A conditional generator makes the class that is asked for. Of an unconditional one, the
+        images are kept that the run's classifier takes for that class. These are the images of
+        ``xraygan generate`` with the same seed.
+
+        Returns:
+            ``(n, S, S)`` uint8.
+
+        Raises:
+            UserError: the run has no generator or no such class, or an unconditional generator
+                hardly ever makes it.
+        """
+        from .display import Display
+        from .sampling import sample
+
+        return sample(self._session, n, class_, seed, Display(quiet=True))[0].numpy()
+
+
+def run(
+    recipe: Recipe | str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train a recipe, evaluate it, and leave a run directory.
+
+    Args:
+        recipe: a :class:`Recipe`, a file, or the name of a shipped recipe.
+        out: the run directory; ``runs/NAME`` by default.
+        resume: continue the run in the directory, if there is one.
+        quiet: show nothing while it trains.
+
+    Raises:
+        UserError: the recipe, the data or a plugin is at fault, or the directory holds a run.
+    """
+    from .display import Display
+    from .engine import run as train
+
+    loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
+    directory = None if out is None else Path(out)
+    place = train(loaded, directory, resume=resume, display=Display(quiet=quiet))
+    return Run(place.path)
