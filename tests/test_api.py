@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import SMALL
+from nbclient import NotebookClient
 from PIL import Image
 from test_plugins import xraygan
 
 import xraygan as package
 from xraygan import Recipe, Run, UserError, run
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 GIVEN = (
     *SMALL,
     "classifier.weights=random",
@@ -96,3 +99,14 @@ def test_the_package_names_what_it_has() -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = package.nothing
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XRAYGAN_OUT", str(tmp_path))
+    notebook = nbformat.read(EXAMPLES / "python_api.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)  # nothing of a machine in it
+    NotebookClient(notebook, timeout=300).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    pictures = [o for cell in outputs for o in cell if "image/png" in o.get("data", {})]
+    assert len(pictures) == 2
+    assert (tmp_path / "notebook" / "report.html").is_file()
