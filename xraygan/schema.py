@@ -96,7 +96,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    plugin: str
+    plugin: str = Field(description="the part that it names; see xraygan list-plugins")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Data(Part):
         description="classes as they come; each as often; or in inverse proportion to their count",
     )
     value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | None = Field(None, description="random crops and mirror images")
     limit: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] | None = Field(
         None, description="training images of each class (one number, or by class), by patient"
     )
@@ -139,8 +139,8 @@ class Data(Part):
 class Optimizer(Table):
     """``optimizer``: how a network learns."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 0.0002
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="Adam, AdamW or SGD")
+    lr: Annotated[float, Field(gt=0)] = Field(0.0002, description="learning rate")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of Adam")
     momentum: Fraction = Field(0.0, description="of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
@@ -152,7 +152,7 @@ class Network(Part):
     """``[generator]``, ``[discriminator]``, ``[classifier]``."""
 
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of its own loss")
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = Field(Optimizer(), description="how it learns")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
         description="decay of an exponential average of its weights, which then stands for it in "
@@ -168,7 +168,9 @@ class Labeler(Part):
     """``[labeler]``: labels of generated images for the classifier to learn from."""
 
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of the generated images' loss")
-    trains: Annotated[list[str], Field(min_length=1)] = ["classifier"]
+    trains: Annotated[list[str], Field(min_length=1)] = Field(
+        ["classifier"], description="the networks that learn from the labels"
+    )
 
 
 class Score(Part):
