@@ -108,7 +108,9 @@ def decode(
             "the same command starts over"
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting is a matter of milliseconds. Not to wait would be a race where this process is
+        # itself a child: its exit may close the queue before the workers are told to end.
+        pool.shutdown(cancel_futures=True)
     digest = hashlib.sha256(b"".join(digests[start] for start in starts)).hexdigest()
     return digest, {path: bad[path] for path in paths if path in bad}
 
