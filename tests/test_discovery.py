@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -87,3 +90,28 @@ def test_recipes_are_listed_with_what_they_are_and_copied_to_be_edited(tmp_path:
     assert "mine.toml is there already" in again.stderr
     assert "second" in mine.read_text()
     assert "did you mean 'quickstart'" in xraygan("recipes", "copy", "quikstart", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("xraygan des", {"describe"}),
+        ("xraygan run ucgan", {"ucgan_full", "ucgan_as_released"}),
+        ("xraygan describe sc", {"score"}),
+        ("xraygan describe score m", {"mmd", "mean_teacher"}),
+        ("xraygan run quickstart --res", {"--resume"}),
+    ],
+)
+def test_a_shell_completes(typed: str, offered: set[str]) -> None:
+    asked = {
+        "_XRAYGAN_COMPLETE": "bash_complete",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    script = Path(sys.executable).with_name("xraygan")
+    done = subprocess.run(
+        [script], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} - {
+        typed.split()[-1]
+    } == offered

@@ -5,10 +5,35 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-recipe_argument = click.argument("recipe", metavar="RECIPE")
+
+def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
+    """Shipped recipes, and the files that a shell would complete."""
+    from ..recipe import shipped
+
+    names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
+    return [*names, CompletionItem(typed, type="file")]
+
+
+def complete_kinds(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """The kinds of parts."""
+    from ..registry import KINDS
+
+    return [kind for kind in KINDS if kind.startswith(typed)]
+
+
+def complete_parts(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """The names of the kind that stands before."""
+    from ..registry import installed
+
+    return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
+
+
+recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes)
 set_option = click.option(
     "--set",
     "overrides",

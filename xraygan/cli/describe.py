@@ -7,11 +7,12 @@ import json
 import click
 
 from ..errors import UserError, nearest
+from .common import complete_kinds, complete_parts
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=complete_kinds)
+@click.argument("name", shell_complete=complete_parts)
 def describe(kind: str, name: str) -> None:
     """Describe the part NAME of a KIND, for example: describe score mmd."""
     from ..options import REQUIRED, options_of

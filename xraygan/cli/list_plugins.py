@@ -7,10 +7,11 @@ import json
 import click
 
 from ..errors import UserError, nearest
+from .common import complete_kinds
 
 
 @click.command("list-plugins")
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=complete_kinds)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def list_plugins(kind: str | None, as_json: bool) -> None:
     """List the installed parts, of one KIND (dataset, score, ...) or all.

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from .common import complete_kinds
+
 
 @click.command("new-plugin")
-@click.argument("kind")
+@click.argument("kind", shell_complete=complete_kinds)
 @click.argument("name")
 @click.option(
     "--out",
