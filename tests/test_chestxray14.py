@@ -13,6 +13,8 @@ from PIL import Image
 from xraygan_chestxray14.dataset import ChestXray14
 
 from xraygan import UserError
+from xraygan.recipe import load
+from xraygan.store import prepare
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "chestxray14"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no ChestX-ray14 at {REAL}")
@@ -188,7 +190,7 @@ TABLE_FAULTS = {
         "line 2 (00000001_000.png): the Patient Age is 'old'; expected a number such as 58 or 058Y",
     ),
     "no patient": ([*ROWS[:3], ROWS[3].replace(",0,3,", ",0,,")], "line 5 (00000003_000.png): no "),
-    "cut short": ([*ROWS[:3], "00000003_000.png"], "line 5 (00000003_000.png): no Patient ID"),
+    "cut short": ([*ROWS[:3], "00000003_000.png"], "line 5: 1 fields, and the header has 11"),
 }
 
 
@@ -206,6 +208,13 @@ def test_a_fault_in_the_table_names_file_line_and_image(root: Path, fault: str) 
         (b"\x89PNG\xff\xfe\x00", "not a CSV table"),
         (b"<!DOCTYPE html>\n<html>\n", "line 1: no column 'Image Index'"),
         (HEADER_2020.replace("Patient Gender", "Gender").encode(), "no column 'Patient Gender';"),
+        (f"{HEADER_2020},Patient Sex".encode(), "the column 'Patient Gender' is there twice"),
+        ("\n".join([HEADER_2020, *ROWS]).encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+        (
+            "\n".join([HEADER_2020, *ROWS, "\xe4"]).encode("latin-1"),
+            "line 6: not a CSV table (not UTF",
+        ),
+        ("\n".join([HEADER_2020, *ROWS, '"']).encode(), "line 6: not a CSV table"),
     ],
 )
 def test_what_is_not_the_table(root: Path, content: bytes, expected: str) -> None:
@@ -225,6 +234,42 @@ def test_an_image_in_both_lists(root: Path) -> None:
     write(root, "test_list.txt", "00000002_000.png", "00000001_001.png")
     expected = "line 2: '00000001_001.png' is in train_val_list.txt and in test_list.txt"
     assert f"{root / 'test_list.txt'}, {expected}" in message(root)
+
+
+@pytest.mark.parametrize("name", ["Data_Entry_2017_v2020.csv", "test_list.txt"])
+def test_lines_that_end_in_another_way(root: Path, name: str) -> None:
+    before = ChestXray14(root).index()
+    for end in (b"\r\n", b"\r"):
+        (root / name).write_bytes((root / name).read_bytes().replace(b"\n", end))
+        assert ChestXray14(root).index().equals(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe0\0", "UTF-16"),
+        (b"a\n\0", "line 2: not a list (a zero byte)"),
+        (b"\xe4", "UTF-8"),
+    ],
+)
+def test_a_list_that_is_no_text(root: Path, content: bytes, words: str) -> None:
+    (root / "test_list.txt").write_bytes(content)
+    assert words in message(root)
+
+
+def test_what_is_no_file_is_not_waited_for(root: Path) -> None:
+    (root / "Data_Entry_2017_v2020.csv").unlink()
+    os.mkfifo(root / "Data_Entry_2017_v2020.csv")
+    assert "not a regular file" in message(root)
+
+
+def test_a_link_out_of_the_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "images_002"
+    (root / "images_002").rename(elsewhere)
+    (root / "images_002").symlink_to(elsewhere)
+    sets = [f"data.root={root}", f"data.cache={root / 'cache'}", "run.batch_size=2"]
+    with pytest.raises(UserError, match=r"'images_002/images/00000002_000\.png' leads out of this"):
+        prepare(load("ucgan_full", [*sets, 'data.classes=["Cardiomegaly","No Finding"]']))
 
 
 # -- the real files --------------------------------------------------------------------------------

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
+from malformed_images import NOISE, dicom
+from PIL import Image
 from pydantic import BaseModel
+from xraygan_csv.dataset import Csv
 
 from xraygan import recipe, schema, sweep
 from xraygan.cli import cli
@@ -82,6 +86,24 @@ def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
             assert sweep.load(path).rows
         else:
             assert recipe.load(path).choices
+
+
+def test_the_example_of_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's table, recipe and command, with images of the names that the table has."""
+    text = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
+    example = dict(reversed(BLOCK.findall(text)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(example["toml"], encoding="utf-8")
+    (tmp_path / "own/images").mkdir(parents=True)
+    (tmp_path / "own/images.csv").write_text(example["csv"], encoding="utf-8")
+    table = Csv(tmp_path / "own").index()
+    for path in table["path"]:
+        file = tmp_path / "own" / path
+        dicom(file, NOISE) if path.endswith(".dcm") else Image.fromarray(NOISE).save(file)
+    small = [word for text in ("run.batch_size=2", "data.cache=cache") for word in ("--set", text)]
+    done = CliRunner().invoke(cli, ["data", "prepare", "own.toml", *small])
+    single = (table["labels"].map(len) == 1).sum()  # which the recipe keeps
+    assert f"{single} images of 128 x 128 decoded" in done.output, done.exception
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from malformed_images import png
 from PIL import Image
 from xraygan_phantom.dataset import Phantom
 
@@ -24,20 +23,6 @@ from xraygan.images import file_identity, read_grey
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 WIDE = GREY.astype(np.uint16) * 257  # the same greys in 16 bits
 ALPHA = GREY[::-1]
-
-
-def png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
-    """Write a PNG of a kind that Pillow cannot write (16-bit colour) or should not (a bomb)."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-            for kind, data in chunks
-        )
-    )
-    return path
 
 
 def reversed_palette() -> Image.Image:

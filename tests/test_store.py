@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -116,6 +118,73 @@ def test_a_store_lasts_until_a_file_changes(root: Path) -> None:
     assert counts == [60, 59, 60]
     assert None not in [data.store.seconds for data in (changed, removed, added)]
     assert len({data.fingerprint for data in (first, changed, removed, added)}) == 4
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "images.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "images.npy").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda folder: os.truncate(folder / "images.npy", 5000),
+        lambda folder: (folder / "images.npy").write_bytes(b""),
+        lambda folder: np.save(folder / "images.npy", np.zeros((100, 16, 16), dtype=np.int8)),
+        lambda folder: (folder / "images.npy").unlink(),
+        lambda folder: (folder / "store.json").unlink(),
+        lambda folder: (folder / "store.json").write_text('{"sha256": 0'),
+        lambda folder: (folder / "store.json").write_text("{}"),
+        lambda folder: (folder / "store.json").write_text("[]"),
+    ],
+)
+def test_a_damaged_store_is_written_anew(root: Path, damage: Callable[[Path], object]) -> None:
+    first = prepare(recipe(root))
+    damage(first.store.folder)
+    again = prepare(recipe(root))
+    assert again.store.seconds is not None
+    assert again.fingerprint == first.fingerprint
+    names = [2 * int(Path(path).stem) for path in again.splits["train"].paths]
+    np.testing.assert_allclose(greys(again.splits["train"].images), names, atol=1)
+
+
+def test_a_store_that_was_copied_is_used(root: Path) -> None:
+    first = prepare(recipe(root))
+    os.utime(first.store.folder / "images.npy", ns=(1, 1))
+    again = prepare(recipe(root))
+    assert again.store.seconds is None
+    assert again.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda size: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda size: sys.exit(3), "raised SystemExit: 3"),
+        (lambda size: [[0] * size] * size, "returned list; expected uint8 of shape (16, 16)"),
+        (lambda size: np.zeros((size, size)), "returned float64 of shape (16, 16); expected uint8"),
+        (lambda size: np.zeros((size, 8), dtype=np.uint8), "returned uint8 of shape (16, 8)"),
+    ],
+)
+def test_a_dataset_that_loads_what_it_must_not_is_named(
+    answer: Callable[[int], object], words: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that somebody else wrote; of our own the traceback is seen."""
+    ours = recipe(root)
+    choice = ours.choices["data"]
+    part = dataclasses.replace(choice.part, distribution="their-data", version="1.0")
+    theirs = dataclasses.replace(
+        ours, choices={**ours.choices, "data": dataclasses.replace(choice, part=part)}
+    )
+    monkeypatch.setattr(Zhang, "load", lambda self, path, size: answer(size))
+    with pytest.raises(UserError) as caught:
+        prepare(theirs)
+    assert "the dataset 'zhang' of their-data 1.0: load('chest_xray/" in str(caught.value)
+    assert words in str(caught.value)
+    with pytest.raises(decode.LoadFault):
+        prepare(ours)
 
 
 class Noting(Zhang):

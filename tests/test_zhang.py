@@ -11,6 +11,8 @@ from PIL import Image
 from xraygan_zhang.dataset import Zhang
 
 from xraygan import UserError
+from xraygan.recipe import load
+from xraygan.store import prepare
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "zhang"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no Zhang Lab images at {REAL}")
@@ -99,6 +101,20 @@ def test_without_data_the_message_says_what_to_do(root: Path) -> None:
 def test_a_folder_without_pictures(root: Path) -> None:
     (root / "chest_xray/test/NORMAL/scan.jpeg").unlink()
     assert f"{root / 'chest_xray/test/NORMAL'}: no .jpeg file is in it" in message(root)
+
+
+def test_names_and_links_that_are_not_read(root: Path) -> None:
+    sets = [f"data.root={root}", f"data.cache={root / 'cache'}", "run.batch_size=2"]
+    folder = root / "chest_xray/test/NORMAL"
+    odd = folder / "a\x1b[2J.jpeg"
+    odd.write_bytes((folder / "scan.jpeg").read_bytes())
+    with pytest.raises(UserError, match="which holds a control character; expected a path below"):
+        prepare(load("cgan_zhang", sets))
+    odd.unlink()
+    (folder / "scan.jpeg").rename(root.parent / "outside.jpeg")
+    (folder / "scan.jpeg").symlink_to(root.parent / "outside.jpeg")
+    with pytest.raises(UserError, match=r"NORMAL/scan\.jpeg' leads out of this folder by a symb"):
+        prepare(load("cgan_zhang", sets))
 
 
 @needs_real

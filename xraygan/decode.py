@@ -21,6 +21,7 @@ import torch
 
 from .errors import UserError
 from .interfaces import Dataset
+from .registry import describe_error
 
 #: images that a worker decodes between two reports; part of what a digest is of
 CHUNK = 32
@@ -29,6 +30,33 @@ SYNC = 32
 
 #: ``progress(what, total)`` is a context that yields ``advance(count)``
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+class LoadFault(Exception):
+    """A dataset's ``load`` did what it must not; the message says what."""
+
+
+def load(dataset: Dataset, path: str, size: int) -> np.ndarray:
+    """One image of a dataset, ``(size, size)`` uint8.
+
+    Raises:
+        UserError: the image cannot be read.
+        LoadFault: the dataset raised something else, or gave something else.
+    """
+    try:
+        image = dataset.load(path, size)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LoadFault(f"load({path!r}, {size}) raised {describe_error(error)}") from error
+    if isinstance(image, np.ndarray):
+        given = f"{image.dtype} of shape {image.shape}"
+        if image.dtype == np.uint8 and image.shape == (size, size):
+            return image
+    else:
+        given = type(image).__name__
+    expected = f"expected uint8 of shape {(size, size)}"
+    raise LoadFault(f"load({path!r}, {size}) returned {given}; {expected}")
 
 
 @dataclass(frozen=True)
@@ -56,13 +84,23 @@ class Job:
         bad = {}
         for row, path in enumerate(paths):
             try:
-                pixels[row] = self.dataset.load(path, self.size)
+                pixels[row] = load(self.dataset, path, self.size)
             except UserError as error:
                 bad[path] = str(error)
         with self.file.open("r+b") as out:
             out.seek(self.offset + start * self.size**2)
             out.write(pixels.data)
         return hashlib.sha256(pixels.data).digest(), bad
+
+
+def digest_of(pixels: np.ndarray) -> str:
+    """The digest that :func:`decode` returns, of pixels that were decoded before."""
+    starts = range(0, len(pixels), CHUNK)
+    return _joined([hashlib.sha256(pixels[i : i + CHUNK].data).digest() for i in starts])
+
+
+def _joined(digests: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def decode(
@@ -79,6 +117,7 @@ def decode(
 
     Raises:
         UserError: the operating system has killed a worker.
+        LoadFault: the dataset did what it must not.
         OSError: the file cannot be written.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
@@ -111,7 +150,7 @@ def decode(
         # Waiting is a matter of milliseconds. Not to wait would be a race where this process is
         # itself a child: its exit may close the queue before the workers are told to end.
         pool.shutdown(cancel_futures=True)
-    digest = hashlib.sha256(b"".join(digests[start] for start in starts)).hexdigest()
+    digest = _joined([digests[start] for start in starts])
     return digest, {path: bad[path] for path in paths if path in bad}
 
 

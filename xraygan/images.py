@@ -2,65 +2,115 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
+import threading
+import warnings
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from .dicom import HEAD, MAX_BYTES, decode_dicom, is_dicom
 from .errors import UserError
 
 # A chest radiograph of 10,000 x 10,000 pixels does not exist; a decompression bomb does.
 Image.MAX_IMAGE_PIXELS = 100_000_000
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # or what is cut off would be grey
+
+#: Formats of pictures; others that Pillow knows start programs (EPS) or are no pictures.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+MIN_SIDE = 4  # pixels: less is a dot or a line
+
+#: EXIF's orientation -> what turns the picture upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112
 
 
 def read_grey(path: Path, size: int) -> np.ndarray:
     """Decode an image file to grey and resize it.
 
     Colour is reduced by ITU-R 601 luma, which leaves equal channels as they are; transparency is
-    dropped; 16-bit greys are scaled to 8 bits, 65,535 to 255. The whole picture is squeezed into
-    the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear filter; what is
-    more than four times as large is first averaged down by a whole number to twice the size or
-    more. A JPEG is decoded to grey straight away, and only as finely as twice the size needs.
+    dropped; 16-bit greys are scaled to 8 bits, 65,535 to 255. A picture that says in its EXIF data
+    that it lies on its side is turned upright, as viewers show it. A DICOM file, known by its
+    content or its suffix, is read as :func:`xraygan.dicom.decode_dicom` says. The whole picture is
+    squeezed into the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear
+    filter; what is more than four times as large is first averaged down by a whole number to twice
+    the size or more. A JPEG is decoded to grey straight away, and only as finely as twice the size
+    needs.
 
     Args:
-        path: a file that Pillow can open.
+        path: a file in one of :data:`FORMATS`, or DICOM.
         size: S, pixels.
 
     Returns:
         ``(S, S)`` uint8.
 
     Raises:
-        UserError: the file is missing, cannot be decoded as an image, has more pixels than
-            ``Image.MAX_IMAGE_PIXELS``, or has greys of no known range (floating point, or beyond
-            16 bits).
+        UserError: the file is missing, cannot be decoded as one picture, has less than
+            :data:`MIN_SIDE` pixels on a side or more than ``Image.MAX_IMAGE_PIXELS``, or has greys
+            of no known range (floating point, or beyond 16 bits).
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  (a Path's own open takes longer)
-            grey = _plain_jpeg(file, size) or _decode(file, size)
+        with _open(path) as file:
+            grey = _plain_jpeg(file, size) or _other(file, path.suffix, size)
     except FileNotFoundError:
         raise UserError(f"{path}: the image is not there") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+    except Exception as error:  # a damaged file makes a decoder raise whatever there is
+        raise UserError(f"{path}: not a readable image ({_reason(error)})") from None
+    if min(grey.size) < MIN_SIDE:
+        raise UserError(
+            f"{path}: not a readable image ({grey.width} x {grey.height} pixels; {MIN_SIDE} x "
+            f"{MIN_SIDE} are the least)"
+        )
     if grey.size != (size, size):
         # Halved by averages as far as twice the wanted size: a sixth of a large PNG's time.
         grey = grey.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.array(grey)  # a copy: the view that asarray gives is read-only, which torch warns of
 
 
-def _plain_jpeg(file: BinaryIO, size: int) -> Image.Image | None:
+def file_identity(root: Path, path: str) -> str:
+    """The size and the time of change of a file, for :meth:`xraygan.Dataset.identity`.
+
+    Empty where there is none: reading the image says what is wrong.
+    """
+    try:
+        about = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
+    except (OSError, ValueError):
+        return ""
+    return f"{about.st_size}:{about.st_mtime_ns}"
+
+
+def _open(path: Path) -> BufferedReader:
+    about = os.stat(path)  # noqa: PTH116  (as above)
+    if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+        raise ValueError("a folder" if stat.S_ISDIR(about.st_mode) else "no regular file")
+    if about.st_size == 0:
+        raise ValueError("the file is empty")
+    if about.st_size > MAX_BYTES:
+        raise ValueError(f"{about.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return open(path, "rb")  # noqa: PTH123
+
+
+def _plain_jpeg(file: BufferedReader, size: int) -> Image.Image | None:
     """A JPEG decoded past Pillow to the same greys, in four fifths of the time.
 
     None for whatever else a file holds, and for a damaged one: Pillow says what is wrong with it.
     """
-    start = file.read(3)
-    file.seek(0)
-    if start != b"\xff\xd8\xff":
+    if file.peek(3)[:3] != b"\xff\xd8\xff":
         return None
     data = file.read()
-    file.seek(0)
     if b"Exif\0" in data or b"MPF\0" in data:  # it may lie on its side, or be several pictures
         return None
     try:
@@ -78,30 +128,88 @@ def _plain_jpeg(file: BinaryIO, size: int) -> Image.Image | None:
     return Image.fromarray(grey[:, :, 0])
 
 
-def _decode(file: BinaryIO, size: int) -> Image.Image:
-    with Image.open(file) as image:
+def _other(file: BufferedReader, suffix: str, size: int) -> Image.Image:
+    """The grey picture of any other file, upright."""
+    file.seek(0)
+    dicom = is_dicom(file.read(HEAD), suffix)
+    file.seek(0)
+    with _quiet:
+        if not dicom:
+            return _decode(file, size)
+        return Image.fromarray(decode_dicom(file.read(), Image.MAX_IMAGE_PIXELS or 2**62))
+
+
+def _decode(file: BufferedReader, size: int) -> Image.Image:
+    with Image.open(file, formats=FORMATS) as image:
         # Pillow itself warns above its limit and refuses only above twice that.
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}")
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{count} pictures; save the one that counts as a file of its own")
         # For JPEGs alone, which hold luma by itself, and blocks that halve: half the time.
         image.draft("L", (2 * size, 2 * size))
-        image.info.pop("transparency", None)  # of a palette, Pillow would warn of losing it
+        image.info.pop("transparency", None)  # of a palette, whose colours alone count
         if image.mode.startswith(("I", "F")):
             wide = np.asarray(image, dtype=np.float32)
             if image.mode == "F" or wide.min() < 0 or wide.max() > 65535:
                 raise ValueError("its greys are not 8-bit or 16-bit, so its white is unknown")
-            return Image.fromarray((wide / 257.0).round().astype(np.uint8))
-        return image.convert("L")
+            grey = Image.fromarray((wide / 257.0).round().astype(np.uint8))
+        else:
+            grey = image.convert("L")
+        turn = _turn(image)
+        return grey if turn is None else grey.transpose(turn)
 
 
-def file_identity(root: Path, path: str) -> str:
-    """The size and the time of change of a file, for :meth:`xraygan.Dataset.identity`.
-
-    Empty where there is none: reading the image says what is wrong.
-    """
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How a picture that is loaded is to be turned; a TIFF may have been turned by Pillow."""
     try:
-        about = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
-    except OSError:
-        return ""
-    return f"{about.st_size}:{about.st_mtime_ns}"
+        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        return None  # what is wrong in there is about no pixel
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own message is of Python's objects
+        return f"of none of the formats {', '.join(FORMATS)}, DICOM"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+class _Quiet:
+    """Within it decoders neither warn nor log: what they say may quote a patient's data.
+
+    What stands in the way of an image is raised, and said once. Several threads may be inside; the
+    last to leave brings all back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught: warnings.catch_warnings | None = None
+        self._loggers = [logging.getLogger(name) for name in ("PIL", "pydicom")]
+        for logger in self._loggers:
+            logger.addHandler(logging.NullHandler())  # or the last resort would print
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+                self._before = [logger.propagate for logger in self._loggers]
+                for logger in self._loggers:
+                    logger.propagate = False
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._caught is not None:
+                self._caught.__exit__(None, None, None)
+                for logger, before in zip(self._loggers, self._before, strict=True):
+                    logger.propagate = before
+
+
+_quiet = _Quiet()

@@ -224,10 +224,12 @@ class Dataset(ABC):
         classes: every class name that it knows, in its own order.
         exclusive: True if each image has exactly one class by nature; a dataset whose images can
             have several findings leaves it False and the recipe's label policy decides.
+        notes: what a user should know of the data; each is shown and logged when a run starts.
     """
 
     classes: tuple[str, ...]
     exclusive: ClassVar[bool] = False
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __init__(self, root: Path | None) -> None: ...

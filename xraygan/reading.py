@@ -1,4 +1,4 @@
-"""TOML and JSON that may come from anywhere: whatever is wrong with it is a ValueError."""
+"""Files that may come from anywhere, TOML and JSON: whatever is wrong with one is a ValueError."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ LARGEST = 1 << 20
 _ENDLESS_KEY = re.compile(r"""(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){32}""")
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
-    """A UTF-8 file's text.
+def unreadable(error: OSError) -> str:
+    """What says that the operating system does not give a file or folder."""
+    return f"{error.filename}: cannot be read ({error.strerror})"
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """A file's content.
 
     Raises:
-        ValueError: it is no regular file, larger than ``largest`` bytes, or not UTF-8.
+        ValueError: it is no regular file, or larger than ``largest`` bytes.
         OSError: it cannot be read.
     """
     if not path.is_file() and path.exists():
@@ -28,8 +33,18 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"larger than {largest:,} bytes")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """A UTF-8 file's text.
+
+    Raises:
+        ValueError: as :func:`read_bytes`, or it is not UTF-8.
+        OSError: it cannot be read.
+    """
     try:
-        return content.decode()
+        return read_bytes(path, largest).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text ({error})") from None
 

@@ -1,13 +1,11 @@
-"""A recipe's images, decoded once into a memory-mapped uint8 store."""
+"""A recipe's images: chosen, decoded once, split, and held to what a run needs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,50 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from .assemble import build
-from .decode import Progress, decode
+from .decode import Progress
 from .errors import UserError
+from .index import check_classes, read_index
 from .interfaces import Dataset, Task
 from .recipe import Recipe
 from .selection import SPLITS, choose, limit, task_of
-
-#: raised whenever the same file would be decoded to other bytes
-STORE_VERSION = 3
-
-
-@dataclass(frozen=True)
-class Store:
-    """All images of a recipe's table, decoded.
-
-    Attributes:
-        folder: where they are kept.
-        pixels: ``(M, S, S)`` uint8, mapped into memory: read from the disk when they are used.
-        sha256: a digest of the pixels.
-        bad: unreadable images, which are black here: path -> reason.
-        seconds: how long decoding them took; None where that had been done before.
-    """
-
-    folder: Path
-    pixels: Tensor
-    sha256: str
-    bad: dict[str, str]
-    seconds: float | None
-
-    def account(self) -> str:
-        """What was done, what is left out and where the store is, in a few lines."""
-        count, size = self.pixels.shape[:2]
-        if self.seconds is None:
-            done = "are there already"
-        else:
-            done = f"decoded in {self.seconds:.1f} s: {count / self.seconds:,.0f} images/s"
-        lines = f"{count:,} images of {size} x {size} {done}"
-        if self.bad:
-            lines += f"\n{len(self.bad)} of them cannot be read and are left out:"
-            lines += some_of(self.bad, 20)
-        return f"{lines}\n{self.folder}"
+from .stored import Store, open_store, some_of, unreadable
 
 
 @dataclass(frozen=True)
@@ -168,8 +132,10 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def open_dataset(recipe: Recipe) -> Dataset:
     """The recipe's dataset plugin, over its root folder."""
-    root = recipe.tables.data.root
-    return build(recipe.choices["data"], None if root is None else Path(root))
+    root, choice = recipe.tables.data.root, recipe.choices["data"]
+    dataset = build(choice, None if root is None else Path(root))
+    check_classes(choice, dataset)
+    return dataset
 
 
 def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
@@ -180,15 +146,16 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     """
     dataset = open_dataset(recipe)
     task = task_of(recipe, dataset)
-    table = choose(dataset.index(), task, recipe)
-    store = _open_store(recipe, dataset, table, progress)
+    table = choose(read_index(recipe.choices["data"], dataset), task, recipe)
+    store = open_store(recipe, dataset, list(table["path"]), progress)
     bad = store.bad
     if bad and recipe.tables.data.on_bad_image == "stop":
-        raise UserError(
-            f"{len(bad)} of {len(table)} images cannot be read:{some_of(bad)}\n"
-            'Replace them, or leave them out with --set data.on_bad_image="skip"'
-        )
-    table.loc[table["path"].isin(bad), "split"] = ""
+        raise unreadable(bad, len(table))
+    lost = table["path"].isin(bad)
+    was = Counter(
+        name for found in table["labels"][lost & (table["split"] == "train")] for name in found
+    )
+    table.loc[lost, "split"] = ""
     table["split"] = limit(table, task, recipe)
     splits = {
         name: _split(store.pixels, table, (table["split"] == name).to_numpy(), task)
@@ -200,8 +167,8 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     fingerprint = hashlib.sha256(f"{store.sha256}{rows}".encode()).hexdigest()
     counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
     task = replace(task, counts=counts, images=len(splits["train"]))
-    data = ImageData(task, splits, fingerprint, store)
-    _check_amount(recipe, data)
+    data = ImageData(task, splits, fingerprint, store, list(dataset.notes))
+    _check_amount(recipe, data, was)
     return data
 
 
@@ -211,13 +178,20 @@ def to_range(images: Tensor, span: Sequence[float]) -> Tensor:
     return images.float() * ((high - low) / 255.0) + low
 
 
-def _check_amount(recipe: Recipe, data: ImageData) -> None:
-    train, test = data.splits["train"], data.splits["test"]
+def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> None:
+    """Refuse what nothing can be learned from or measured on, and note what is thin.
+
+    Args:
+        lost: class -> unreadable training images of it.
+    """
+    train, test, bad = data.splits["train"], data.splits["test"], data.store.bad
+    left_out = f"\n{len(bad)} images cannot be read and are left out:{some_of(bad)}" if bad else ""
     batch = recipe.tables.run.batch_size
     if len(train) < batch:
         raise UserError(
             f"[run] batch_size is {batch}, but only {len(train)} training images are left of the "
             "classes, label policy and limit of [data]; lower the batch size or add images"
+            + left_out
         )
     words = recipe.tables.data
     if words.unlabelled and len(data.splits.get("unlabelled", ())) < batch:
@@ -225,21 +199,27 @@ def _check_amount(recipe: Recipe, data: ImageData) -> None:
             f"[data] unlabelled: [run] batch_size is {batch}, and [data] limit leaves fewer "
             "training images than that over; lower one of the two"
         )
+    if not len(test) and "classifier" in recipe.choices:
+        raise UserError(
+            "[data]: no test image is left of the classes of [data] and the protocol of "
+            f"[evaluation], and the classifier is measured on test images{left_out}"
+        )
     wanted = words.only or data.task.classes
     none = words.limit if isinstance(words.limit, dict) else {}
     for name, column in ((n, data.task.classes.index(n)) for n in wanted):
         if not train.label_matrix[:, column].any() and none.get(name) != 0:
-            raise UserError(f"[data] classes: no training image is of class {name!r}")
+            all_lost = f": {lost[name]} are, and none of them can be read" if lost.get(name) else ""
+            raise UserError(
+                f"[data] classes: no training image is of class {name!r}{all_lost}"
+                + (left_out if all_lost else "")
+            )
         if not len(test) or not test.label_matrix[:, column].any():
             data.warnings.append(f"no test image is of class {name!r}: it has no AUC")
-    if bad := data.store.bad:
-        data.warnings.append(f"{len(bad)} unreadable images were left out")
-
-
-def some_of(bad: dict[str, str], count: int = 5) -> str:
-    """The first reasons why images cannot be read, a line each."""
-    shown = "".join(f"\n  {reason}" for reason in list(bad.values())[:count])
-    return shown + (f"\n  and {len(bad) - count} more" if len(bad) > count else "")
+    if bad:
+        data.warnings.append(
+            f"{len(bad)} of {len(data.store.pixels)} images cannot be read and are left out; "
+            f"environment.json names them under dataset, skipped. The first:{some_of(bad, 1)}"
+        )
 
 
 def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:
@@ -256,76 +236,3 @@ def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) 
         paths=list(rows["path"]),
         metadata={"age": rows["age"].to_numpy(dtype=np.float32), "sex": sex},
     )
-
-
-# -- the store -------------------------------------------------------------------------------------
-
-
-def cache_folder(recipe: Recipe) -> Path:
-    """Where image stores are kept: ``[data] cache``, or the user's cache folder."""
-    if recipe.tables.data.cache is not None:
-        return Path(recipe.tables.data.cache).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "xraygan"
-
-
-def _open_store(recipe: Recipe, dataset: Dataset, table: pd.DataFrame, progress: Progress) -> Store:
-    """The store of every row of a table, written now unless it is there."""
-    size = recipe.tables.data.image_size
-    paths = list(table["path"])
-    choice = recipe.choices["data"]
-    identity = [STORE_VERSION, choice.part.name, choice.part.version, size]
-    contents = [dataset.identity(path) for path in paths]
-    key = hashlib.sha256(json.dumps([identity, paths, contents]).encode()).hexdigest()[:32]
-    folder = cache_folder(recipe) / key
-    seconds = None
-    if not _is_whole(folder, len(paths), size):
-        try:
-            seconds = _write_store(folder, dataset, paths, size, progress)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: the image store cannot be written ({error.strerror}); name another "
-                "folder with --set data.cache=DIR"
-            ) from error
-    about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    if paths:
-        # Copy on write: torch wants writable memory, and nothing of ours writes to it.
-        pixels = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
-    else:
-        pixels = torch.empty((0, size, size), dtype=torch.uint8)
-    return Store(folder, pixels, about["sha256"], about["bad"], seconds)
-
-
-def _is_whole(folder: Path, count: int, size: int) -> bool:
-    try:
-        json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        return np.load(folder / "images.npy", mmap_mode="r").shape == (count, size, size)
-    except (OSError, ValueError):
-        return False
-
-
-def _write_store(
-    folder: Path, dataset: Dataset, paths: list[str], size: int, progress: Progress
-) -> float | None:
-    """Decode every image into a new store and move it into place when it is whole.
-
-    Returns:
-        How many seconds it took; None if another process was just doing it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f".{folder.name}.building")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _is_whole(folder, len(paths), size):
-            return None
-        shutil.rmtree(building, ignore_errors=True)  # what a killed process left
-        building.mkdir()
-        began = time.monotonic()
-        try:
-            digest, bad = decode(dataset, paths, size, building / "images.npy", progress)
-            about = {"sha256": digest, "count": len(paths), "size": size, "bad": bad}
-            (building / "store.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            building.rename(folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        return time.monotonic() - began

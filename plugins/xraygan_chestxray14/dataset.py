@@ -13,6 +13,9 @@ import pandas as pd
 
 from xraygan import Dataset, UserError
 from xraygan.images import file_identity, read_grey
+from xraygan.paths import data_folder
+from xraygan.reading import unreadable
+from xraygan.tables import read_lines, read_table, stop_at
 
 # Columns of the table that are read. Releases differ in the others, and in the word for sex.
 COLUMNS = {
@@ -20,10 +23,11 @@ COLUMNS = {
     "Finding Labels": "labels",
     "Patient ID": "patient",
     "Patient Age": "age",
-    "Patient Sex": "sex",
     "Patient Gender": "sex",
     "View Position": "view",
 }
+ALIASES = {"Patient Sex": "Patient Gender"}
+AGAIN = "download it again"
 LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 MAX_AGE = 120.0
@@ -63,19 +67,20 @@ class ChestXray14(Dataset):
     )  # fmt: skip
 
     def __init__(self, root: Path | None) -> None:
+        self.root = data_folder(root, "chestxray14", HELP)
         try:
-            fault = _layout_fault(root)
+            missing = _missing(self.root)
         except OSError as error:
-            fault = _unreadable(error)
-        if root is None or fault:
-            raise UserError(fault + HELP)
-        self.root = root
+            raise UserError(unreadable(error)) from None
+        if missing:
+            what = f"not laid out as ChestX-ray14; missing: {', '.join(missing)}"
+            raise UserError(f"{root}: {what}{HELP}")
 
     def index(self) -> pd.DataFrame:
         try:
             return self._index()
         except OSError as error:
-            raise UserError(_unreadable(error)) from None
+            raise UserError(unreadable(error)) from None
 
     def _index(self) -> pd.DataFrame:
         path = _tables(self.root)[-1]
@@ -108,24 +113,14 @@ class ChestXray14(Dataset):
 # -- files -----------------------------------------------------------------------------------------
 
 
-def _unreadable(error: OSError) -> str:
-    return f"{error.filename}: cannot be read ({error.strerror})"
-
-
-def _layout_fault(root: Path | None) -> str:
-    """Why a folder is not the dataset's root; empty if it is."""
-    if root is None:
-        return "data.root is not set: chestxray14 needs the folder of its download"
-    if not root.is_dir():
-        return f"{root}: there is no such folder"
-    if not any(root.iterdir()):
-        return f"{root}: the folder is empty"
+def _missing(root: Path) -> list[str]:
+    """What of the layout is not there."""
     missing = [name for name in LISTS if not (root / name).is_file()]
     if not _tables(root):
         missing.insert(0, "Data_Entry_2017*.csv")
     if not _image_folders(root):
         missing.append("a folder of images")
-    return f"{root}: not laid out as ChestX-ray14; missing: {', '.join(missing)}" if missing else ""
+    return missing
 
 
 def _tables(root: Path) -> list[Path]:
@@ -155,38 +150,11 @@ def _image_files(root: Path) -> dict[str, str]:
 
 def _read_table(path: Path) -> pd.DataFrame:
     """The table's rows as text, indexed by their line in the file."""
-    try:
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            usecols=lambda column: column in COLUMNS,
-            index_col=False,  # a comma may end the rows, and not the header
-            skip_blank_lines=False,  # so that row numbers are line numbers
-            encoding="utf-8-sig",
-        )
-    except ValueError as error:  # pandas's own errors and UnicodeDecodeError are of this kind
-        raise UserError(f"{path}: not a CSV table ({error}); download it again") from None
-    table = table.fillna("").rename(columns=COLUMNS)
-    official = {name: column for column, name in COLUMNS.items()}
-    if missing := [column for name, column in official.items() if name not in table.columns]:
-        raise UserError(
-            f"{path}, line 1: no column {', '.join(map(repr, missing))}; expected the header of "
-            "the official table; download it again"
-        )
-    table.index += 2  # line 1 is the header
-    table = table[(table != "").any(axis=1)].copy()
-    _stop_at(path, table, table["name"] == "", "no Image Index")
-    _stop_at(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
-    _stop_at(path, table, table["name"].duplicated(), "this image has a row above; remove one")
+    table = read_table(path, list(COLUMNS), aliases=ALIASES, remedy=AGAIN).rename(columns=COLUMNS)
+    stop_at(path, table, table["name"] == "", "no Image Index")
+    stop_at(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
+    stop_at(path, table, table["name"].duplicated(), "this image has a row above; remove one")
     return table
-
-
-def _stop_at(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
-    """Raise for the first row, if any, of which ``wrong`` is True."""
-    if wrong.any():
-        line = wrong.idxmax()
-        raise UserError(f"{path}, line {line} ({table.at[line, 'name']}): {what}")
 
 
 def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.Series:
@@ -196,7 +164,7 @@ def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.S
         for name in found:
             if name not in classes:
                 what = f"unknown finding {name!r}; known: {', '.join(classes)}"
-                _stop_at(path, table, table["labels"] == text, what)
+                stop_at(path, table, table["labels"] == text, what)
     return table["labels"].map(tuples)
 
 
@@ -209,7 +177,7 @@ def _ages(table: pd.DataFrame, path: Path) -> pd.Series:
             years[text] = age if age <= MAX_AGE else math.nan
         elif text:
             what = f"the Patient Age is {text!r}; expected a number such as 58 or 058Y"
-            _stop_at(path, table, table["age"] == text, what)
+            stop_at(path, table, table["age"] == text, what)
     return table["age"].map(years).astype(float)
 
 
@@ -218,11 +186,7 @@ def _read_lists(root: Path, table_name: str, known: Collection[str]) -> dict[str
     splits: dict[str, str] = {}
     for file, split in LISTS.items():
         path = root / file
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error}); download it again") from None
-        for number, name in enumerate(map(str.strip, lines), start=1):
+        for number, name in enumerate(read_lines(path, AGAIN), start=1):
             if not name:
                 continue
             if name not in known:

@@ -12,6 +12,8 @@ import pandas as pd
 
 from xraygan import Dataset, UserError
 from xraygan.images import file_identity, read_grey
+from xraygan.paths import data_folder
+from xraygan.reading import unreadable
 
 SPLITS = ("train", "val", "test")
 PATIENT = re.compile(r"person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+")
@@ -54,25 +56,16 @@ class Zhang(Dataset):
     exclusive = True
 
     def __init__(self, root: Path | None) -> None:
+        self.root = data_folder(root, "zhang", HELP)
         try:
-            fault = self._layout_fault(root)
+            prefix = _prefix(self.root)
+            needed = [f"{prefix}{split}/{c}" for split in ("train", "test") for c in self.classes]
+            missing = [folder for folder in needed if not (self.root / folder).is_dir()]
         except OSError as error:
-            fault = _unreadable(error)
-        if root is None or fault:
-            raise UserError(fault + HELP)
-        self.root = root
-
-    def _layout_fault(self, root: Path | None) -> str:
-        """Why a folder is not the dataset's root; empty if it is."""
-        if root is None:
-            return "data.root is not set: zhang needs the folder of its download"
-        if not root.is_dir():
-            return f"{root}: there is no such folder"
-        if not any(root.iterdir()):
-            return f"{root}: the folder is empty"
-        needed = [f"{_prefix(root)}{s}/{c}" for s in ("train", "test") for c in self.classes]
-        missing = [folder for folder in needed if not (root / folder).is_dir()]
-        return f"{root}: not laid out as the set; missing: {', '.join(missing)}" if missing else ""
+            raise UserError(unreadable(error)) from None
+        if missing:
+            what = f"not laid out as the set; missing: {', '.join(missing)}"
+            raise UserError(f"{root}: {what}{HELP}")
 
     def index(self) -> pd.DataFrame:
         prefix = _prefix(self.root)
@@ -83,7 +76,7 @@ class Zhang(Dataset):
                 try:
                     files = _image_names(self.root / folder)
                 except OSError as error:
-                    raise UserError(_unreadable(error)) from None
+                    raise UserError(unreadable(error)) from None
                 if not files and split != "val":
                     raise UserError(f"{self.root / folder}: no .jpeg file is in it{HELP}")
                 rows += [(f"{folder}/{file}", (name,), split) for file in files]
@@ -95,10 +88,6 @@ class Zhang(Dataset):
 
     def identity(self, path: str) -> str:
         return file_identity(self.root, path)
-
-
-def _unreadable(error: OSError) -> str:
-    return f"{error.filename}: cannot be read ({error.strerror})"
 
 
 def _prefix(root: Path) -> str:

@@ -3,9 +3,9 @@
     pip install atheris
     mkdir found && python tests/fuzz/fuzz.py recipe found recipes -max_total_time=600
 
-The targets are ``recipe``, ``manifest`` and ``table``; what follows goes to libFuzzer: a
-folder for what it finds of interest, folders to begin with, options. A finding is an exception
-other than UserError, or a timeout; libFuzzer writes it to a file.
+The targets are ``recipe``, ``manifest``, ``table`` (ChestX-ray14's), ``csv`` and ``dicom``; what
+follows goes to libFuzzer: a folder for what it finds of interest, folders to begin with, options. A
+finding is an exception other than UserError, or a timeout; libFuzzer writes it to a file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["xraygan", "xraygan_chestxray14", "tomllib"]):
+INSTRUMENTED = ["xraygan", "xraygan_chestxray14", "xraygan_csv", "tomllib", "pydicom"]
+with atheris.instrument_imports(include=INSTRUMENTED):
+    import pydicom.pixels  # noqa: F401
     from xraygan_chestxray14.dataset import ChestXray14
+    from xraygan_csv.dataset import Csv
 
     from xraygan import UserError, checkpoint, recipe
+    from xraygan.images import read_grey
+    from xraygan.index import read_index
     from xraygan.rundir import RunDirectory
 
 HERE = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -53,13 +60,42 @@ def read_table(content: bytes) -> None:
     ChestXray14(HERE).index()
 
 
+def read_csv(content: bytes) -> None:
+    """The first line chooses the options, the rest is the table."""
+    first, _, rest = content.partition(b"\n")
+    (HERE / "images.csv").write_bytes(rest)
+    (HERE / "image.png").touch()
+    options: tuple[dict[str, Any], ...] = (
+        {},
+        {"label": "", "findings": ("Mass", "Edema")},
+        {"split": "", "patient": "", "delimiter": ";"},
+        {"findings": ("Mass", "Edema"), "separator": "+"},
+    )
+    data = Csv(HERE, **options[len(first) % len(options)])
+    part = SimpleNamespace(name="csv", origin="xraygan", distribution="xraygan")
+    read_index(SimpleNamespace(part=part), data)  # type: ignore[arg-type]
+
+
+def read_dicom(content: bytes) -> None:
+    path = HERE / "image.dcm"
+    path.write_bytes(content)
+    pixels = read_grey(path, 16)
+    assert pixels.shape == (16, 16)
+
+
 TABLES = {
     "Data_Entry_2017_v2020.csv": b"Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,"
     b"Patient Gender,View Position\n00000001_000.png,Mass|Edema,0,1,58,M,PA\n",
     "train_val_list.txt": b"00000001_000.png\n",
     "test_list.txt": b"",
 }
-TARGETS = {"recipe": read_recipe, "manifest": read_manifest, "table": read_table}
+TARGETS = {
+    "recipe": read_recipe,
+    "manifest": read_manifest,
+    "table": read_table,
+    "csv": read_csv,
+    "dicom": read_dicom,
+}
 
 
 def guarded(read: Callable[[bytes], None]) -> Callable[[bytes], None]:

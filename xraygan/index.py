@@ -1,0 +1,136 @@
+"""What a dataset plugin answers, held to its contract before anything is built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+
+from .errors import UserError, nearest
+from .interfaces import Dataset
+from .paths import path_fault
+from .recipe import Choice
+from .registry import describe_error
+
+COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
+GIVEN_SPLITS = ("train", "val", "test")
+SEXES = ("M", "F", "")
+
+
+def dataset_fault(choice: Choice, what: str) -> UserError:
+    """The plugin's fault, in one line that names it and its distribution."""
+    return UserError(f"[data]: the dataset {choice.part.name!r} of {choice.part.origin}: {what}")
+
+
+@contextmanager
+def asking(choice: Choice, what: str) -> Iterator[None]:
+    """Within it a dataset plugin is asked for something; what it raises is its fault.
+
+    Raises:
+        UserError: the plugin raised something; what a built-in one raises is ours to mend, and its
+            traceback is seen.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if choice.part.distribution == "xraygan":
+            raise
+        raise dataset_fault(choice, f"{what} raised {describe_error(error)}") from error
+
+
+def check_classes(choice: Choice, dataset: Dataset) -> None:
+    """Check the class names of a dataset.
+
+    Raises:
+        UserError: they are no names, or not each its own.
+    """
+    classes = getattr(dataset, "classes", None)
+    if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
+        raise dataset_fault(choice, f"classes is {_shown(classes)}; expected a tuple of names")
+    if not classes or len(set(classes)) < len(classes):
+        raise dataset_fault(choice, f"classes is {_shown(classes)}; expected names, each once")
+
+
+def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
+    """The dataset's table: the columns of :meth:`xraygan.Dataset.index`, each of its kind.
+
+    Raises:
+        UserError: it is not such a table; the message names the plugin and the first row at fault.
+    """
+    with asking(choice, "index()"):
+        table = dataset.index()
+    if not isinstance(table, pd.DataFrame):
+        kind = type(table).__name__
+        raise dataset_fault(choice, f"index() returned {kind}; expected a pandas DataFrame")
+    for name in COLUMNS:
+        if (count := list(table.columns).count(name)) != 1:
+            hint = "is there twice" if count else f"is missing; {nearest(name, map(str, table))}"
+            raise dataset_fault(choice, f"index(): the column {name!r} {hint}")
+    table = table[list(COLUMNS)].reset_index(drop=True)
+    for name, (fault, expected) in _checks(dataset).items():
+        values = list(table[name])
+        # Few values of their own: the labels of 112,120 images are 836 tuples.
+        for value in values if name == "path" else _distinct(values):
+            if reason := fault(value):
+                row = next(i for i, other in enumerate(values) if other is value)
+                said = f"index(), row {row}: {name} is {_shown(value)}"
+                raise dataset_fault(choice, f"{said}, which {reason}; expected {expected}")
+    if (again := table["path"].duplicated()).any():
+        path = table["path"][again.idxmax()]
+        raise dataset_fault(choice, f"index(): the path {path!r} is in two rows")
+    try:
+        return table.assign(age=table["age"].astype(float))
+    except (TypeError, ValueError):
+        raise dataset_fault(choice, "index(): age is not of numbers (NaN if unknown)") from None
+
+
+def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
+    """Column -> what is wrong with a value of it, "" for nothing; and what is expected."""
+    classes = frozenset(dataset.classes)
+
+    def labels(value: Any) -> str:
+        if not isinstance(value, tuple):
+            return "is no tuple"
+        try:
+            unknown = [name for name in value if name not in classes]
+        except TypeError:
+            return "holds what is no name"
+        return f"names {unknown[0]!r}, no class" if unknown else ""
+
+    def text(known: tuple[str, ...] = (), *, empty: bool = True) -> Callable[[Any], str]:
+        def fault(value: Any) -> str:
+            if not isinstance(value, str):
+                return "is no text"
+            if known and value not in known:
+                return "is none of them"
+            return "" if value or empty else "is empty"
+
+        return fault
+
+    def path(value: Any) -> str:
+        return path_fault(value) if isinstance(value, str) else "is no text"
+
+    return {
+        "path": (path, "a path below data.root"),
+        "labels": (labels, "a tuple of names of its classes"),
+        "patient": (text(empty=False), "what tells patients apart"),
+        "split": (text(GIVEN_SPLITS), ", ".join(map(repr, GIVEN_SPLITS))),
+        "sex": (text(SEXES), ", ".join(map(repr, SEXES))),
+        "view": (text(), "text, empty if unknown"),
+    }
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    try:
+        return list(dict.fromkeys(values))
+    except TypeError:  # a list among them, say, which is at fault
+        return values
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
