@@ -43,6 +43,8 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.csv"
         self.bootstrap = path / "bootstrap.csv"
+        self.audit = path / "audit.json"
+        self.audit_picture = path / "audit.png"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.log = path / "run.log"
@@ -223,18 +225,26 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return Image.fromarray(canvas)
 
 
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files beside their places and move them there when all of them are whole."""
+    building = {path: path.with_name(f".{path.name}.building") for path in files}
+    try:
+        for path, content in files.items():
+            with building[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            building[path].replace(path)
+    except OSError:
+        for path in building.values():
+            path.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file beside its place and move it there when it is whole."""
-    building = path.with_name(f".{path.name}.building")
-    try:
-        with building.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        building.replace(path)
-    except OSError:
-        building.unlink(missing_ok=True)
-        raise
+    write_together({path: text.encode()})
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -242,7 +252,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def device_name(device: torch.device) -> str:
