@@ -13,6 +13,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from .audit import audit
 from .check import check
 from .data import data
 from .describe import describe
@@ -45,6 +46,7 @@ for command in (
     check,
     data,
     evaluate,
+    audit,
     generate,
     figures,
     sweep,
