@@ -505,6 +505,9 @@ def test_a_full_disk_leaves_the_last_audit(
     assert not list(place.glob(".audit*"))
 
 
+#: how often fresh images are drawn; docs/results.md has 100
+DRAWS = int(os.environ.get("XRAYGAN_DRAWS", "20"))
+
 # -- real radiographs ------------------------------------------------------------------------------
 
 
@@ -534,7 +537,7 @@ def test_radiographs_of_other_patients_are_no_copies(
     greys = split.images[torch.from_numpy(one_each)].flatten(1).double() / 255 / 32
     apart = squared_distances(greys, greys).sqrt()
     called, by_p, shares = 0, 0, []
-    for seed in range(100):
+    for seed in range(DRAWS):
         random = np.random.default_rng(seed)
         train, held, fresh = np.split(
             random.permutation(len(greys))[: trained_on + 428 + modes],
@@ -551,6 +554,8 @@ def test_radiographs_of_other_patients_are_no_copies(
         called += figures["copies"]
         by_p += figures["p"] <= 0.05
         shares.append(figures["share"]["value"])
-    print(f"{trained_on} trained on, {modes} different: {called} of 100 called copies, {by_p} by p "
-          f"alone, {np.mean(shares):.2%} flagged")  # fmt: skip
-    assert called <= 5 + 3 * math.sqrt(100 * 0.05 * 0.95)
+    print(
+        f"{trained_on} trained on, {modes} different: {called} of {DRAWS} called copies, {by_p} by "
+        f"p alone, {np.mean(shares):.2%} flagged"
+    )
+    assert called <= 0.05 * DRAWS + 3 * math.sqrt(DRAWS * 0.05 * 0.95)

@@ -25,6 +25,7 @@ from xraygan.keeping import Keeper
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load
 from xraygan.step import Step
+from xraygan.tracking import Trackers
 
 GIVEN = (
     *SMALL,
@@ -199,6 +200,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     keeper = Keeper.__new__(Keeper)
     monkeypatch.setattr(Keeper, "_real_images", lambda self: torch.zeros(2, 4, 4))
     keeper.words, keeper.place = given.tables.run, _Place(tmp_path / "run")
+    keeper.trackers = Trackers({})
     keeper.begin(8)
     assert keeper._best == measured[best]
 
