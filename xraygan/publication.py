@@ -72,9 +72,7 @@ def write_figures(
     Raises:
         UserError: it is no run directory, or the folder cannot be written.
     """
-    if not run_directory.is_dir():
-        raise UserError(f"{run_directory}: there is no such directory")
-    run = RunFiles(run_directory)
+    run = RunFiles.open(run_directory)
     drawn: dict[str, bytes] = {}
     notes: list[str] = []
     for name, draw in FIGURES.items():
@@ -115,8 +113,8 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
     both = [run.tiles(run.real), run.tiles(newest)]
     titles = ["real", f"generated, step {count(step)}"]
     try:
-        names, rows, what = _by_class(run, both, step)
-        titles[1] += {"p": ", classes as the classifier sees them"}.get(what, "")
+        names, *rows, source = run.by_class(step, BESIDE)
+        titles[1] += {"p": ", classes as the classifier sees them"}.get(source, "")
     except Lacking as lacking:
         say(f"not by class, for {lacking}")
         names = [""] * BESIDE
@@ -131,30 +129,6 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
         if not i:
             axes.set_yticks(axes.get_yticks(), names)
     return figure
-
-
-def _by_class(
-    run: RunFiles, both: list[np.ndarray], step: int
-) -> tuple[list[str], list[list[np.ndarray]], str]:
-    """The classes that are on either side, their images on both, and what generated ones have
-    their classes from.
-
-    Raises:
-        Lacking: the run has not kept what the images are of.
-    """
-    _, real = run.classes_of("real")
-    what, generated = run.classes_of(f"step-{step:08d}")
-    for images, side in zip(both, (real, generated), strict=True):
-        if any(len(images) != len(chosen) for chosen in side.values()):
-            raise Lacking("the tables in samples/ are not as long as the grids")
-    names = [n for n in real if n in generated and (real[n].any() or generated[n].any())]
-    if not names:
-        raise Lacking("no image of the grids is of a class")
-    rows = [
-        [images[side[name]][:BESIDE] for name in names]
-        for images, side in zip(both, (real, generated), strict=True)
-    ]
-    return names, rows, what
 
 
 def training_time(run: RunFiles, say: Say) -> Figure:

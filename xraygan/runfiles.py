@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,12 @@ from PIL import Image
 
 from .errors import UserError
 from .reading import parse_json, parse_toml
+from .shapes import EnvironmentFile, EvaluationFile, Line, RecipeFile, check
 
 GAP = 2  # pixels between the images of a sample grid
+
+#: what malformed JSON, TOML, CSV, UTF-8 and PNG raise
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 Object = dict[str, Any]
 Predictions = list[tuple[str, np.ndarray, np.ndarray]]
@@ -24,6 +28,19 @@ Read = TypeVar("Read")
 
 class Lacking(Exception):
     """The run does not hold what was asked for; the message says why, as the end of a sentence."""
+
+
+class ByClass(NamedTuple):
+    """Images ``(n, S, S)`` uint8 of each class that is on either side.
+
+    Attributes:
+        source: what generated images have their class from; see :meth:`RunFiles.classes_of`.
+    """
+
+    names: list[str]
+    real: list[np.ndarray]
+    generated: list[np.ndarray]
+    source: str
 
 
 class RunFiles:
@@ -38,6 +55,7 @@ class RunFiles:
         grids: the files of the grids of generated images, by step.
         warnings: the lines of ``run.log`` that warn; ``None`` without the file.
         missing: the files that are absent or could not be read.
+        damaged: those of them that are there and are not what a run writes, and why.
 
     Raises:
         UserError: the directory holds no file of a run.
@@ -46,11 +64,12 @@ class RunFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.missing: list[str] = []
+        self.damaged: list[str] = []
         no_recipe: tuple[str, Object] = ("", {})
         self.recipe_text, self.recipe = self._text("recipe.toml", _recipe, no_recipe)
-        self.environment: Object = self._text("environment.json", _object, {})
-        self.lines: list[Object] = self._text("metrics.jsonl", _objects, [])
-        self.evaluation: Object = self._text("evaluation.json", _object, {})
+        self.environment: Object = self._text("environment.json", _environment, {})
+        self.lines: list[Object] = self._text("metrics.jsonl", self._lines, [])
+        self.evaluation: Object = self._text("evaluation.json", _evaluation, {})
         self.warnings = self._text("run.log", _warnings, None)
         self.predictions: Predictions | None = None
         if self.has("classifier"):
@@ -62,6 +81,17 @@ class RunFiles:
             self.grids = self._find_grids()
         if not (self.recipe_text or self.environment or self.lines or self.evaluation):
             raise UserError(f"{directory}: not a run directory (it has no {self.missing[0]})")
+
+    @classmethod
+    def open(cls, directory: Path) -> RunFiles:
+        """A directory that a reader names.
+
+        Raises:
+            UserError: there is no such directory, or it holds no file of a run.
+        """
+        if not directory.is_dir():
+            raise UserError(f"{directory}: there is no such directory")
+        return cls(directory)
 
     @property
     def name(self) -> str:
@@ -152,6 +182,31 @@ class RunFiles:
             kept = values.argmax(axis=1)[:, None] == np.arange(len(names))
         return what, dict(zip(names, kept.T, strict=True))
 
+    def by_class(self, step: int, most: int) -> ByClass:
+        """Real images and those of the grid of a step, class by class.
+
+        Args:
+            most: images of a class on either side, at most.
+
+        Raises:
+            Lacking: the run has not kept the grids, or what their images are of.
+        """
+        if self.real is None:
+            raise Lacking(self.why_no("samples/real.png"))
+        made = self._file(self.grids[step], _picture, None)
+        if made is None:
+            raise Lacking(self.why_no(self.grids[step]))
+        _, real = self.classes_of("real")
+        source, generated = self.classes_of(f"step-{step:08d}")
+        sides = [(self.tiles(self.real), real), (self.tiles(made), generated)]
+        if any(len(images) != len(kept) for images, of in sides for kept in of.values()):
+            raise Lacking("the tables in samples/ are not as long as the grids")
+        names = [n for n in real if n in generated and (real[n].any() or generated[n].any())]
+        if not names:
+            raise Lacking("no image of the grids is of a class")
+        left, right = ([images[of[name]][:most] for name in names] for images, of in sides)
+        return ByClass(names, left, right, source)
+
     def why_no(self, name: str) -> str:
         """Why a file, or the first that begins so, was not read."""
         return f"there is no {next((e for e in self.missing if e.startswith(name)), name)}"
@@ -209,21 +264,44 @@ class RunFiles:
             return read(self.directory / name)
         except FileNotFoundError:
             self.missing.append(name)
-        except (OSError, ValueError) as error:  # malformed JSON, TOML, CSV and UTF-8 among them
-            self.missing.append(f"{name} (cannot be read: {error})")
+        except BROKEN as error:
+            self._damage(f"{name} (cannot be read: {error})")
         return absent
+
+    def _damage(self, what: str) -> None:
+        self.missing.append(what)
+        self.damaged.append(what)
+
+    def _lines(self, text: str) -> list[Object]:
+        """One object a line; the last is left out without a word if a crash cut it short."""
+        found, broken = [], []
+        texts = text.splitlines()
+        for number, line in enumerate(texts, start=1):
+            try:
+                found.append(check(parse_json(line), Line))
+            except ValueError as error:
+                if number < len(texts):
+                    broken.append(f"line {number}: {error}")
+        if broken:
+            what = "line" if len(broken) == 1 else "lines"
+            self._damage(f"metrics.jsonl ({len(broken)} {what} cannot be read; {broken[0]})")
+        return found
 
 
 def _predictions(text: str) -> Predictions:
     table = pd.read_csv(io.StringIO(text))
     names = [column[6:] for column in table.columns if column.startswith("label:")]
     try:
-        return [
+        found = [
             (name, table[f"label:{name}"].to_numpy(int), table[f"p:{name}"].to_numpy(float))
             for name in names
         ]
     except KeyError as error:
         raise ValueError(f"no column {error}") from None
+    for name, truth, _ in found:
+        if not np.isin(truth, (0, 1)).all():
+            raise ValueError(f"label:{name} holds other than 0 and 1")
+    return found
 
 
 def _classes(text: str) -> tuple[str, list[str], np.ndarray] | None:
@@ -237,25 +315,15 @@ def _classes(text: str) -> tuple[str, list[str], np.ndarray] | None:
 
 
 def _recipe(text: str) -> tuple[str, Object]:
-    return text, parse_toml(text)
+    return text, check(parse_toml(text), RecipeFile)
 
 
-def _object(text: str) -> Object:
-    found = parse_json(text)
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
+def _environment(text: str) -> Object:
+    return check(parse_json(text), EnvironmentFile)
 
 
-def _objects(text: str) -> list[Object]:
-    """One object a line; a line that a crash cut short is left out."""
-    found = []
-    for line in text.splitlines():
-        try:
-            found.append(_object(line))
-        except ValueError:
-            continue
-    return [line for line in found if "step" in line]
+def _evaluation(text: str) -> Object:
+    return check(parse_json(text), EvaluationFile)
 
 
 def _warnings(text: str) -> list[str] | None:
@@ -264,4 +332,4 @@ def _warnings(text: str) -> list[str] | None:
 
 def _picture(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return image.copy()
+        return image.convert("L")

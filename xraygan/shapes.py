@@ -1,0 +1,112 @@
+"""What the files of a run directory look like, as far as those who read a run rely on it.
+
+Keys that nobody reads may hold anything; of those named here, each may be absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Shape(BaseModel):
+    """A table or object whose other keys are not looked at."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class RunWords(Shape):
+    name: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+
+
+class DataWords(Shape):
+    plugin: str | None = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    label_policy: str | None = None
+
+
+class PartWords(Shape):
+    weight: float = 1.0
+    trains: list[str] = []
+
+
+class RecipeFile(Shape):
+    """``recipe.toml``."""
+
+    run: RunWords = RunWords()
+    data: DataWords = DataWords()
+    generator: PartWords = PartWords()
+    discriminator: PartWords = PartWords()
+    classifier: PartWords = PartWords()
+    labeler: PartWords = PartWords()
+    scores: dict[str, PartWords] = {}
+
+
+class Dataset(Shape):
+    plugin: str | None = None
+    images: dict[str, int] = {}
+    patients: dict[str, int] = {}
+    classes: dict[str, dict[str, int]] = {}
+    skipped: list[Any] | dict[str, Any] | None = None
+
+
+class EnvironmentFile(Shape):
+    """``environment.json``."""
+
+    dataset: Dataset = Dataset()
+    command: list[str] = []
+
+
+class Line(Shape):
+    """A line of ``metrics.jsonl``."""
+
+    step: Annotated[int, Field(ge=0)]
+    progress: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    terms: dict[str, float | None] = {}
+    weighted_total: float | None = None
+    records: dict[str, float | None] = {}
+    evaluation: dict[str, float | None] = {}
+    images_per_second: float | None = None
+    seconds: float = 0.0
+
+
+class Protocol(Shape):
+    split: str = ""
+    images: int | None = None
+    patients: int | None = None
+    generated: int | None = None
+    bootstrap: int | None = None
+    unit: str = ""
+    confidence: float = 0.95
+
+
+class Measurement(Shape):
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    n: int | None = None
+    note: str | None = None
+
+
+class EvaluationFile(Shape):
+    """``evaluation.json``."""
+
+    step: int | None = None
+    protocol: Protocol = Protocol()
+    metrics: dict[str, Measurement] = {}
+
+
+def check(content: Any, shape: type[Shape]) -> Any:
+    """The content itself, if it has the shape.
+
+    Raises:
+        ValueError: the first key that is not as it should be, and why.
+    """
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    return content
