@@ -5,18 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
+
+from .errors import UserError
 
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fff; --ink: #1a222c; --muted: #586472; --rule: #d9dfe5; --tint: #f4f6f8;
-  --series: #12698c; --axis: #66717d; --grid: #e3e7eb; --notice: #8a5a00; }
+  --series: #12698c; --axis: #5d6873; --grid: #e3e7eb; --notice: #8a5a00; --mark: #fff3cf;
+  --run-0: #0069a8; --run-1: #c24e00; --run-2: #00805d; --run-3: #a8437f; --run-4: #806300;
+  --run-5: #3b444d; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #12171d; --ink: #e3e8ed; --muted: #9ba7b3; --rule: #2d3640; --tint: #1a2129;
-  --series: #62b6d9; --axis: #8b97a3; --grid: #28313a; --notice: #e0b45c; } }
+  --series: #62b6d9; --axis: #93a0ac; --grid: #28313a; --notice: #e0b45c; --mark: #3a3115;
+  --run-0: #58b0e6; --run-1: #f08c4a; --run-2: #3fc79e; --run-3: #e290c0; --run-4: #dcc04e;
+  --run-5: #c4ccd4; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.5rem 2rem; background: var(--paper);
   color: var(--ink); font: 16px/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
@@ -24,7 +31,8 @@ h1 { margin: 0 0 .5rem; font-size: 2rem; line-height: 1.2; }
 h2 { margin: 0 0 .75rem; font-size: 1.3rem; }
 h3 { margin: 1.5rem 0 .5rem; font-size: 1rem; }
 p { margin: 0 0 .75rem; max-width: 46rem; }
-section { margin-top: 2.25rem; padding-top: 1.5rem; border-top: 1px solid var(--rule); }
+section { scroll-margin-top: 3rem; margin-top: 2.25rem; padding-top: 1.5rem;
+  border-top: 1px solid var(--rule); }
 a { color: var(--series); }
 nav { display: flex; flex-wrap: wrap; gap: .1rem 1.25rem; margin-top: 1.25rem; }
 code, pre { font: .875em/1.5 ui-monospace, monospace; }
@@ -32,16 +40,33 @@ pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--tin
 small, footer, .muted, figcaption span { color: var(--muted); font-size: .875rem; }
 footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
 summary { cursor: pointer; }
+:focus-visible { outline: 2px solid var(--series); outline-offset: 2px; }
+.command { margin: 1rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; }
 .notice { border-left: 3px solid var(--notice); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; }
 .notice ul { margin: .25rem 0; padding-left: 1.1rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem;
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem 1.5rem;
   margin: 1.5rem 0 0; }
 dt { color: var(--muted); font-size: .875rem; }
-dd { margin: 0; font-variant-numeric: tabular-nums; }
+dl > div { min-width: 0; }
+dl > div:last-child { grid-column: auto / span 2; }
+dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 .scroll + .scroll { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide table { width: 100%; min-width: 38rem; }
+mark { background: var(--mark); color: inherit; padding: .1em .3em; border-radius: .2em; }
+.scroll + details { margin-top: .75rem; }
+.values td { overflow-wrap: anywhere; }
+td:has(.intervals) { vertical-align: middle; }
+.key { display: inline-block; width: 1.75rem; height: .625rem; margin-right: .45rem;
+  vertical-align: baseline; }
+.name { white-space: nowrap; }
+.intervals { width: 9rem; min-width: 9rem; }
+.legend { position: sticky; top: 0; z-index: 1; margin-top: 1rem; background: var(--paper);
+  border-bottom: 1px solid var(--rule); }
+.legend ul { display: flex; flex-wrap: wrap; gap: .1rem 1.5rem; margin: 0; padding: .6rem 0;
+  list-style: none; }
+.legend + main > section:first-child { margin-top: 0; border-top: 0; }
 th, td { padding: .4rem 1.1rem .4rem 0; text-align: left; vertical-align: baseline;
   border-bottom: 1px solid var(--rule); font-weight: normal; }
 th:last-child, td:last-child { padding-right: 0; }
@@ -59,41 +84,91 @@ img, svg { display: block; max-width: 100%; height: auto; }
 svg { width: 100%; stroke-linejoin: round; }
 svg text { font-family: inherit !important; }
 img { width: 100%; background: #000; }
-label { display: flex; gap: .75rem; align-items: center; margin-top: .75rem; }
-label[hidden] { display: none; }
-input[type=range] { flex: 1; min-width: 0; accent-color: var(--series); }
+[hidden] { display: none !important; }
+.slider { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: center; margin-top: 1rem;
+  padding: .6rem .9rem; background: var(--tint); border-radius: .4rem; }
+.slider input { flex: 1; min-width: 10rem; height: 1.75rem; margin: 0; accent-color: var(--series);
+  cursor: pointer; }
+.slider output { min-width: 6.5rem; text-align: right; font-variant-numeric: tabular-nums; }
+.byclass { margin-top: .5rem; }
+.byclass > div { display: grid; grid-template-columns: 9rem repeat(var(--columns), 1fr);
+  gap: .35rem 1.25rem; align-items: center; padding: .35rem 0; break-inside: avoid; }
+.byclass > div > div { min-width: 0; white-space: normal; }
+.byclass .head { color: var(--muted); font-size: .875rem; }
 .matrix td { padding: .4rem .7rem; text-align: right; min-width: 3.2rem;
   background: color-mix(in srgb, var(--series) calc(var(--share) * 60%), transparent); }
 .matrix thead th { padding: .4rem .7rem; text-align: right; vertical-align: bottom; }
-@media (max-width: 32rem) { body { padding: 1.5rem 1rem; } h1 { font-size: 1.6rem; } }
+@media (max-width: 40rem) {
+  body { padding: 1.5rem 1rem; }
+  h1 { font-size: 1.6rem; }
+  dl { grid-template-columns: repeat(2, 1fr); }
+  .legend { position: static; }
+  .slider output { margin-left: auto; }
+  .slider input { order: 1; flex-basis: 100%; }
+  .metrics table { min-width: 0; }
+  .metrics thead { display: none; }
+  .metrics tr { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; padding: .5rem 0;
+    border-bottom: 1px solid var(--rule); }
+  .metrics th, .metrics td { padding: 0; border: 0; grid-column: 2; }
+  .metrics th { grid-column: 1; grid-row: 1 / 3; }
+  .metrics tr.group th { grid-column: 1 / -1; padding-top: .5rem; }
+  .metrics td:nth-of-type(n + 2) { color: var(--muted); font-size: .875rem; }
+  .metrics td:nth-of-type(3)::before { content: "n "; }
+  .metrics td:nth-of-type(4) { grid-column: 1; grid-row: 3; }
+  .byclass > div { grid-template-columns: repeat(var(--columns), 1fr); gap: .35rem .6rem; }
+  .byclass .name { grid-column: 1 / -1; }
+  .byclass .head .name { display: none; } }
+@page { margin: 16mm 14mm; }
 @media print {
   :root { color-scheme: light; --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb;
-    --tint: #f4f6f8; --series: #12698c; --axis: #444; --grid: #ddd; --notice: #8a5a00; }
+    --tint: #f4f6f8; --series: #12698c; --axis: #444; --grid: #ddd; --notice: #8a5a00;
+    --mark: #fff3cf; --run-0: #0069a8; --run-1: #c24e00; --run-2: #00805d; --run-3: #a8437f;
+    --run-4: #806300; --run-5: #3b444d; }
   * { print-color-adjust: exact; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav, label { display: none; }
-  h2, h3, tr.group, figcaption { break-after: avoid; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  section { margin-top: 1.25rem; padding-top: 1rem; }
+  nav, .slider { display: none !important; }
+  .legend { position: static; }
+  h2, h3, tr.group, figcaption, section > p, .head { break-after: avoid; }
   tr, figure { break-inside: avoid; }
   .scroll { overflow: visible; }
-  section > details pre { white-space: pre-wrap; }
+  th, td { padding-block: .2rem; }
+  section > details pre { columns: 3; font-size: 6.5pt; white-space: pre-wrap; }
   .wide table { min-width: 0; }
-  .panels { grid-template-columns: repeat(3, 1fr); }
+  .panels { grid-template-columns: repeat(3, 1fr); gap: 1rem 1.5rem; }
   .panels.pairs { grid-template-columns: repeat(2, 1fr); }
+  .gallery .panels { display: block; }
+  .gallery .panels > figure { width: 50%; }
+  .frames { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem 1rem;
+    margin-top: 1rem; }
+  .frames > [hidden] { display: block !important; }
   section > details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 # Without it the slider stays hidden and the last grid is shown.
 SCRIPT = """
-for (const label of document.querySelectorAll("label[data-frames]")) {
-  const frames = document.getElementById(label.dataset.frames).children;
-  const slider = label.querySelector("input");
-  const show = () => [...frames].forEach((frame, i) => { frame.hidden = i !== +slider.value; });
+for (const slider of document.querySelectorAll("input[data-steps]")) {
+  const steps = slider.dataset.steps.split(" ").map(Number);
+  const label = slider.closest("label");
+  const runs = slider.closest(".gallery").querySelectorAll(".frames");
+  const show = () => {
+    const step = steps[slider.value];
+    for (const run of runs) {
+      const grids = [...run.children];
+      const newest = grids.filter((grid) => +grid.dataset.step <= step).pop() ?? grids[0];
+      for (const grid of grids) grid.hidden = grid !== newest;
+    }
+    const says = `step ${step.toLocaleString("en")}`;
+    label.querySelector("output").textContent = says;
+    slider.setAttribute("aria-valuetext", says);
+  };
   label.hidden = false;
   slider.addEventListener("input", show);
   show();  // a reloaded page keeps its slider where it was
 }
 """
 
+MADE_BY = "xraygan report"  # in the page's head; see write_page
 NONE = "\N{EN DASH}"  # where there is no number
 VOID = frozenset({"img", "input", "meta"})
 
@@ -137,7 +212,7 @@ def table(
     rows: Iterable[Sequence[object]],
     *,
     numbers: Sequence[int] = (),
-    wide: bool = False,
+    style: str = "",
 ) -> Html:
     """A table that scrolls sideways where it does not fit.
 
@@ -145,7 +220,8 @@ def table(
         head: the columns' titles; none for a table without them.
         rows: cells; the first names the row, and a row of one cell names those that follow.
         numbers: the columns that are aligned right.
-        wide: whether it takes the page's whole width.
+        style: classes of its box: ``wide`` takes the page's whole width, ``values`` breaks long
+            values, ``metrics`` is folded on a narrow screen.
     """
 
     def cells(kind: str, values: Iterable[object], **scope: object) -> list[Html]:
@@ -163,7 +239,7 @@ def table(
             name = tag("th", first, scope="row")
             body.append(tag("tr", name, *cells("td", [None, *others])[1:]))
     top = tag("thead", tag("tr", *cells("th", head, scope="col"))) if head else None
-    return scrolling(tag("table", top, tag("tbody", *body)), "wide" if wide else "")
+    return scrolling(tag("table", top, tag("tbody", *body)), style)
 
 
 def scrolling(inside: Html, *classes: str) -> Html:
@@ -181,7 +257,24 @@ def panel(title: str, detail: str, *inside: Html) -> Html:
     return tag("figure", tag("figcaption", title, tag("span", detail)), *inside)
 
 
-def document(title: str, body: Html) -> str:
+def body(
+    header: Sequence[object], sections: Mapping[str, Html], legend: Html | None = None
+) -> Html:
+    """What a page shows: its head, links to its sections, the sections by their titles.
+
+    Args:
+        legend: what the colours are, always in sight.
+    """
+    links = [tag("a", title, href=f"#{title.lower()}") for title in sections]
+    main = [
+        tag("section", tag("h2", title), content, id=title.lower())
+        for title, content in sections.items()
+    ]
+    footer = tag("footer", "Research software, not a diagnostic device.")
+    return join([tag("header", *header), tag("nav", *links), legend, tag("main", *main), footer])
+
+
+def document(title: str, inside: Html) -> str:
     """A whole page that loads nothing: its policy forbids it, and any script but our own."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
@@ -192,12 +285,46 @@ def document(title: str, body: Html) -> str:
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="generator", content=MADE_BY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
         tag("style", Html(STYLE)),
     )
-    page = tag("html", head, tag("body", body, tag("script", Html(SCRIPT))), lang="en")
+    page = tag("html", head, tag("body", inside, tag("script", Html(SCRIPT))), lang="en")
     return f"<!doctype html>\n{page}\n"
+
+
+def write_page(path: Path, page: str, *, ours: bool = False) -> Path:
+    """Write a page in place of one that is there.
+
+    Args:
+        ours: whether the name is ours alone. If not, only a page is replaced, and no other file.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it cannot be written, or something else is there.
+    """
+    try:
+        if not ours and path.exists() and not _is_page(path):
+            raise UserError(
+                f"{path}: is there and is no page of `{MADE_BY}`; name another --out FILE"
+            )
+        building = path.with_name(f".{path.name}.building")
+        building.write_text(page, encoding="utf-8")
+        building.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file begins as :func:`document` does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return tag("meta", name="generator", content=MADE_BY).encode() in file.read(1000)
 
 
 # -- numbers ---------------------------------------------------------------------------------------

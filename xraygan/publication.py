@@ -289,7 +289,7 @@ def losses(run: RunFiles, say: Say) -> Figure:
     figure = Figure(figsize=(0.2 + 2.27 * columns, 0.2 + 1.45 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, (name, (steps, values)) in zip(grid.flat, known.items(), strict=False):
-        draw_series(axes, steps / unit, values, COLOURS[0])
+        draw_series(axes, steps / unit, values, color=COLOURS[0])
         axes.set_title(name)
         axes.tick_params(labelbottom=True)
     for spare in grid.flat[len(known) :]:

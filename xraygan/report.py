@@ -6,21 +6,20 @@ there, because the run has no such part or did not get so far, is named in the r
 
 from __future__ import annotations
 
-import base64
-import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from .errors import UserError
 from .figures import classifier_curves, curve
+from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import (
     NONE,
     Html,
+    body,
     count,
     document,
     duration,
@@ -32,6 +31,7 @@ from .page import (
     scrolling,
     table,
     tag,
+    write_page,
 )
 from .runfiles import Lacking, RunFiles, Series
 
@@ -47,9 +47,8 @@ METRICS = {
     "inception_score_classifier": ("Inception score", "from 1 to the number of classes"),
 }
 
+VERSIONS = {"xraygan": "xraygan", "PyTorch": "torch", "Python": "python"}
 WARNINGS = 50  # shown at most; the log has them all
-FRAMES = 12  # sample grids that are embedded; with all of a long run's a page grows too heavy
-WIDEST = 1400  # pixels of an embedded picture; more than a page can show
 
 # The terms that a recipe does not name itself.
 TERMS = {
@@ -70,16 +69,12 @@ def write_report(run_directory: Path) -> Path:
     Raises:
         UserError: the directory holds no file of a run, or cannot be written.
     """
-    run = RunFiles(run_directory)
-    page = document(f"{run.name}: xraygan run", _page(run))
-    path = run_directory / "report.html"
-    building = path.with_name(f".{path.name}.building")
-    try:
-        building.write_text(page, encoding="utf-8")
-        building.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    return path
+    return write_page(run_directory / "report.html", report(RunFiles(run_directory)), ours=True)
+
+
+def report(run: RunFiles) -> str:
+    """The report of a run, as a whole page."""
+    return document(f"{run.name}: xraygan run", _page(run))
 
 
 def _page(run: RunFiles) -> Html:
@@ -94,20 +89,14 @@ def _page(run: RunFiles) -> Html:
         "Recipe": _recipe(run),
         "Environment": _environment(run),
     }
-    header = tag("header", tag("h1", run.name), tag("p", _summary(run)), _missing(run), _facts(run))
-    links = [tag("a", title, href=f"#{title.lower()}") for title in sections]
-    main = [
-        tag("section", tag("h2", title), content, id=title.lower())
-        for title, content in sections.items()
-    ]
-    footer = tag("footer", "Research software, not a diagnostic device.")
-    return join([header, tag("nav", *links), tag("main", *main), footer])
+    about = [tag("p", summary(run)), missing(run), _facts(run), _command(run)]
+    return body([tag("h1", run.name), *about], sections)
 
 
 # -- what was run ----------------------------------------------------------------------------------
 
 
-def _summary(run: RunFiles) -> str:
+def summary(run: RunFiles) -> str:
     """What was run on what, without a verdict."""
     last = next((line for line in reversed(run.lines) if line.get("progress")), {})
     steps, total = last.get("step", 0), run.recipe.get("run", {}).get("steps")
@@ -130,7 +119,8 @@ def _summary(run: RunFiles) -> str:
     return text + "Not evaluated."
 
 
-def _missing(run: RunFiles) -> Html | None:
+def missing(run: RunFiles) -> Html | None:
+    """A notice of the files that are absent or damaged, if there are any."""
     if not run.missing:
         return None
     files = tag("ul", *(tag("li", name) for name in run.missing))
@@ -138,7 +128,7 @@ def _missing(run: RunFiles) -> Html | None:
     return tag("div", says, files, class_="notice")
 
 
-def _absent(file: str, why: str = "") -> Html:
+def absent(file: str, why: str = "") -> Html:
     """What a section says for want of a file."""
     return tag("p", "Nothing to show: ", tag("code", file), " is missing or empty", why, ".")
 
@@ -146,21 +136,30 @@ def _absent(file: str, why: str = "") -> Html:
 def _facts(run: RunFiles) -> Html:
     words, place = run.recipe.get("run", {}), run.environment
     size = run.recipe.get("data", {}).get("image_size")
+    versions = [f"{name} {place[key]}" for name, key in VERSIONS.items() if place.get(key)]
     found = {
+        "Seed": place.get("seed", words.get("seed")),
         "Batch size": words.get("batch_size"),
         "Image size": f"{size} x {size} pixels" if size else None,
         "Device": place.get("device", words.get("device")),
         "Precision": words.get("precision"),
         "Started": str(place.get("started", "")).replace("T", " ")[:16] or None,
         "Training time": duration(run.seconds) if run.seconds else None,
+        "Versions": ", ".join(versions) or None,
     }
     return facts((name, value) for name, value in found.items() if value is not None)
+
+
+def _command(run: RunFiles) -> Html | None:
+    """What was typed."""
+    words = run.environment.get("command", [])[1:]
+    return tag("pre", f"xraygan {shlex.join(words)}", class_="command") if words else None
 
 
 def _data(run: RunFiles) -> Html:
     data, words = run.environment.get("dataset"), run.recipe.get("data", {})
     if not data:
-        return _absent("environment.json")
+        return absent("environment.json")
     images, patients, classes = (data.get(key, {}) for key in ("images", "patients", "classes"))
     images = {split: n for split, n in images.items() if n}
     names = dict.fromkeys(name for split in images for name in classes.get(split, {}))
@@ -178,12 +177,9 @@ def _data(run: RunFiles) -> Html:
         "Left out": skipped and f"{count(len(skipped))} unreadable images, see environment.json",
         "Fingerprint": data.get("fingerprint"),
     }
-    return join(
-        [
-            table(["", *images], rows, numbers=range(1, len(images) + 1)),
-            table([], [(name, plain(value)) for name, value in about.items() if value]),
-        ]
-    )
+    counted = table(["", *images], rows, numbers=range(1, len(images) + 1))
+    words_ = [(name, plain(value)) for name, value in about.items() if value]
+    return tag("div", counted, table([], words_, style="values"), class_="panels pairs level")
 
 
 # -- metrics ---------------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def _data(run: RunFiles) -> Html:
 
 def _metrics(run: RunFiles) -> Html:
     if not run.evaluation:
-        return _absent("evaluation.json", ", for the run goes on or was interrupted")
+        return absent("evaluation.json", ", for the run goes on or was interrupted")
     if not run.evaluation.get("metrics"):
         return tag("p", "The recipe names no metric.")
     groups: dict[str, dict[str, Any]] = {}
@@ -211,8 +207,8 @@ def _metrics(run: RunFiles) -> Html:
             grouped.append((join([tag("small", prefix + slash), each]), *_measured(measurement)))
     share = f"{run.evaluation.get('protocol', {}).get('confidence', 0.95) * 100:g} %"
     head = ["Metric", "Value", f"{share} interval", "n", "Note"]
-    measured = table(head, single + grouped, numbers=(1, 2, 3), wide=True)
-    return join([tag("p", _protocol(run)), measured])
+    measured = table(head, single + grouped, numbers=(1, 2, 3), style="wide metrics")
+    return join([tag("p", protocol(run)), measured])
 
 
 def _measured(measurement: Mapping[str, Any]) -> tuple[object, ...]:
@@ -227,7 +223,8 @@ def _measured(measurement: Mapping[str, Any]) -> tuple[object, ...]:
     return shown, bounds, count(measurement.get("n")), measurement.get("note") or ""
 
 
-def _protocol(run: RunFiles) -> str:
+def protocol(run: RunFiles) -> str:
+    """What the metrics were measured on, and how."""
     words = run.evaluation.get("protocol", {})
     made = words.get("generated")
     text = (
@@ -249,50 +246,28 @@ def _protocol(run: RunFiles) -> str:
 def _images(run: RunFiles) -> Html:
     if not run.has("generator"):
         return tag("p", "This run has no generator, and so no generated images.")
-    samples = run.samples(FRAMES)
-    if not samples and not run.real:
-        return _absent("samples/")
-    beside = []
-    if run.real:
-        image = tag("img", src=_data_uri(run.real), alt="real images")
-        beside.append(panel("Real", "from the training split", image))
-    if samples:
-        last = max(samples)
-        frames = [_frame(step, grid, step != last) for step, grid in samples.items()]
-        top = len(frames) - 1
-        slider = tag("input", type="range", max=top, value=top, aria_label="step of the grid")
-        label = tag("label", "first", slider, "last", data_frames="frames", hidden=True)
-        few = tag("small", f"{len(frames)} of {len(run.grids)} grids, evenly spread")
-        beside.append(
-            tag(
-                "div",
-                tag("div", *frames, id="frames"),
-                label if top else None,
-                few if len(frames) < len(run.grids) else None,
-            )
-        )
-    return tag("div", *beside, class_="panels pairs level")
+    if not run.grids and not run.real:
+        return absent("samples/")
+    reals = [("from the training split", run.real)] if run.real else []
+    return join([over_training([("", run)], reals), tag("h3", "By class"), _by_class(run)])
 
 
-def _frame(step: int, grid: Image.Image, hidden: bool) -> Html:
-    image = tag("img", src=_data_uri(grid), alt=f"generated images at step {step}")
-    return tag("div", panel("Generated", f"at step {count(step)}", image), hidden=hidden)
-
-
-def _data_uri(picture: Image.Image) -> str:
-    """A picture in the page itself, scaled down where it is too wide."""
-    file = io.BytesIO()
-    picture.thumbnail((WIDEST, picture.height), Image.Resampling.LANCZOS)
-    picture.save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def _by_class(run: RunFiles) -> Html:
+    try:
+        step, _ = run.last_samples()
+        images = run.by_class(step, BESIDE)
+    except Lacking as lacking:
+        return tag("p", f"Not shown by class, for {lacking}.")
+    columns = [("Real", images, "real"), (f"Generated, step {count(step)}", images, "generated")]
+    return join([tag("p", SOURCES[images.source], class_="muted"), by_class(columns)])
 
 
 def _losses(run: RunFiles) -> Html:
     terms = run.series(lambda line: line.get("terms"))
     terms |= run.series(lambda line: _one(line, "weighted_total"))
     if not terms:
-        return _absent("metrics.jsonl")
-    about = _weights_and_audiences(run.recipe)
+        return absent("metrics.jsonl")
+    about = weights_and_audiences(run.recipe)
     terms = {name: terms[name] for name in (*about, *terms) if name in terms}
     shown = [_panels(terms, lambda name: about.get(name, TERMS.get(name, "")))]
     for title, key in (("Also recorded", "records"), ("Measured during training", "evaluation")):
@@ -301,7 +276,7 @@ def _losses(run: RunFiles) -> Html:
     return join(shown)
 
 
-def _weights_and_audiences(recipe: Mapping[str, Any]) -> dict[str, str]:
+def weights_and_audiences(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Each term's kind, weight and audience, as the recipe has them."""
     adversarial = ("generator", "discriminator") if "objective" in recipe else ()
     tables = {name: name for name in adversarial}
@@ -325,7 +300,7 @@ def _panels(series: Series, detail: Callable[[str], str]) -> Html:
     for name, (steps, values) in series.items():
         drawn = tag("small", "no value")
         if np.isfinite(values).any():
-            drawn = curve(steps, values, f"{name} over training")
+            drawn = curve([(steps, values)], f"{name} over training")
         figures.append(panel(name, detail(name), drawn))
     return tag("div", *figures, class_="panels")
 
@@ -333,7 +308,7 @@ def _panels(series: Series, detail: Callable[[str], str]) -> Html:
 def _throughput(run: RunFiles) -> Html:
     speed = run.series(lambda line: _one(line, "images_per_second"))
     if not speed:
-        return _absent("metrics.jsonl")
+        return absent("metrics.jsonl")
     ((_, values),) = speed.values()
     median = tag("p", f"Median: {number(float(np.nanmedian(values)))} real images per second.")
     return join([median, _panels(speed, lambda name: "real images in a second")])
@@ -346,14 +321,14 @@ def _classes(run: RunFiles) -> Html:
     if not run.has("classifier"):
         return tag("p", "This run has no classifier.")
     if not run.predictions:
-        return _absent("predictions.csv")
+        return absent("predictions.csv")
     panels = []
     curves, left = run.curves()
     for name, truth, probs in curves:
         areas = f"AUC {roc_auc_score(truth, probs):.3f} · average precision "
         areas += f"{average_precision_score(truth, probs):.3f} · "
         areas += f"{count(int(truth.sum()))} of {count(len(truth))} images positive"
-        drawn = classifier_curves(truth, probs, f"ROC and precision-recall curve of {name}")
+        drawn = classifier_curves([(truth, probs)], f"ROC and precision-recall curve of {name}")
         panels.append(panel(name, areas, drawn))
     skipped = [tag("li", f"{name}: no curves, for {why}") for name, why in left.items()]
     return join(
@@ -393,7 +368,7 @@ def _shaded(images: int, total: int) -> Html:
 
 def _warnings(run: RunFiles) -> Html:
     if run.warnings is None:
-        return _absent("run.log")
+        return absent("run.log")
     if not run.warnings:
         return tag("p", "None in ", tag("code", "run.log"), ".")
     left = len(run.warnings) - WARNINGS
@@ -409,18 +384,19 @@ def _warnings(run: RunFiles) -> Html:
 
 def _recipe(run: RunFiles) -> Html:
     if not run.recipe_text:
-        return _absent("recipe.toml")
+        return absent("recipe.toml")
     summary = tag("summary", "The resolved recipe, every default included")
     return tag("details", summary, tag("pre", run.recipe_text))
 
 
 def _environment(run: RunFiles) -> Html:
     if not run.environment:
-        return _absent("environment.json")
-    rows: list[Sequence[object]] = []
-    for name, value in run.environment.items():
-        if isinstance(value, dict) and name != "dataset":  # which has its own section
-            rows += [(f"{name}: {key}", plain(inner)) for key, inner in value.items()]
-        elif name != "dataset":
-            rows.append((name, plain(value)))
-    return table([], rows)
+        return absent("environment.json")
+    own = ("dataset", "command")  # they have their own places
+    rest = {name: value for name, value in run.environment.items() if name not in own}
+    parts = rest.pop("plugins", None)
+    shown = facts((name, plain(value)) for name, value in rest.items())
+    if not isinstance(parts, dict):
+        return shown
+    rows = [(tag("code", table_), plain(part)) for table_, part in parts.items()]
+    return join([shown, tag("h3", "Plugins"), table([], rows)])

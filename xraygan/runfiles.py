@@ -173,7 +173,7 @@ class RunFiles:
         Raises:
             Lacking: the run has not kept it.
         """
-        read = self._text(f"samples/{name}.csv", _classes, None)
+        read = self._text(f"samples/{name}.csv", _classes, None, needed=False)
         if read is None:
             raise Lacking(self.why_no(f"samples/{name}.csv"))
         what, names, values = read
@@ -256,21 +256,31 @@ class RunFiles:
             self.missing.append("samples/step-*.png")
         return found
 
-    def _text(self, name: str, parse: Callable[[str], Read], absent: Read) -> Read:
-        return self._file(name, lambda path: parse(path.read_text(encoding="utf-8")), absent)
+    def _text(
+        self, name: str, parse: Callable[[str], Read], absent: Read, *, needed: bool = True
+    ) -> Read:
+        def read(path: Path) -> Read:
+            return parse(path.read_text(encoding="utf-8"))
 
-    def _file(self, name: str, read: Callable[[Path], Read], absent: Read) -> Read:
+        return self._file(name, read, absent, needed=needed)
+
+    def _file(
+        self, name: str, read: Callable[[Path], Read], absent: Read, *, needed: bool = True
+    ) -> Read:
+        """What a file holds; only one that is needed is missed."""
         try:
             return read(self.directory / name)
         except FileNotFoundError:
-            self.missing.append(name)
+            if needed:
+                self.missing.append(name)
         except BROKEN as error:
             self._damage(f"{name} (cannot be read: {error})")
         return absent
 
     def _damage(self, what: str) -> None:
-        self.missing.append(what)
-        self.damaged.append(what)
+        if what not in self.damaged:  # a sample may be read twice
+            self.missing.append(what)
+            self.damaged.append(what)
 
     def _lines(self, text: str) -> list[Object]:
         """One object a line; the last is left out without a word if a crash cut it short."""

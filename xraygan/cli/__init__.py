@@ -23,6 +23,7 @@ from .generate import generate
 from .list_plugins import list_plugins
 from .new_plugin import new_plugin
 from .recipes import recipes
+from .report import report
 from .run import run
 from .schema import schema
 from .sweep import sweep
@@ -55,6 +56,12 @@ for command in (
     list_plugins,
     describe,
     new_plugin,
+    generate,
+    report,
+    figures,
+    sweep,
+    list_plugins,
+    describe,
 ):
     cli.add_command(command)
 
