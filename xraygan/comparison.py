@@ -59,11 +59,8 @@ def comparison(runs: Sequence[RunFiles]) -> str:
         "Warnings": _warnings(named),
     }
     title = f"{len(runs)} runs compared"
-    lacking = [
-        tag("div", tag("strong", name), notice) for name, run in named if (notice := missing(run))
-    ]
     legend = tag("ul", *(tag("li", _name(i, name)) for i, (name, _) in enumerate(named)))
-    page = body([tag("h1", title), *lacking], sections, tag("div", legend, class_="legend"))
+    page = body([tag("h1", title)], sections, tag("div", legend, class_="legend"))
     return document(f"{', '.join(name for name, _ in named)}: xraygan runs", page)
 
 
@@ -77,7 +74,7 @@ def _titles(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def _name(i: int, name: str) -> Html:
-    return tag("span", key(i), name, class_="name")
+    return tag("span", key(i), tag("span", name), class_="run")
 
 
 def _heads(runs: Runs) -> list[Html]:
@@ -85,15 +82,12 @@ def _heads(runs: Runs) -> list[Html]:
 
 
 def _runs(runs: Runs) -> Html:
-    rows = [
-        (
-            join([_name(i, name), tag("div", tag("code", run.directory), class_="muted")]),
-            summary(run),
-            _time(run),
-        )
-        for i, (name, run) in enumerate(runs)
-    ]
-    return table(["Run", "What", "Training time"], rows, numbers=(2,), style="wide")
+    shown = []
+    for i, (name, run) in enumerate(runs):
+        place = tag("p", tag("code", run.directory), class_="muted")
+        says = tag("p", summary(run), f" Trained for {_time(run)}." if run.seconds else None)
+        shown.append(tag("div", tag("h3", _name(i, name)), place, says, missing(run)))
+    return tag("div", *shown, class_="panels pairs")
 
 
 def _time(run: RunFiles) -> str:
@@ -191,8 +185,8 @@ def _metrics(runs: Runs) -> Html:
             continue
         rows.append((join([title, tag("div", meaning, class_="muted")]),))
         for name in members:
-            n = tag("span", f" {_images_measured(runs, name)}", class_="muted")
-            rows.append((join([name.partition("/")[2], n]), *_measured(runs, name)))
+            n = tag("span", _images_measured(runs, name), class_="muted n")
+            rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name)))
     head = ["Metric", *_heads(runs), "Intervals, each row on its own scale"]
     numbers = range(1, len(runs) + 1)
     return join([_protocols(runs), table(head, rows, numbers=numbers, style="wide")])
@@ -249,11 +243,11 @@ def _protocols(runs: Runs) -> Html:
 
 
 def _images(runs: Runs) -> Html:
-    makers = [(name, run) for name, run in runs if run.grids]
+    makers = [(_name(i, name), name, run) for i, (name, run) in enumerate(runs) if run.grids]
     if not makers:
         return tag("p", "None of the runs has generated images.")
     reals: dict[bytes, tuple[list[str], Any]] = {}
-    for name, run in makers:
+    for _, name, run in makers:
         if run.real:
             reals.setdefault(run.real.tobytes(), ([], run.real))[0].append(name)
     shared = len(reals) == 1
@@ -261,13 +255,15 @@ def _images(runs: Runs) -> Html:
         ("from the training split" + ("" if shared else f" of {', '.join(names)}"), picture)
         for names, picture in reals.values()
     ]
-    return join([over_training(makers, shown), tag("h3", "By class"), _by_class(makers)])
+    return join([over_training(makers, shown), tag("h3", "By class"), _by_class(runs)])
 
 
-def _by_class(makers: Runs) -> Html:
+def _by_class(runs: Runs) -> Html:
     columns: list[tuple[str, ByClass, str]] = []
     notes = []
-    for name, run in makers:
+    for name, run in runs:
+        if not run.grids:
+            continue
         try:
             step, _ = run.last_samples()
             images = run.by_class(step, BESIDE)
@@ -358,9 +354,9 @@ def _throughput(runs: Runs) -> Html:
     for i, (name, run) in enumerate(runs):
         values = next((values for _, values in speed(run).values()), np.empty(0))
         median = number(float(np.nanmedian(values))) if len(values) else NONE
-        device = run.environment.get("device", NONE)
-        rows.append((_name(i, name), median, _time(run), device))
-    head = ["Run", "Median, real images per second", "Training time", "Device"]
+        device = tag("div", run.environment.get("device"), class_="muted")
+        rows.append((join([_name(i, name), device]), median, _time(run)))
+    head = ["Run", "Images per second, median", "Training time"]
     drawn = _panels(runs, speed, lambda runs, name: "real images in a second")
     return join([table(head, rows, numbers=(1, 2)), drawn])
 

@@ -24,26 +24,27 @@ SOURCES = {
 
 
 def over_training(
-    runs: Sequence[tuple[str, RunFiles]], reals: Sequence[tuple[str, Image.Image]]
+    runs: Sequence[tuple[object, str, RunFiles]], reals: Sequence[tuple[str, Image.Image]]
 ) -> Html:
     """Grids of real images, and those of generated ones, a step at a time.
 
     One slider moves all runs: each shows its newest grid that is not after the slider's step.
 
     Args:
-        runs: each run's title and files; without a sample grid it is left out.
+        runs: each run's heading, the name that its pictures are described with, and its files.
+            Without a sample grid it is left out.
         reals: what the grids of real images are of, and they.
     """
     most = FRAMES if len(runs) == 1 else FRAMES // 2 + 2
     widest = WIDEST if len(runs) == 1 else WIDEST // 2
-    sampled = [(title, run, run.samples(most)) for title, run in runs]
+    sampled = [(head, name, run, run.samples(most)) for head, name, run in runs]
     shown = [panel("Real", of, _img(real, "real images", widest)) for of, real in reals]
-    shown += [_frames(title, grids, widest) for title, _, grids in sampled if grids]
-    steps = sorted({step for _, _, grids in sampled for step in grids})
+    shown += [_frames(head, name, grids, widest) for head, name, _, grids in sampled if grids]
+    steps = sorted({step for *_, grids in sampled for step in grids})
     slider = _slider(steps) if len(steps) > 1 else None
     few = [
-        f"{title}: {len(grids)} of {len(run.grids)} grids, evenly spread.".removeprefix(": ")
-        for title, run, grids in sampled
+        f"{name}: {len(grids)} of {len(run.grids)} grids, evenly spread.".removeprefix(": ")
+        for _, name, run, grids in sampled
         if len(grids) < len(run.grids)
     ]
     note = tag("p", " ".join(few), class_="muted") if few else None
@@ -51,16 +52,16 @@ def over_training(
     return tag("div", panels, slider, note, class_="gallery")
 
 
-def _frames(title: str, grids: Mapping[int, Image.Image], widest: int) -> Html:
+def _frames(head: object, name: str, grids: Mapping[int, Image.Image], widest: int) -> Html:
     """A run's grids, of which the last is shown where no script runs."""
     last = max(grids)
     frames = [
         tag(
             "div",
             panel(
-                title or "Generated",
+                head,
                 f"at step {count(step)}",
-                _img(grid, f"{title} generated images at step {step}".strip(), widest),
+                _img(grid, f"{name} generated images at step {step}".strip(), widest),
             ),
             data_step=step,
             hidden=step != last,
@@ -103,7 +104,7 @@ def by_class(columns: Sequence[tuple[str, ByClass, str]]) -> Html:
             tiles: Sequence[np.ndarray] = ()
             if name in images.names:
                 tiles = getattr(images, side)[images.names.index(name)][:most]
-            cells.append(tag("div", _row(tiles, most, f"{name}: {title}")))
+            cells.append(tag("div", _row(tiles, most, f"{name}: {title}"), data_label=title))
         rows.append(tag("div", *cells))
     return tag("div", *rows, class_="byclass", style=f"--columns: {len(columns)}")
 

@@ -37,11 +37,14 @@ a { color: var(--series); }
 nav { display: flex; flex-wrap: wrap; gap: .1rem 1.25rem; margin-top: 1.25rem; }
 code, pre { font: .875em/1.5 ui-monospace, monospace; }
 pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--tint); }
-small, footer, .muted, figcaption span { color: var(--muted); font-size: .875rem; }
+small, footer, .muted, figcaption span.detail { color: var(--muted); font-size: .875rem; }
 footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
 summary { cursor: pointer; }
 :focus-visible { outline: 2px solid var(--series); outline-offset: 2px; }
 .command { margin: 1rem 0 0; padding: .6rem .8rem; white-space: pre-wrap; }
+.command span { display: inline-block; max-width: 100%; }
+.columns { columns: 2 20rem; margin: 0; padding: 0; list-style: none; }
+.columns li { break-inside: avoid; }
 .notice { border-left: 3px solid var(--notice); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; }
 .notice ul { margin: .25rem 0; padding-left: 1.1rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem 1.5rem;
@@ -51,16 +54,21 @@ dl > div { min-width: 0; }
 dl > div:last-child { grid-column: auto / span 2; }
 dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
-.scroll + .scroll { margin-top: 1.5rem; }
+.scroll + .scroll, .scroll + .panels { margin-top: 1.5rem; }
+.panels > .scroll { margin-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.wide table { width: 100%; min-width: 38rem; }
+.wide table { width: 100%; }
 mark { background: var(--mark); color: inherit; padding: .1em .3em; border-radius: .2em; }
 .scroll + details { margin-top: .75rem; }
-.values td { overflow-wrap: anywhere; }
+.values td { overflow-wrap: anywhere; min-width: 5.5rem; }
 td:has(.intervals) { vertical-align: middle; }
-.key { display: inline-block; width: 1.75rem; height: .625rem; margin-right: .45rem;
-  vertical-align: baseline; }
-.name { white-space: nowrap; }
+.key { display: inline-block; flex: none; width: 1.75rem; height: .625rem;
+  margin-right: .45rem; }
+.run { display: inline-flex; align-items: baseline; min-width: 0; }
+.run > span { min-width: 0; }
+.n { white-space: nowrap; }
+thead th.number, .number .note { white-space: normal; }
+.note { min-width: 7rem; }
 .intervals { width: 9rem; min-width: 9rem; }
 .legend { position: sticky; top: 0; z-index: 1; margin-top: 1rem; background: var(--paper);
   border-bottom: 1px solid var(--rule); }
@@ -77,9 +85,10 @@ td.number, th.number { text-align: right; white-space: nowrap; }
   gap: 1.5rem 2rem; }
 .panels.pairs { grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
 .panels.level { align-items: start; }
+.panels h3 { margin-top: 0; }
 figure { margin: 0; display: flex; flex-direction: column; }
 figcaption { margin-bottom: .35rem; line-height: 1.35; flex: 1; }
-figcaption span { display: block; }
+figcaption .detail { display: block; }
 img, svg { display: block; max-width: 100%; height: auto; }
 svg { width: 100%; stroke-linejoin: round; }
 svg text { font-family: inherit !important; }
@@ -93,10 +102,10 @@ img { width: 100%; background: #000; }
 .byclass { margin-top: .5rem; }
 .byclass > div { display: grid; grid-template-columns: 9rem repeat(var(--columns), 1fr);
   gap: .35rem 1.25rem; align-items: center; padding: .35rem 0; break-inside: avoid; }
-.byclass > div > div { min-width: 0; white-space: normal; }
+.byclass > div > div { min-width: 0; }
 .byclass .head { color: var(--muted); font-size: .875rem; }
 .matrix td { padding: .4rem .7rem; text-align: right; min-width: 3.2rem;
-  background: color-mix(in srgb, var(--series) calc(var(--share) * 60%), transparent); }
+  background: color-mix(in srgb, var(--series) calc(var(--share) * 45%), transparent); }
 .matrix thead th { padding: .4rem .7rem; text-align: right; vertical-align: bottom; }
 @media (max-width: 40rem) {
   body { padding: 1.5rem 1rem; }
@@ -105,19 +114,19 @@ img { width: 100%; background: #000; }
   .legend { position: static; }
   .slider output { margin-left: auto; }
   .slider input { order: 1; flex-basis: 100%; }
-  .metrics table { min-width: 0; }
   .metrics thead { display: none; }
   .metrics tr { display: grid; grid-template-columns: 1fr auto; column-gap: 1rem; padding: .5rem 0;
     border-bottom: 1px solid var(--rule); }
   .metrics th, .metrics td { padding: 0; border: 0; grid-column: 2; }
-  .metrics th { grid-column: 1; grid-row: 1 / 3; }
+  .metrics th { grid-column: 1; grid-row: 1; }
   .metrics tr.group th { grid-column: 1 / -1; padding-top: .5rem; }
   .metrics td:nth-of-type(n + 2) { color: var(--muted); font-size: .875rem; }
   .metrics td:nth-of-type(3)::before { content: "n "; }
-  .metrics td:nth-of-type(4) { grid-column: 1; grid-row: 3; }
-  .byclass > div { grid-template-columns: repeat(var(--columns), 1fr); gap: .35rem .6rem; }
-  .byclass .name { grid-column: 1 / -1; }
-  .byclass .head .name { display: none; } }
+  .metrics td:nth-of-type(4) { grid-column: 1; grid-row: 2 / 4; }
+  .byclass > div { grid-template-columns: 1fr; padding: .6rem 0; }
+  .byclass > .head { display: none; }
+  .byclass [data-label]::before { content: attr(data-label); display: block; color: var(--muted);
+    font-size: .875rem; } }
 @page { margin: 16mm 14mm; }
 @media print {
   :root { color-scheme: light; --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb;
@@ -125,7 +134,8 @@ img { width: 100%; background: #000; }
     --mark: #fff3cf; --run-0: #0069a8; --run-1: #c24e00; --run-2: #00805d; --run-3: #a8437f;
     --run-4: #806300; --run-5: #3b444d; }
   * { print-color-adjust: exact; }
-  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
   section { margin-top: 1.25rem; padding-top: 1rem; }
   nav, .slider { display: none !important; }
   .legend { position: static; }
@@ -133,16 +143,14 @@ img { width: 100%; background: #000; }
   tr, figure { break-inside: avoid; }
   .scroll { overflow: visible; }
   th, td { padding-block: .2rem; }
-  section > details pre { columns: 3; font-size: 6.5pt; white-space: pre-wrap; }
-  .wide table { min-width: 0; }
+  .printed pre { columns: 3; font-size: 6.5pt; white-space: pre-wrap; }
   .panels { grid-template-columns: repeat(3, 1fr); gap: 1rem 1.5rem; }
   .panels.pairs { grid-template-columns: repeat(2, 1fr); }
-  .gallery .panels { display: block; }
-  .gallery .panels > figure { width: 50%; }
-  .frames { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem 1rem;
-    margin-top: 1rem; }
+  .gallery .panels { display: flex; flex-wrap: wrap; }
+  .gallery .panels > figure { width: calc(50% - .75rem); }
+  .frames { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem 1rem; width: 100%; }
   .frames > [hidden] { display: block !important; }
-  section > details::details-content { content-visibility: visible; block-size: auto; } }
+  .printed::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 # Without it the slider stays hidden and the last grid is shown.
@@ -221,7 +229,7 @@ def table(
         rows: cells; the first names the row, and a row of one cell names those that follow.
         numbers: the columns that are aligned right.
         style: classes of its box: ``wide`` takes the page's whole width, ``values`` breaks long
-            values, ``metrics`` is folded on a narrow screen.
+            values, ``metrics`` folds its columns on a narrow screen.
     """
 
     def cells(kind: str, values: Iterable[object], **scope: object) -> list[Html]:
@@ -252,9 +260,9 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs))
 
 
-def panel(title: str, detail: str, *inside: Html) -> Html:
+def panel(title: object, detail: str, *inside: Html) -> Html:
     """A figure under its title and a line of detail."""
-    return tag("figure", tag("figcaption", title, tag("span", detail)), *inside)
+    return tag("figure", tag("figcaption", title, tag("span", detail, class_="detail")), *inside)
 
 
 def body(

@@ -153,7 +153,10 @@ def _facts(run: RunFiles) -> Html:
 def _command(run: RunFiles) -> Html | None:
     """What was typed."""
     words = run.environment.get("command", [])[1:]
-    return tag("pre", f"xraygan {shlex.join(words)}", class_="command") if words else None
+    if not words:
+        return None
+    shown = [tag("span", word) for word in ("xraygan", *map(shlex.quote, words))]
+    return tag("pre", *(part for word in shown for part in (word, " ")), class_="command")
 
 
 def _data(run: RunFiles) -> Html:
@@ -249,7 +252,9 @@ def _images(run: RunFiles) -> Html:
     if not run.grids and not run.real:
         return absent("samples/")
     reals = [("from the training split", run.real)] if run.real else []
-    return join([over_training([("", run)], reals), tag("h3", "By class"), _by_class(run)])
+    return join(
+        [over_training([("Generated", "", run)], reals), tag("h3", "By class"), _by_class(run)]
+    )
 
 
 def _by_class(run: RunFiles) -> Html:
@@ -386,7 +391,7 @@ def _recipe(run: RunFiles) -> Html:
     if not run.recipe_text:
         return absent("recipe.toml")
     summary = tag("summary", "The resolved recipe, every default included")
-    return tag("details", summary, tag("pre", run.recipe_text))
+    return tag("details", summary, tag("pre", run.recipe_text), class_="printed")
 
 
 def _environment(run: RunFiles) -> Html:
@@ -398,5 +403,5 @@ def _environment(run: RunFiles) -> Html:
     shown = facts((name, plain(value)) for name, value in rest.items())
     if not isinstance(parts, dict):
         return shown
-    rows = [(tag("code", table_), plain(part)) for table_, part in parts.items()]
-    return join([shown, tag("h3", "Plugins"), table([], rows)])
+    lines = [tag("li", tag("code", name), f" {plain(part)}") for name, part in parts.items()]
+    return join([shown, tag("h3", "Plugins"), tag("ul", *lines, class_="columns")])
