@@ -79,6 +79,8 @@ def make(directory: Path) -> Path:
     write_json(directory / "evaluation.json", evaluation)
     predictions(directory, truth=[0, 0, 1, 1, 2, 2], predicted=[0, 0, 1, 2, 2, 2])
     samples(directory)
+    resamples = np.linspace(0.6, 0.8, 101)
+    pd.DataFrame({"accuracy": resamples}).to_csv(directory / "bootstrap.csv", index=False)
     log = f"2025 INFO training\n2025 WARNING skipped {HOSTILE}\n"
     (directory / "run.log").write_text(log, encoding="utf-8")
     return directory

@@ -16,6 +16,7 @@ from .errors import UserError
 from .figures import MOST_RUNS, classifier_curves, curve, intervals, key
 from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import NONE, Html, body, count, document, duration, join, number, panel, table, tag
+from .paired import Difference, Resampled
 from .report import METRICS, missing, protocol, summary, weights_and_audiences
 from .runfiles import ByClass, Lacking, Object, RunFiles, Series
 
@@ -23,6 +24,12 @@ WARNINGS = 10  # shown of each run at most; its log has them all
 
 #: what differs between any two runs and explains nothing
 OF_NO_CONCERN = ("started", "command")
+
+PAIRED = (
+    "Under a value stands its interval, then its difference from the first run with an interval "
+    "over the same resamples of the same test patients, where both runs have them. A difference is "
+    "marked where its interval leaves out zero; among many, some do by chance."
+)
 
 Runs = Sequence[tuple[str, RunFiles]]
 
@@ -49,7 +56,6 @@ def comparison(runs: Sequence[RunFiles]) -> str:
     """The page of several runs."""
     named = list(zip(_titles(runs), runs, strict=True))
     sections = {
-        "Runs": _runs(named),
         "Recipes": _recipes(named),
         "Metrics": _metrics(named),
         "Images": _images(named),
@@ -58,6 +64,7 @@ def comparison(runs: Sequence[RunFiles]) -> str:
         "Throughput": _throughput(named),
         "Warnings": _warnings(named),
     }
+    sections = {"Runs": _runs(named), **sections}  # only now are all files read that are missed
     title = f"{len(runs)} runs compared"
     legend = tag("ul", *(tag("li", _name(i, name)) for i, (name, _) in enumerate(named)))
     page = body([tag("h1", title)], sections, tag("div", legend, class_="legend"))
@@ -173,6 +180,7 @@ def _metrics(runs: Runs) -> Html:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.partition("/")[0], []).append(name)
+    resampled = [Resampled(run) for _, run in runs]
     rows: list[Sequence[object]] = []
     for base, members in groups.items():
         title, meaning = METRICS.get(base, (base.replace("_", " ").capitalize(), ""))
@@ -181,42 +189,61 @@ def _metrics(runs: Runs) -> Html:
         if members == [base]:
             note = " · ".join(filter(None, (meaning, _images_measured(runs, base))))
             about = join([title, tag("div", note, class_="muted")])
-            rows.append((about, *_measured(runs, base)))
+            rows.append((about, *_measured(runs, base, resampled)))
             continue
         rows.append((join([title, tag("div", meaning, class_="muted")]),))
         for name in members:
             n = tag("span", _images_measured(runs, name), class_="muted n")
-            rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name)))
+            rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name, resampled)))
     head = ["Metric", *_heads(runs), "Intervals, each row on its own scale"]
     numbers = range(1, len(runs) + 1)
-    return join([_protocols(runs), table(head, rows, numbers=numbers, style="wide")])
+    return join(
+        [_protocols(runs), tag("p", PAIRED), table(head, rows, numbers=numbers, style="wide")]
+    )
 
 
-def _measured(runs: Runs, name: str) -> list[object]:
+def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:
     """A metric's cells: what each run measured, and the intervals drawn."""
     cells: list[object] = []
     drawn: list[tuple[float, float, float] | None] = []
-    for _, run in runs:
-        found = run.evaluation.get("metrics", {}).get(name)
-        value = (found or {}).get("value")
+    for i, (_, run) in enumerate(runs):
+        found = run.evaluation.get("metrics", {}).get(name) or {}
+        value = found.get("value")
         if not isinstance(value, int | float) or not np.isfinite(value):
-            why = (found or {}).get("note") or "not measured"
+            why = found.get("note") or "not measured"
             cells.append(join([NONE, tag("div", why, class_="muted note")]))
             drawn.append(None)
             continue
-        interval = (found or {}).get("interval")
-        low, high = interval or (value, value)
+        low, high = found.get("interval") or (value, value)
         drawn.append((value, low, high))
-        span = f"{number(low)} to {number(high)}" if interval else "no interval"
-        cells.append(join([number(value), tag("div", span, class_="muted")]))
+        span = f"{number(low)} to {number(high)}" if found.get("interval") else "no interval"
+        gap = resampled[i].less(resampled[0], name) if i else None
+        cells.append(join([number(value), tag("div", span, class_="muted"), _gap(gap)]))
     known = any(one is not None for one in drawn)
     return [*cells, intervals(drawn, f"{name} of each run, with intervals") if known else ""]
+
+
+def _gap(gap: Difference | None) -> Html | None:
+    """A difference from the first run, marked where its interval leaves out zero."""
+    if gap is None:
+        return None
+    coarse = max(map(abs, gap)) >= 1e-3  # then what is below is zero to a reader
+    value, low, high = (_signed(round(x, 3) if coarse else x) for x in gap)
+    shown = join([f"{value} ", tag("span", f"({low} to {high})", class_="n")])
+    clear = gap.low > 0 or gap.high < 0
+    return tag("div", tag("mark", shown) if clear else shown, class_="gap muted")
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else "") + number(abs(value))
 
 
 def _images_measured(runs: Runs, name: str) -> str:
     """How many images a value was measured on, of each run where they differ."""
     found = [run.evaluation.get("metrics", {}).get(name, {}).get("n") for _, run in runs]
-    return "n " + ", ".join(map(count, dict.fromkeys(n for n in found if n is not None)))
+    return "n\N{NO-BREAK SPACE}" + ", ".join(
+        map(count, dict.fromkeys(n for n in found if n is not None))
+    )
 
 
 def _protocols(runs: Runs) -> Html:

@@ -67,7 +67,8 @@ td:has(.intervals) { vertical-align: middle; }
 .run { display: inline-flex; align-items: baseline; min-width: 0; }
 .run > span { min-width: 0; }
 .n { white-space: nowrap; }
-thead th.number, .number .note { white-space: normal; }
+thead th.number, .number .note, .number .gap { white-space: normal; }
+.gap mark { color: var(--ink); margin-right: -.3em; }
 .note { min-width: 7rem; }
 .intervals { width: 9rem; min-width: 9rem; }
 .legend { position: sticky; top: 0; z-index: 1; margin-top: 1rem; background: var(--paper);

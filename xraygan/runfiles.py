@@ -24,6 +24,7 @@ Object = dict[str, Any]
 Predictions = list[tuple[str, np.ndarray, np.ndarray]]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 Read = TypeVar("Read")
+Else = TypeVar("Else")
 
 
 class Lacking(Exception):
@@ -173,7 +174,7 @@ class RunFiles:
         Raises:
             Lacking: the run has not kept it.
         """
-        read = self._text(f"samples/{name}.csv", _classes, None, needed=False)
+        read = self.optional(f"samples/{name}.csv", _classes)
         if read is None:
             raise Lacking(self.why_no(f"samples/{name}.csv"))
         what, names, values = read
@@ -181,6 +182,10 @@ class RunFiles:
         if what == "p" and self.recipe.get("data", {}).get("label_policy") != "multi":
             kept = values.argmax(axis=1)[:, None] == np.arange(len(names))
         return what, dict(zip(names, kept.T, strict=True))
+
+    def optional(self, name: str, parse: Callable[[str], Read]) -> Read | None:
+        """What a file holds that a run need not have; None where there is none."""
+        return self._text(name, parse, None, needed=False)
 
     def by_class(self, step: int, most: int) -> ByClass:
         """Real images and those of the grid of a step, class by class.
@@ -257,16 +262,16 @@ class RunFiles:
         return found
 
     def _text(
-        self, name: str, parse: Callable[[str], Read], absent: Read, *, needed: bool = True
-    ) -> Read:
+        self, name: str, parse: Callable[[str], Read], absent: Else, *, needed: bool = True
+    ) -> Read | Else:
         def read(path: Path) -> Read:
             return parse(path.read_text(encoding="utf-8"))
 
         return self._file(name, read, absent, needed=needed)
 
     def _file(
-        self, name: str, read: Callable[[Path], Read], absent: Read, *, needed: bool = True
-    ) -> Read:
+        self, name: str, read: Callable[[Path], Read], absent: Else, *, needed: bool = True
+    ) -> Read | Else:
         """What a file holds; only one that is needed is missed."""
         try:
             return read(self.directory / name)
@@ -308,6 +313,8 @@ def _predictions(text: str) -> Predictions:
         ]
     except KeyError as error:
         raise ValueError(f"no column {error}") from None
+    if not found:
+        raise ValueError("it has no column of a class")
     for name, truth, _ in found:
         if not np.isin(truth, (0, 1)).all():
             raise ValueError(f"label:{name} holds other than 0 and 1")
