@@ -49,6 +49,7 @@ for command in (
     evaluate,
     audit,
     generate,
+    report,
     figures,
     sweep,
     recipes,
@@ -56,12 +57,6 @@ for command in (
     list_plugins,
     describe,
     new_plugin,
-    generate,
-    report,
-    figures,
-    sweep,
-    list_plugins,
-    describe,
 ):
     cli.add_command(command)
 
