@@ -20,7 +20,9 @@ def main(out: str, precision: str, steps: str, count: str, recipe: str, *overrid
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, precision))
     chosen = load(recipe, overrides)
-    task = Task(32, ("Pneumonia", "Edema", "Hernia"), chosen.tables.data.label_policy == "single")
+    words = chosen.tables.data
+    classes, told = ("Pneumonia", "Edema", "Hernia"), tuple(words.metadata)
+    task = Task(32, classes, words.label_policy == "single", metadata=told)
     values = []
     with join("cpu") as ranks:
         graph = assemble(chosen, task, ranks=ranks)
@@ -37,6 +39,7 @@ def main(out: str, precision: str, steps: str, count: str, recipe: str, *overrid
                 real[mine],
                 labels[mine],
                 rng("cpu", step, "latent"),
+                metadata={"age": 30.0 + 10 * torch.arange(whole)[mine]},
                 unlabelled=real.flip(0)[mine],
                 progress=0.9,
                 shard=(ranks.index, ranks.count),

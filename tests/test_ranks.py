@@ -34,10 +34,12 @@ SGD = tuple(
     for name in ("generator", "discriminator", "classifier", "scores.style_transfer")
 )
 SIZE = ("data.plugin=phantom", "classifier.plugin=resnet18", "classifier.weights=random")
-#: labels that are given to a generator and a discriminator, several an image
+#: labels and metadata that are given to a generator and a discriminator, several an image
 MULTI = (
     "discriminator.dropout=0.0",  # whose masks are each rank's own
     "data.label_policy=multi",
+    'data.metadata=["age", "view"]',
+    "classifier.metadata=true",
     "scores.mmd.weight=1.0",
     "scores.mmd.formula=released",
     "scores.gram.weight=1.0",
@@ -75,7 +77,7 @@ def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str,
         # untrained networks turn a rounding into per cents within a few steps.
         ("float64", "2", 1e-9, "ucgan_full", (*SMALL, *EVERY_SCORE)),
         ("float32", "1", 1e-5, "ucgan_full", (*SMALL, *EVERY_SCORE, *SGD)),
-        ("float32", "1", 1e-5, "cgan_zhang", (*SIZE, *MULTI, *SGD[:3])),
+        ("float64", "1", 1e-9, "cgan_zhang", (*SIZE, *MULTI, *SGD[:3])),
     ],
 )
 def test_ranks_compute_what_one_computes(

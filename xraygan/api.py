@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -135,12 +136,23 @@ class Run:
         found = {name: graph.trained(name) for name in graph.networks}
         return {name: network.eval() for name, network in found.items()}
 
-    def generate(self, n: int = 16, *, class_: str | None = None, seed: int = 0) -> np.ndarray:
+    def generate(
+        self,
+        n: int = 16,
+        *,
+        class_: str | None = None,
+        seed: int = 0,
+        metadata: Mapping[str, object] | None = None,
+    ) -> np.ndarray:
         """Images that the generator makes.
 
         A conditional generator makes the class that is asked for. Of an unconditional one, the
         images are kept that the run's classifier takes for that class. These are the images of
         ``xraygan generate`` with the same seed.
+
+        Args:
+            metadata: ``{"age": 60, "sex": "F", "view": "PA"}`` or a part of it, where the run's
+                generator is told of it (``[data] metadata``).
 
         Returns:
             ``(n, S, S)`` uint8.
@@ -152,7 +164,8 @@ class Run:
         from .display import Display
         from .sampling import sample
 
-        return sample(self._session, n, class_, seed, Display(quiet=True))[0].numpy()
+        display = Display(quiet=True)
+        return sample(self._session, n, class_, seed, display, metadata)[0].images.numpy()
 
 
 def run(

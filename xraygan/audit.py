@@ -105,7 +105,7 @@ def audit(
         raise UserError(f"{place.path}: the run has no generator, so there is nothing to audit")
     evaluation = session.evaluation()
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
-    images, _, _ = sample(session, count, None, seed, display)
+    images = sample(session, count, None, seed, display)[0].images
     embeds = spaces(evaluation)
     compared = {
         name: _compare(name, embed, evaluation, images, held, LEVEL / len(embeds), seed, display)
@@ -215,8 +215,9 @@ def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -
             images = split.images[torch.from_numpy(part)].to(evaluation.device)[:, None]
             given = [to_range(images, words.data.value_range)]
             if discriminator.conditional:
-                labels = torch.from_numpy(split.label_matrix[part])
-                given.append(labels.float().to(evaluation.device))
+                labels = torch.from_numpy(split.label_matrix[part]).float()
+                told = split.encoded(graph.task.metadata)[part]
+                given.append(torch.cat([labels, told], dim=1).to(evaluation.device))
             logits.append(discriminator(*given).double().cpu())
     discriminator.train(was_training)
     return torch.cat(logits).numpy()

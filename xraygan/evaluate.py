@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -72,19 +72,24 @@ class Evaluation:
     @cached_property
     def probs(self) -> np.ndarray:
         """``(N, K)`` float64: the classifier's probabilities for the test images."""
-        return self.classify(self.test.images, real=True)[1]
+        return self.classify(self.test.images, self._told(self.test), real=True)[1]
 
     # -- generated images and their reference ------------------------------------------------------
 
     @cached_property
     def reference_images(self) -> Tensor:
         """``(M, S, S)`` uint8: training images, as many as are generated if there are so many."""
-        count = min(self._words.generated, len(self.train))
-        order = torch.randperm(len(self.train), generator=rng("cpu", self._seed, "reference"))
-        return self.train.images[order[:count]]
+        return self.train.images[self.reference_rows]
 
     @cached_property
-    def _generated(self) -> tuple[Tensor, Tensor]:
+    def reference_rows(self) -> Tensor:
+        """``(M,)`` int64: which of the training images those are."""
+        count = min(self._words.generated, len(self.train))
+        order = torch.randperm(len(self.train), generator=rng("cpu", self._seed, "reference"))
+        return order[:count]
+
+    @cached_property
+    def _generated(self) -> Generated:
         return generate(
             self.graph,
             self._words.generated,
@@ -92,26 +97,32 @@ class Evaluation:
             device=self.device,
             batch_size=self._words.batch_size,
             labels=torch.from_numpy(self.train.label_matrix),
+            metadata=self._told(self.train),
         )
 
     @property
     def fake_images(self) -> Tensor:
         """``(M, S, S)`` uint8: generated images, as they would be saved."""
-        return self._generated[0]
+        return self._generated.images
 
     @property
     def fake_labels(self) -> Tensor:
         """``(M, K)`` 0/1 uint8: the conditions they were generated from; zeros if none."""
-        return self._generated[1]
+        return self._generated.labels
+
+    def _told(self, split: ImageSplit) -> Tensor:
+        """The encoded metadata ``(N, 2 M)`` of a split's images."""
+        return split.encoded(self.task.metadata)
 
     @cached_property
     def reference_features(self) -> np.ndarray:
         """``(M, D)`` float64: the classifier's features of the reference images."""
-        return self.classify(self.reference_images, real=True)[0]
+        told = self._told(self.train)[self.reference_rows]
+        return self.classify(self.reference_images, told, real=True)[0]
 
     @cached_property
     def _fake_classified(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.classify(self.fake_images, real=False)
+        return self.classify(self.fake_images, self._generated.metadata, real=False)
 
     @property
     def fake_features(self) -> np.ndarray:
@@ -171,22 +182,46 @@ class Evaluation:
     # -- passes ------------------------------------------------------------------------------------
 
     def classify(
-        self, images: Tensor | StoredImages, *, real: bool
+        self, images: Tensor | StoredImages, metadata: Tensor | None = None, *, real: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode."""
+        """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode.
+
+        Args:
+            metadata: their encoded metadata ``(N, 2 M)``; all is unknown without it.
+            real: whether they are in the recipe's value range, as real images are.
+        """
         classifier = self.graph.trained("classifier")
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
         features, probs = [], []
+        if metadata is None:
+            metadata = torch.zeros(len(images), 2 * len(self.task.metadata))
         was_training = classifier.training
         classifier.eval()
         with torch.inference_mode(), self.graph.autocast():
             for start in range(0, len(images), self._words.batch_size):
-                batch = images[start : start + self._words.batch_size]
-                found = classifier(to_range(batch.to(self.device)[:, None], span))
+                part = slice(start, start + self._words.batch_size)
+                given = [to_range(images[part].to(self.device)[:, None], span)]
+                if classifier.metadata:
+                    given.append(metadata[part].to(self.device))
+                found = classifier(*given)
                 features.append(found["features"].double().cpu())
                 probs.append(self.task.probabilities(found["logits"]).double().cpu())
         classifier.train(was_training)
         return torch.cat(features).numpy(), torch.cat(probs).numpy()
+
+
+class Generated(NamedTuple):
+    """Generated images, on the CPU.
+
+    Attributes:
+        images: ``(N, S, S)`` uint8.
+        labels: ``(N, K)`` uint8, what a conditional generator was asked for; zeros of another one.
+        metadata: ``(N, 2 M)`` float32, the encoded metadata that it was asked for.
+    """
+
+    images: Tensor
+    labels: Tensor
+    metadata: Tensor
 
 
 def generate(
@@ -197,7 +232,8 @@ def generate(
     device: torch.device,
     batch_size: int = 64,
     labels: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    metadata: Tensor | None = None,
+) -> Generated:
     """Generate images with a graph's generator in evaluation mode.
 
     Args:
@@ -205,34 +241,52 @@ def generate(
         source: where latent noise and conditions are drawn from, on ``device``.
         labels: ``(L, K)`` 0/1: label vectors to condition on, drawn from at random; classes that
             exclude each other are drawn uniformly unless a single vector is given.
-
-    Returns:
-        images ``(count, S, S)`` uint8 on the CPU, and their conditions ``(count, K)`` uint8.
+        metadata: ``(L, 2 M)`` encoded metadata to draw from alike, of the same images where there
+            are as many label vectors; all is unknown without it.
     """
     generator = graph.trained("generator")
-    width = len(graph.task.classes)
-    images, conditions = [], []
+    parts: list[Generated] = []
     was_training = generator.training
     generator.eval()
     with torch.inference_mode(), graph.autocast():
         for start in range(0, count, batch_size):
             n = min(batch_size, count - start)
             z = torch.randn(n, generator.latent_size, generator=source, device=device)
-            condition = torch.zeros(n, width, device=device)
-            if generator.conditional:
-                if labels is not None and (len(labels) == 1 or not graph.task.exclusive):
-                    pick = torch.randint(len(labels), (n,), generator=source, device=device)
-                    condition = labels.to(device)[pick].float()
-                else:
-                    pick = torch.randint(width, (n,), generator=source, device=device)
-                    condition = torch.eye(width, device=device)[pick]
-                made = generator(z, condition)
-            else:
-                made = generator(z)
-            images.append(to_bytes(made[:, 0].float()).cpu())
-            conditions.append(condition.byte().cpu())
+            wanted, told = _conditions(graph, n, source, labels, metadata)
+            given = [torch.cat([wanted, told], dim=1)] if generator.conditional else []
+            made = to_bytes(generator(z, *given)[:, 0].float())
+            parts.append(Generated(made.cpu(), wanted.byte().cpu(), told.cpu()))
     generator.train(was_training)
-    return torch.cat(images), torch.cat(conditions)
+    return Generated(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _conditions(
+    graph: TrainingGraph,
+    count: int,
+    source: torch.Generator,
+    labels: Tensor | None,
+    metadata: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Label vectors ``(N, K)`` float and encoded metadata ``(N, 2 M)`` to generate from; see
+    :func:`generate`. An unconditional generator has no labels: zeros."""
+    device, width = source.device, len(graph.task.classes)
+
+    def draw(rows: int) -> Tensor:
+        return torch.randint(rows, (count,), generator=source, device=device)
+
+    pick: Tensor | None = None
+    if not graph.trained("generator").conditional:
+        wanted = torch.zeros(count, width, device=device)
+    elif labels is not None and (len(labels) == 1 or not graph.task.exclusive):
+        pick = draw(len(labels))
+        wanted = labels.to(device)[pick].float()
+    else:
+        wanted = torch.eye(width, device=device)[draw(width)]
+    if metadata is None or not graph.task.metadata:
+        return wanted, torch.zeros(count, 2 * len(graph.task.metadata), device=device)
+    if pick is None or labels is None or len(labels) != len(metadata):
+        pick = draw(len(metadata))
+    return wanted, metadata.to(device)[pick]
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -303,6 +357,7 @@ def predictions(evaluation: Evaluation) -> pd.DataFrame:
 
 __all__ = [
     "Evaluation",
+    "Generated",
     "evaluate",
     "generate",
     "percentile_interval",

@@ -41,6 +41,8 @@ class Task:
             it may have any number of them (K sigmoids).
         counts: how many training images have each class; None before the data is known.
         images: how many training images there are; None before the data is known.
+        metadata: what conditional networks are told beside the labels (``[data] metadata``); see
+            :mod:`xraygan.metadata`.
     """
 
     image_size: int
@@ -48,6 +50,13 @@ class Task:
     exclusive: bool
     counts: tuple[int, ...] | None = None
     images: int | None = None
+    metadata: tuple[str, ...] = ()
+
+    @property
+    def condition_size(self) -> int:
+        """C, the numbers that a conditional network is given of an image: K labels, then two of
+        each metadata."""
+        return len(self.classes) + 2 * len(self.metadata)
 
     def one_hot(self, labels: Tensor) -> Tensor:
         """Labels, ``(N,)`` int64 or ``(N, K)`` float, as ``(N, K)`` float32 vectors."""
@@ -76,7 +85,8 @@ class Generator(nn.Module, ABC):
 
         Args:
             z: ``(N, latent_size)``, standard normal.
-            labels: ``(N, K)`` float one-hot or multi-hot; given only if ``conditional``.
+            labels: ``(N, C)`` float, one-hot or multi-hot over the K classes and then the encoded
+                metadata (C is the task's ``condition_size``); given only if ``conditional``.
 
         Returns:
             ``(N, 1, S, S)`` in [-1, 1].
@@ -95,7 +105,7 @@ class Discriminator(nn.Module, ABC):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Score images ``(N, 1, S, S)``: ``(N,)`` logits, positive where they look real.
 
-        ``labels``, ``(N, K)`` float, are given only if ``conditional``.
+        ``labels``, ``(N, C)`` float as a generator's, are given only if ``conditional``.
         """
 
 
@@ -103,9 +113,14 @@ class Classifier(nn.Module, ABC):
     """Images to class logits, and the activations on the way there.
 
     A subclass takes the :class:`Task` as its one positional parameter and keeps it as ``task``.
+
+    Attributes:
+        metadata: set it on an instance that reads the metadata too; ``forward`` is then given the
+            encoded metadata ``(N, 2 M)`` second (:mod:`xraygan.metadata`).
     """
 
     task: Task
+    metadata: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -116,15 +116,17 @@ class Keeper:
         if "generator" not in self.graph.networks:
             return
         source = rng(self.device, self.words.seed, "samples")  # the same latents every time
-        images, conditions = generate(self.graph, GRID, source, device=self.device)
+        told = self.session.data.splits["train"].encoded(self.graph.task.metadata)
+        made = generate(self.graph, GRID, source, device=self.device, metadata=told)
         path = self.place.samples / f"step-{done:08d}.png"
         if self.graph.networks["generator"].conditional:
-            self._write_classes(path, "condition", conditions)
+            self._write_classes(path, "condition", made.labels)
         elif "classifier" in self.graph.networks:
-            _, probs = self.session.evaluation().classify(images, real=False)
+            evaluation = self.session.evaluation()
+            _, probs = evaluation.classify(made.images, made.metadata, real=False)
             self._write_classes(path, "p", torch.from_numpy(probs))
-        image_grid(images).save(path)
-        self.watch.samples(done, done / self.total, diversity(images), self._real_diversity)
+        image_grid(made.images).save(path)
+        self.watch.samples(done, done / self.total, diversity(made.images), self._real_diversity)
         self.newest_sample = path
         self.trackers.image(done, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ from torch import Tensor
 from .display import Display
 from .engine import Session
 from .errors import UserError, nearest
-from .evaluate import generate
+from .evaluate import Generated, generate
+from .metadata import parse
 from .rundir import write_table
 from .seeding import rng
 
@@ -29,6 +31,7 @@ def write_images(
     seed: int,
     out: Path,
     display: Display,
+    metadata: Mapping[str, object] | None = None,
 ) -> None:
     """Generate images and write them as ``NNNNNN.png`` with a ``generated.csv``.
 
@@ -42,28 +45,37 @@ def write_images(
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder with --out")
     names = graph.task.classes
-    images, conditions, probs = sample(session, count, class_name, seed, display)
+    made, probs = sample(session, count, class_name, seed, display, metadata)
     out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
-            table[f"condition:{name}"] = conditions[:, column].numpy()
+            table[f"condition:{name}"] = made.labels[:, column].numpy()
         if probs is not None:
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
-    for file, image in zip(table["file"], images.numpy(), strict=True):
+    for file, image in zip(table["file"], made.images.numpy(), strict=True):
         Image.fromarray(image).save(out / file)
     write_table(out / "generated.csv", table)
 
 
 def sample(
-    session: Session, count: int, class_name: str | None, seed: int, display: Display
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images ``(count, S, S)`` uint8, their conditions ``(count, K)`` and, where the run has a
-    classifier, what it says of them ``(count, K)``.
+    session: Session,
+    count: int,
+    class_name: str | None,
+    seed: int,
+    display: Display,
+    metadata: Mapping[str, object] | None = None,
+) -> tuple[Generated, Tensor | None]:
+    """Generated images and, where the run has a classifier, what it says of them ``(count, K)``.
+
+    Args:
+        metadata: what all images are to have, for example ``{"age": 60, "sex": "F"}``, where the
+            generator is told of it; what is left out is unknown. By default each image has that of
+            a training image.
 
     Raises:
-        UserError: the run has no generator or no such class, or an unconditional generator hardly
-            ever makes it.
+        UserError: the run has no generator or no such class, its generator is not told of the
+            metadata, or an unconditional generator hardly ever makes the class.
     """
     graph, source = session.graph, rng(session.device, seed, "generate")
     names = graph.task.classes
@@ -79,18 +91,28 @@ def sample(
         labels[0, wanted] = 1
     elif conditional:
         labels = torch.from_numpy(session.data.splits["train"].label_matrix)
+    task = graph.task
+    if metadata and not conditional:
+        raise UserError("metadata: the run's generator is unconditional and is told of none")
+    told = (
+        parse(metadata, task.metadata)
+        if metadata
+        else session.data.splits["train"].encoded(task.metadata)
+    )
     found: list[tuple[Tensor, ...]] = []
     have = drawn = 0
     with display.progress("generating", count) as advance:
         while have < count:
             batch: tuple[Tensor, ...]
-            batch = generate(graph, CHUNK, source, device=session.device, labels=labels)
+            batch = made = generate(
+                graph, CHUNK, source, device=session.device, labels=labels, metadata=told
+            )
             drawn += CHUNK
             if "classifier" in graph.networks:
-                probs = session.evaluation().classify(batch[0], real=False)[1]
-                batch = (*batch, torch.from_numpy(probs))
+                probs = session.evaluation().classify(made.images, made.metadata, real=False)[1]
+                batch = (*made, torch.from_numpy(probs))
             if wanted is not None and not conditional:
-                batch = _of_class(batch, wanted, exclusive=graph.task.exclusive)
+                batch = _of_class(batch, wanted, exclusive=task.exclusive)
             found.append(tuple(part[: count - have] for part in batch))
             have += len(found[-1][0])
             advance(len(found[-1][0]))
@@ -100,18 +122,18 @@ def sample(
                     f"images for {class_name!r}; nothing was written. Train a conditional "
                     "generator (recipe cgan), or ask for fewer images"
                 )
-    images, conditions, *rest = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return images, conditions, rest[0] if rest else None
+    images, conditions, metadata_of, *rest = (torch.cat(p) for p in zip(*found, strict=True))
+    return Generated(images, conditions, metadata_of), rest[0] if rest else None
 
 
 def _of_class(batch: tuple[Tensor, ...], wanted: int, *, exclusive: bool) -> tuple[Tensor, ...]:
-    """Of images, conditions and probabilities, those that the classifier takes for a class.
+    """Of a generated batch with its probabilities last, what the classifier takes for a class.
 
     Raises:
         UserError: there is no classifier to ask.
     """
-    if len(batch) < 3:
+    if len(batch) == len(Generated._fields):
         raise UserError("--class: the run's generator is unconditional and it has no classifier")
-    probs = batch[2]
+    probs = batch[-1]
     keep = probs.argmax(dim=1) == wanted if exclusive else probs[:, wanted] > 0.5
     return tuple(part[keep] for part in batch)

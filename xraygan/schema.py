@@ -117,6 +117,9 @@ class Data(Part):
     label_policy: Literal["single", "multi"] = Field(
         "single", description="images with one finding (softmax), or all findings (sigmoids)"
     )
+    metadata: list[Literal["age", "sex", "view"]] = Field(
+        [], description="what conditional networks are told beside the labels"
+    )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(128, description="S, pixels")
     sampling: Literal["natural", "balanced", "inverse"] = Field(
         "natural",

@@ -53,7 +53,7 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
                 'together; set data.label_policy = "multi" and data.classes to all 14 findings of '
                 'ChestX-ray14, or evaluation.protocol = "official"'
             )
-    return Task(words.image_size, tuple(classes), exclusive)
+    return Task(words.image_size, tuple(classes), exclusive, metadata=tuple(words.metadata))
 
 
 def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.DataFrame:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .interfaces import Extractor, Task, wide
+from .metadata import encode
 from .ranks import Ranks, gather
 
 T = TypeVar("T")
@@ -37,8 +38,8 @@ class Step:
         labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
             several findings.
         rng: source of this step's random numbers, on the device of ``real``.
-        metadata: what the dataset says of each image: ``age`` in years (NaN if unknown), ``sex``
-            (1 male, 0 female, NaN unknown), each ``(N,)`` float.
+        metadata: what the dataset says of each image: ``age``, ``sex`` and ``view``, each ``(n,)``
+            float as :func:`xraygan.metadata.numbers` has them.
         progress: how much of the run is done, in [0, 1).
         learning: the networks that are updated in this step; a generator that is not among them
             generates without keeping a graph.
@@ -143,7 +144,29 @@ class Step:
         if self.task.exclusive:
             classes = len(self.task.classes)
             return self.gather(self.draw(lambda n: torch.randint(classes, (n,), **source)))
-        return self.labels[torch.randperm(self.batch_size, **source)]
+        return self.labels[self._shuffled]
+
+    @cached_property
+    def _shuffled(self) -> Tensor:
+        """Whose label vectors and metadata, ``(N,)``, generated images are given."""
+        return torch.randperm(self.batch_size, generator=self.rng, device=self.real.device)
+
+    @cached_property
+    def real_metadata(self) -> Tensor:
+        """The encoded metadata of the real batch, ``(n, 2 M)`` float32."""
+        return encode(self.metadata, self.task.metadata, len(self.real)).to(self.real.device)
+
+    @cached_property
+    def fake_metadata(self) -> Tensor:
+        """The encoded metadata that generated images are to have: the real batch's, shuffled; with
+        label vectors, those of the same image."""
+        if not self.task.metadata:
+            return self.real_metadata
+        return self.share(self.gather(self.real_metadata)[self._shuffled])
+
+    def _condition(self, labels: Tensor, metadata: Tensor) -> Tensor:
+        """What a conditional network is given of the whole batch's labels: ``(n, C)``."""
+        return torch.cat([self.task.one_hot(self.share(labels)), metadata], dim=1)
 
     @cached_property
     def generated(self) -> Tensor:
@@ -151,7 +174,7 @@ class Step:
         generator = self.networks["generator"]
         inputs = [self.z]
         if generator.conditional:
-            inputs.append(self.task.one_hot(self.share(self.fake_labels)))
+            inputs.append(self._condition(self.fake_labels, self.fake_metadata))
         with self._learning("generator"):
             return self.run(generator, *inputs)
 
@@ -179,35 +202,53 @@ class Step:
     def real_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the real batch, float32."""
         with self._learning("discriminator"):
-            return self._discriminate(self.real, lambda: self.labels)
+            return self._discriminate(
+                self.real, lambda: self._condition(self.labels, self.real_metadata)
+            )
 
     @cached_property
     def fake_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the generated batch, float32."""
-        return self._discriminate(self.fake, lambda: self.fake_labels)
+        return self._discriminate(
+            self.fake, lambda: self._condition(self.fake_labels, self.fake_metadata)
+        )
 
     @cached_property
     def real_activations(self) -> dict[str, Tensor]:
         """All that the classifier returns for the real batch."""
+        classifier = self.networks["classifier"]
+        given = [self.real_metadata] if classifier.metadata else []
         with self._learning("classifier"), self._autocast():
-            return self.networks["classifier"](self.real)
+            return classifier(self.real, *given)
 
     @cached_property
     def fake_activations(self) -> dict[str, Tensor]:
         """All that the classifier returns for the generated batch."""
-        return self.classify(self.fake)
+        return self.classify(self.fake, lambda: self.fake_metadata)
 
-    def classify(self, images: Tensor, *, averaged: bool = False) -> dict[str, Tensor]:
+    def classify(
+        self,
+        images: Tensor,
+        metadata: Callable[[], Tensor] | None = None,
+        *,
+        averaged: bool = False,
+    ) -> dict[str, Tensor]:
         """All that the classifier returns for images other than the real batch.
 
         Args:
             images: ``(N, 1, S, S)``.
+            metadata: gives their encoded metadata ``(N, 2 M)`` to a classifier that reads it;
+                without it, all is unknown.
             averaged: ask the classifier's average instead.
         """
         classifier = (self.averages if averaged else self.networks)["classifier"]
         keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
+        given = []
+        if classifier.metadata:
+            unknown = images.new_zeros(len(images), 2 * len(self.task.metadata))
+            given = [metadata() if metadata else unknown]
         with keep, self._autocast():
-            return classifier(images)
+            return classifier(images, *given)
 
     @cached_property
     def real_logits(self) -> Tensor:
@@ -254,9 +295,9 @@ class Step:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _discriminate(self, images: Tensor, labels: Callable[[], Tensor]) -> Tensor:
+    def _discriminate(self, images: Tensor, condition: Callable[[], Tensor]) -> Tensor:
         discriminator = self.networks["discriminator"]
-        given = [self.task.one_hot(self.share(labels()))] if discriminator.conditional else []
+        given = [condition()] if discriminator.conditional else []
         return self.gather(self.run(discriminator, images, *given))
 
 

@@ -21,6 +21,7 @@ from .decode import Progress
 from .errors import UserError
 from .index import check_classes, read_index
 from .interfaces import Dataset, Task
+from .metadata import encode, numbers
 from .recipe import Recipe
 from .selection import SPLITS, choose, limit, task_of
 from .stored import Store, open_store, some_of, unreadable
@@ -71,7 +72,7 @@ class ImageSplit:
     Attributes:
         images: its rows of the store.
         label_matrix: ``(N, K)`` uint8, 1 where the image has the class.
-        metadata: ``age`` in years (NaN if unknown) and ``sex`` (1 male, 0 female, NaN), ``(N,)``.
+        metadata: ``age``, ``sex`` and ``view`` as :func:`xraygan.metadata.numbers` has them.
     """
 
     images: StoredImages
@@ -82,6 +83,11 @@ class ImageSplit:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def encoded(self, names: Sequence[str]) -> Tensor:
+        """What networks are told of that metadata, ``(N, 2 M)``."""
+        values = {name: torch.from_numpy(found) for name, found in self.metadata.items()}
+        return encode(values, names, len(self))
 
     def labels(self, *, exclusive: bool) -> Tensor:
         """``(N,)`` int64 class indices, or ``(N, K)`` float32 where several may hold."""
@@ -228,11 +234,10 @@ def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) 
     kinds = {found: i for i, found in enumerate(dict.fromkeys(rows["labels"]))}
     vectors = [[name in found for name in task.classes] for found in kinds]
     matrix = np.array(vectors, dtype=np.uint8).reshape(-1, len(task.classes))
-    sex = rows["sex"].map({"M": 1.0, "F": 0.0}).to_numpy(dtype=np.float32)
     return ImageSplit(
         images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(chosen))),
         label_matrix=matrix[[kinds[found] for found in rows["labels"]]],
         patients=rows["patient"].to_numpy(dtype=str),
         paths=list(rows["path"]),
-        metadata={"age": rows["age"].to_numpy(dtype=np.float32), "sex": sex},
+        metadata=numbers(rows),
     )

@@ -32,7 +32,8 @@ class CGANGenerator(Generator):
 
     z * E(y) -> dense (S/8 x S/8 x 128) -> three times [nearest upsampling by 2, 3 x 3 convolution,
     batch norm, ReLU] with 128, 64 and 32 filters -> 3 x 3 convolution -> tanh. E is linear in the
-    label vector, so that images with several findings have the sum of their embeddings.
+    label vector, so that images with several findings have the sum of their embeddings; so is the
+    metadata that [data] metadata names.
 
     Source: Mirza and Osindero, arXiv:1411.1784; the layers of Gupta and Lynch (2019), which
     XRAY-GAN's Sec. 5.4 builds on.
@@ -47,7 +48,7 @@ class CGANGenerator(Generator):
         super().__init__()
         self.latent_size = latent_size
         self.side = coarse_size(task)
-        self.embedding = nn.Linear(len(task.classes), latent_size, bias=False)
+        self.embedding = nn.Linear(task.condition_size, latent_size, bias=False)
         nn.init.normal_(self.embedding.weight)  # as an embedding is, not as a dense layer
         self.dense = nn.Sequential(
             nn.Linear(latent_size, 128 * self.side**2), nn.ReLU(inplace=True)
@@ -94,7 +95,7 @@ class CGANDiscriminator(Discriminator):
                 layers.append(nn.BatchNorm2d(after, momentum=BATCH_NORM_MOMENTUM))
             layers += [nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Linear(256 * side**2 + len(task.classes), 1)
+        self.head = nn.Linear(256 * side**2 + task.condition_size, 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:

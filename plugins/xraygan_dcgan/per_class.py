@@ -41,11 +41,11 @@ def by_class(networks: nn.ModuleList, inputs: Tensor, labels: Tensor | None) -> 
     Args:
         networks: K networks.
         inputs: ``(N, ...)``, N > 0.
-        labels: ``(N, K)``, one-hot.
+        labels: ``(N, K)``, one-hot; what follows the labels is not looked at.
     """
     if labels is None:
         raise ValueError("a network for each class needs labels")
-    classes = labels.argmax(dim=1)
+    classes = labels[:, : len(networks)].argmax(dim=1)
     order = classes.argsort(stable=True)
     counts = torch.bincount(classes, minlength=len(networks)).tolist()
     parts = zip(networks, inputs[order].split(counts), strict=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torchvision
 from torch import Tensor, nn
 
-from xraygan import Classifier, Task
+from xraygan import Classifier, Task, UserError
 from xraygan.weights import (
     GREY_MEAN,
     GREY_STD,
@@ -61,17 +61,31 @@ class _ResNet(Classifier):
     architecture: ClassVar[str]
 
     def __init__(
-        self, task: Task, *, weights: Literal["imagenet", "random"] | Path = "random"
+        self,
+        task: Task,
+        *,
+        weights: Literal["imagenet", "random"] | Path = "random",
+        metadata: bool = False,
     ) -> None:
         super().__init__()
+        if metadata and not task.metadata:
+            raise UserError(
+                "metadata = true, but [data] metadata names none; set it to some of age, sex, view"
+            )
         self.task = task
+        self.metadata = metadata
         self.network = grey_resnet(self.architecture, weights, len(task.classes))
+        if metadata:
+            told = task.condition_size - len(task.classes)
+            self.told = nn.Linear(told, len(task.classes), bias=False)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         net = self.network
         activations = feature_maps(net, images)
         activations["features"] = net.avgpool(activations["layer4"]).flatten(1)
         activations["logits"] = net.fc(activations["features"])
+        if self.metadata and metadata is not None:
+            activations["logits"] = activations["logits"] + self.told(metadata)
         return activations
 
 
@@ -86,6 +100,8 @@ class ResNet18(_ResNet):
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
             torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
             unless the file has one for as many classes.
+        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
+            the features and in them.
     """
 
     architecture = "resnet18"
@@ -102,6 +118,8 @@ class ResNet34(_ResNet):
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
             torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
             unless the file has one for as many classes.
+        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
+            the features and in them.
     """
 
     architecture = "resnet34"
@@ -119,6 +137,8 @@ class ResNet50(_ResNet):
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
             torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
             unless the file has one for as many classes.
+        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
+            the features and in them.
     """
 
     architecture = "resnet50"

@@ -14,6 +14,14 @@ from .common import checkpoint_option, quiet_option, run_argument
 @checkpoint_option
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
 @click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
+@click.option(
+    "--metadata",
+    "told",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of a patient with this: age=60, sex=F or view=PA, for generators that are told of it; "
+    "repeatable.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--out",
@@ -27,6 +35,7 @@ def generate(
     which: str,
     count: int,
     class_name: str | None,
+    told: tuple[str, ...],
     seed: int,
     out: Path,
     quiet: bool,
@@ -38,9 +47,16 @@ def generate(
     """
     from ..display import Display
     from ..engine import restore
+    from ..errors import UserError
     from ..sampling import write_images
 
+    metadata: dict[str, object] = {}
+    for word in told:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"--metadata: expected NAME=VALUE, found {word!r}")
+        metadata[name] = value
     display = Display(quiet=quiet)
     session, _, step = restore(directory, (), display, which)
-    write_images(session, step, count, class_name, seed, out, display)
+    write_images(session, step, count, class_name, seed, out, display, metadata)
     click.echo(f"{count} images in {out}")

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..graph import trained_parameters
 from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from ..metadata import encode
 from ..precision import choose_precision
 from .checks import Checks, devices, expect, expect_finite, expect_same
-from .stand_ins import Bench, task
+from .stand_ins import CLASSES, METADATA, Bench, task
 
 COUNT = 4
 SIZES = (32, 64)
@@ -143,8 +144,12 @@ def check_classifier(
 
 
 def _check_classifier(checks: Checks, about: Task, network: Any) -> None:
+    def classify(images: Tensor) -> dict[str, Tensor]:
+        told = [_metadata(len(images)).to(images.device)] if network.metadata else []
+        return network(images, *told)
+
     def activations(count: int) -> dict[str, Tensor]:
-        return network(_images(count, about.image_size, network))
+        return classify(_images(count, about.image_size, network))
 
     def logits(count: int) -> Tensor:
         return activations(count)["logits"]
@@ -174,7 +179,7 @@ def _check_classifier(checks: Checks, about: Task, network: Any) -> None:
     with checks("gradient"):
         network.train()
         images = _images(COUNT, about.image_size, network).requires_grad_()
-        _expect_all_learn(network, network(images)["logits"], images)
+        _expect_all_learn(network, classify(images)["logits"], images)
     _check_trained(checks, network, lambda: logits(COUNT), lambda: logits(1))
     _check_elsewhere(checks, network, lambda: logits(COUNT))
 
@@ -273,12 +278,19 @@ def _images(count: int, size: int, network: nn.Module) -> Tensor:
 
 
 def _given(network: Any, first: Tensor, shift: int) -> list[Tensor]:
-    """What a network is called with: labels too, if it is conditional."""
+    """What a network is called with: labels and metadata too, if it is conditional."""
     if not network.conditional:
         return [first]
-    k = 3
+    k = len(CLASSES)
     labels = (torch.arange(len(first), device=first.device) + shift) % k
-    return [first, torch.nn.functional.one_hot(labels, k).float()]
+    one_hot = torch.nn.functional.one_hot(labels, k).float()
+    return [first, torch.cat([one_hot, _metadata(len(first)).to(first.device)], dim=1)]
+
+
+def _metadata(count: int) -> Tensor:
+    """Encoded metadata of so many images."""
+    found = {"age": 10.0 * torch.arange(count), "sex": torch.arange(count) % 2.0}
+    return encode(found, METADATA, count)
 
 
 def _expect_images(images: Tensor, count: int, size: int) -> None:

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from ..metadata import encode
 from ..precision import choose_precision
 from ..seeding import rng
 from ..step import Step
 
 SIZE = 32
 CLASSES = ("Cardiomegaly", "Effusion", "Edema")
+METADATA = ("age", "sex")
 
 
 def task(*, exclusive: bool = True, size: int = SIZE) -> Task:
-    """Three classes, ten training images each."""
-    return Task(size, CLASSES, exclusive, counts=(10, 10, 10), images=30)
+    """Three classes, ten training images each, and metadata."""
+    return Task(size, CLASSES, exclusive, (10, 10, 10), 30, METADATA)
 
 
 class StandInGenerator(Generator):
@@ -30,7 +32,7 @@ class StandInGenerator(Generator):
     def __init__(self, about: Task) -> None:
         super().__init__()
         self.size = about.image_size
-        self.layer = nn.Linear(self.latent_size + len(about.classes), self.size**2)
+        self.layer = nn.Linear(self.latent_size + about.condition_size, self.size**2)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         given = z if labels is None else torch.cat([z, labels], dim=1)
@@ -141,6 +143,7 @@ class Bench:
             for _ in range(2)
         )
         order = torch.arange(count) if order is None else order
+        told = {"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0}
         step = Step(
             task=self.task,
             networks=self.networks,
@@ -148,7 +151,7 @@ class Bench:
             real=real[order].to(self.device),
             labels=labels[order].to(self.device),
             rng=rng(self.device, 0, "testing step"),
-            metadata={"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0},
+            metadata={name: values[order] for name, values in told.items()},
             progress=0.5,
             autocast=self.autocast,
             unlabelled=real.flip(0)[order].to(self.device),
@@ -157,4 +160,7 @@ class Bench:
         # The part's own random numbers come from the step; those of the batch are given.
         step.__dict__["z"] = latents[order].to(self.device)
         step.__dict__["fake_labels"] = conditions[order].to(self.device)
+        step.__dict__["fake_metadata"] = (
+            encode(told, METADATA, count).flip(0)[order].to(self.device)
+        )
         return step
