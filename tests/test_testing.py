@@ -40,7 +40,10 @@ CHECKS: dict[str, Callable[..., list[str]]] = {
 #: options that need no download and make networks small
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     **{("classifier", name): {"weights": "random"} for name in installed().names("classifier")},
-    **{("extractor", name): {"weights": "random"} for name in ("vgg16", "vgg19")},
+    **{
+        ("extractor", name): {"weights": "random"}
+        for name in ("vgg16", "vgg19", "resnet18", "resnet50")
+    },
     **{(kind, "dcgan"): {"width": 8} for kind in ("generator", "discriminator")},
     **{(kind, "dcgan_per_class"): {"width": 8} for kind in ("generator", "discriminator")},
     ("dataset", "phantom"): {"images": 40},

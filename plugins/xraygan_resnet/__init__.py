@@ -10,3 +10,9 @@ def xraygan_register_classifiers(register):
     register("resnet50", "xraygan_resnet.networks:ResNet50")
     register("cral", "xraygan_resnet.cral:CRAL")
     register("patch_grid", "xraygan_resnet.patch_grid:PatchGrid")
+
+
+@hookimpl
+def xraygan_register_extractors(register):
+    register("resnet18", "xraygan_resnet.extractors:ResNet18Features")
+    register("resnet50", "xraygan_resnet.extractors:ResNet50Features")
