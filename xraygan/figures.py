@@ -34,6 +34,7 @@ MOST_RUNS = 12
 
 # Seven that the colour-blind tell apart, of Okabe and Ito's eight; on white, yellow is too pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "0.55"
 
 STYLE: Any = {
     "font.size": 8,
@@ -195,6 +196,42 @@ def draw_precision_recall(axes: Axes, truth: np.ndarray, probs: np.ndarray, **li
 
 def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+
+
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def mosaic(
+    axes: Axes, rows: Sequence[Sequence[np.ndarray] | np.ndarray], columns: int, side: int
+) -> int:
+    """Draw images in rows, white where a row ends early; a tick for each row and column, without a
+    label.
+
+    Args:
+        rows: images ``(side, side)`` uint8, or all of them ``(side, side, 3)``.
+
+    Returns:
+        How far apart the images are, in pixels.
+    """
+    gap = max(1, side // 24)
+    pitch = side + gap
+    colours = next((cell.shape[2:] for row in rows for cell in row), ())
+    shape = (len(rows) * pitch - gap, columns * pitch - gap, *colours)
+    canvas = np.full(shape, 255, dtype=np.uint8)
+    for y, row in enumerate(rows):
+        if not len(row):
+            axes.text(side / 2, y * pitch + side / 2, "none", color=GREY, ha="center", va="center")
+        for x, cell in enumerate(row):
+            canvas[y * pitch : y * pitch + side, x * pitch : x * pitch + side] = cell
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks(np.arange(columns) * pitch + (side - 1) / 2, [""] * columns)
+    axes.set_yticks(np.arange(len(rows)) * pitch + (side - 1) / 2, [""] * len(rows))
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return pitch
 
 
 def rendered(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from .errors import UserError
 from .figures import (
     COLOURS,
+    GREY,
     STYLE,
+    axes_at,
     draw_precision_recall,
     draw_roc,
     draw_series,
+    mosaic,
     rendered,
     write_whole,
 )
@@ -27,7 +30,6 @@ from .page import count
 from .runfiles import Lacking, Predictions, RunFiles
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
-GREY = "0.55"
 
 # In inches: a journal's column is some 3.4 wide, its page some 7.
 SQUARE = 2.8
@@ -123,8 +125,8 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
     apart = BESIDE + 0.3
     figure = Figure(figsize=((apart + BESIDE) * size, len(names) * size))
     for i, (cells, title) in enumerate(zip(rows, titles, strict=True)):
-        axes = _axes(figure, i * apart * size, 0, BESIDE * size, len(names) * size)
-        _mosaic(axes, cells, BESIDE, both[i].shape[1])
+        axes = axes_at(figure, i * apart * size, 0, BESIDE * size, len(names) * size)
+        mosaic(axes, cells, BESIDE, both[i].shape[1])
         axes.set_title(title)
         if not i:
             axes.set_yticks(axes.get_yticks(), names)
@@ -143,39 +145,13 @@ def training_time(run: RunFiles, say: Say) -> Figure:
     height = min(LATENTS, *(len(tiles) for tiles in grids.values()))
     rows = [[tiles[latent] for tiles in grids.values()] for latent in range(height)]
     figure = Figure(figsize=(len(grids) * IMAGE, height * IMAGE))
-    axes = _axes(figure, 0, 0, *figure.get_size_inches())
-    _mosaic(axes, rows, len(grids), rows[0][0].shape[0])
+    axes = axes_at(figure, 0, 0, *figure.get_size_inches())
+    mosaic(axes, rows, len(grids), rows[0][0].shape[0])
     axes.set_xticks(axes.get_xticks(), [count(step) for step in grids])
     axes.tick_params(labeltop=True)
     axes.xaxis.set_label_position("top")
     axes.set(xlabel="training step", ylabel="one latent vector a row")
     return figure
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
-
-
-def _mosaic(
-    axes: Axes, rows: Sequence[Sequence[np.ndarray] | np.ndarray], columns: int, side: int
-) -> None:
-    """Draw images ``(side, side)`` uint8 in rows, white where a row ends early; a tick for each row
-    and column, without a label."""
-    gap = max(1, side // 24)
-    pitch = side + gap
-    canvas = np.full((len(rows) * pitch - gap, columns * pitch - gap), 255, dtype=np.uint8)
-    for y, row in enumerate(rows):
-        if not len(row):
-            axes.text(side / 2, y * pitch + side / 2, "none", color=GREY, ha="center", va="center")
-        for x, cell in enumerate(row):
-            canvas[y * pitch : y * pitch + side, x * pitch : x * pitch + side] = cell
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks(np.arange(columns) * pitch + (side - 1) / 2, [""] * columns)
-    axes.set_yticks(np.arange(len(rows)) * pitch + (side - 1) / 2, [""] * len(rows))
-    axes.tick_params(length=0, labelbottom=False)
-    axes.spines[:].set_visible(False)
 
 
 # -- the classifier --------------------------------------------------------------------------------
@@ -213,7 +189,7 @@ def confusion_matrix(run: RunFiles, say: Say) -> Figure:
     k = len(names)
     cell = min(0.72, 2.5 / k) if k <= 6 else min(0.5, 6 / k)  # in a column, or across the page
     figure = Figure(figsize=(cell * k, cell * k))
-    axes = _axes(figure, 0, 0, *figure.get_size_inches())
+    axes = axes_at(figure, 0, 0, *figure.get_size_inches())
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (y, x), images in np.ndenumerate(counts):
         text = count(int(images)) + (f"\n{shares[y, x] * 100:.0f} %" if totals[y, 0] else "")
@@ -255,7 +231,7 @@ def _curves(run: RunFiles, say: Say) -> Predictions:
 
 def _square() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(SQUARE, SQUARE))
-    return figure, _axes(figure, 0, 0, SQUARE, SQUARE)
+    return figure, axes_at(figure, 0, 0, SQUARE, SQUARE)
 
 
 def _line(i: int) -> dict[str, Any]:
