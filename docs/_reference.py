@@ -89,7 +89,9 @@ def _annotated(model: type[BaseModel], name: str) -> Any:
 def parts() -> Iterator[str]:
     yield "# Parts\n"
     yield "What a recipe can name, as `xraygan describe KIND NAME` says it."
-    for kind in KINDS:
+    for kind, about in KINDS.items():
+        if about.made:
+            continue  # commands are on their own page
         yield f"\n## {kind.capitalize()}s"
         for part in installed().parts(kind):
             if part.error or part.distribution != "xraygan":
@@ -107,10 +109,13 @@ def hooks() -> Iterator[str]:
     yield "# Hooks\n"
     yield f"```text\n{inspect.cleandoc(hookspecs.__doc__ or '')}\n```\n"
     yield "| hook | registers |\n| --- | --- |"
-    for hook, interface in KINDS.values():
-        said = inspect.cleandoc(getattr(hookspecs, hook).__doc__).splitlines()[0]
-        said = said.partition("classes: ")[2]
-        yield f"| `{hook}` | [{interface}](python.md#{interface.lower()}): {_cell(said)} |"
+    for kind in KINDS.values():
+        said = inspect.cleandoc(getattr(hookspecs, kind.hook).__doc__).splitlines()[0]
+        said = said.partition(": ")[2]
+        interface = kind.interface.removeprefix("xraygan.")
+        if not kind.made:
+            interface = f"[{interface}](python.md#{interface.lower()})"
+        yield f"| `{kind.hook}` | {interface}: {_cell(said)} |"
 
 
 def python() -> Iterator[str]:

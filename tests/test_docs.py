@@ -59,7 +59,8 @@ def commands() -> list[tuple[str, list[str]]]:
 )
 def test_a_command_is_one(page: str, words: list[str]) -> None:
     """Its verb, options and recipe exist, and the keys that it sets are the recipe's."""
-    verb = cli.commands[words[0]]
+    verb = cli.get_command(click.Context(cli), words[0])
+    assert verb is not None
     arguments = verb.make_context(words[0], words[1:], resilient_parsing=False).params
     sets = [text for text in arguments.get("overrides", ()) if not is_a_file(text)]
     if words[0] in ("run", "check") and arguments["recipe"] != "mine.toml":  # the reader's own
@@ -68,6 +69,12 @@ def test_a_command_is_one(page: str, words: list[str]) -> None:
         sweep.load(
             arguments["sweep_file"], sets, "fast" if arguments["fast"] else arguments["preset"]
         )
+
+
+def verbs() -> dict[str, click.Command]:
+    """The verbs of the command line, and those that built-in plugins bring."""
+    ours = [p for p in installed().parts("command") if p.distribution == "xraygan"]
+    return {**cli.commands, **{part.name: part.cls for part in ours}}
 
 
 def is_a_file(override: str) -> bool:
@@ -119,18 +126,21 @@ def test_every_verb_recipe_and_sweep_is_on_a_page() -> None:
     for name in (*recipe.shipped(), *sweep.shipped()):
         assert f"`{name}`" in text, name
     assert isinstance(cli, click.Group)
-    for verb in cli.commands:
+    for verb in verbs():
         assert f"xraygan {verb}" in text, verb
 
 
 def test_the_reference_has_every_command_hook_key_and_option() -> None:
     pages = reference.pages()
-    for verb, command in cli.commands.items():
+    for verb, command in verbs().items():
         assert f"## `xraygan {verb}`" in pages["commands"]
         for option in command.params:
             assert isinstance(option, click.Argument) or option.opts[0] in pages["commands"]
-    for kind, (hook, interface) in KINDS.items():
-        assert f"`{hook}`" in pages["hooks"] and f"## {interface}\n" in pages["python"]
+    for kind, (hook, interface, made) in KINDS.items():
+        assert f"`{hook}`" in pages["hooks"]
+        if made:
+            continue
+        assert f"## {interface.removeprefix('xraygan.')}\n" in pages["python"]
         for part in installed().parts(kind):
             if part.distribution == "xraygan":
                 text = (

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from conftest import SMALL
 from xraygan import UserError
 from xraygan.errors import nearest
 from xraygan.options import REQUIRED, check_options, check_value, options_of
-from xraygan.registry import Part, Registry, docstring, first_line, installed
+from xraygan.registry import KINDS, Part, Registry, docstring, first_line, installed
 
 if TYPE_CHECKING:
     from nowhere import Task  # type: ignore[import-not-found]
@@ -133,6 +134,10 @@ def test_the_energy_distance(exponent: float, monkeypatch: pytest.MonkeyPatch) -
 
 HEAD = "from xraygan import Dataset, Score, hookimpl\n"
 SCORE = HEAD + "class Zero(Score):\n    def forward(self, step): return step.fake.sum() * 0\n"
+COMMAND = (
+    "import click\nfrom xraygan import hookimpl\n"
+    "@click.command()\ndef hello():\n    'Greet the reader.'\n    click.echo('good day')\n"
+)
 
 #: module -> (source, kind and name under which it is listed, what the reason says)
 BROKEN = {
@@ -189,6 +194,22 @@ BROKEN = {
         ("plugin", "argument"),
         "{'registry'} are declared in the hookimpl but can not be found in the hookspec",
     ),
+    "verb": (
+        COMMAND + "@hookimpl\ndef xraygan_register_commands(register): register('run', hello)",
+        ("command", "run"),
+        "the name 'run' is already taken by xraygan itself",
+    ),
+    "no_command": (
+        COMMAND + "@hookimpl\ndef xraygan_register_commands(register): register('seven', 7)",
+        ("command", "seven"),
+        "not an instance of click.Command: 7",
+    ),
+    "lost": (
+        COMMAND + "@hookimpl\n"
+        "def xraygan_register_commands(register): register('lost', 'lost.verbs:lost')",
+        ("command", "lost"),
+        "cannot import lost.verbs:lost: ModuleNotFoundError",
+    ),
     "hook": (
         HEAD + "@hookimpl\ndef xraygan_register_scores(register): raise KeyError('weights')",
         ("score", "hook"),
@@ -198,11 +219,9 @@ BROKEN = {
 WORKING = SCORE + "@hookimpl\ndef xraygan_register_scores(register): register('zero', Zero)"
 
 
-@pytest.fixture(scope="module")
-def broken_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder for PYTHONPATH with every broken distribution and one that works."""
-    folder = tmp_path_factory.mktemp("broken")
-    for module, source in {**{m: b[0] for m, b in BROKEN.items()}, "working": WORKING}.items():
+def distributions(folder: Path, sources: Mapping[str, str]) -> str:
+    """A folder for PYTHONPATH with a distribution of each module."""
+    for module, source in sources.items():
         (folder / f"{module}.py").write_text(source + "\n")
         info = folder / f"third_{module}-1.0.dist-info"
         info.mkdir()
@@ -210,6 +229,13 @@ def broken_path(tmp_path_factory: pytest.TempPathFactory) -> str:
         (info / "METADATA").write_text(metadata)
         (info / "entry_points.txt").write_text(f"[xraygan]\n{module} = {module}\n")
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def broken_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Every broken distribution and one that works."""
+    sources = {module: source for module, (source, *_) in BROKEN.items()}
+    return distributions(tmp_path_factory.mktemp("broken"), {**sources, "working": WORKING})
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +273,57 @@ def test_a_recipe_of_broken_and_unknown_parts_stops_before_any_work(
     assert "misspelt of third-misspelt 1.0" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not out.exists()
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def test_a_command_of_another_is_listed_described_and_run(tmp_path: Path) -> None:
+    """And help imports nothing but what may bring commands, and of that nothing lazy."""
+    sources = {
+        "greeting": COMMAND.replace("import click", "import click, greeting_words", 1)
+        + "@hookimpl\ndef xraygan_register_commands(register):\n"
+        "    register('hello', hello)\n    register('later', 'heavy_verbs:later')\n",
+        "scorer": "from xraygan import hookimpl\n@hookimpl\n"
+        "def xraygan_register_scores(register): register('late', 'heavy_verbs:Late')",
+    }
+    path = distributions(tmp_path, sources)
+    (tmp_path / "greeting_words.py").touch()
+    (tmp_path / "heavy_verbs.py").write_text(COMMAND.replace("hello", "later"))
+    script = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print({'scorer', 'heavy_verbs'} & set(sys.modules)))\n"
+        "runpy.run_module('xraygan', run_name='__main__')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.endswith("set()\n")
+    section = done.stdout.partition("Commands of plugins:\n")[2]
+    assert re.search(r"^  hello +Greet the reader$", section, re.M)
+    assert re.search(r"^  later +Greet the reader$", section, re.M)
+
+    parts = {part["name"]: part for part in listed(PYTHONPATH=path)["third-greeting"]}
+    assert {part["kind"] for part in parts.values()} == {"command"}
+    assert parts["hello"]["version"] == "1.0" and parts["later"]["status"] == "ok"
+    assert "Greet the reader." in xraygan("describe", "command", "hello", PYTHONPATH=path).stdout
+    for verb in parts:
+        assert xraygan(verb, PYTHONPATH=path).stdout == "good day\n"
+
+
+def test_a_broken_command_is_said_to_be_and_the_others_work(broken_path: str) -> None:
+    said = xraygan("--help", PYTHONPATH=broken_path).stdout
+    section = said.partition("Commands of plugins:\n")[2]
+    assert re.search(r"^  run +broken: the name 'run' is already taken by", section, re.M)
+    assert re.search(r"^  explain +Draw", section, re.M)
+    said = xraygan("lost", PYTHONPATH=broken_path, code=2).stderr
+    assert "the command 'lost' of third-lost 1.0 is broken: cannot import lost.verbs:lost" in said
+    assert "Traceback" not in said
+    assert "Train RECIPE" in xraygan("run", "--help", PYTHONPATH=broken_path).stdout
+    assert (
+        "No such command 'nonsense'" in xraygan("nonsense", PYTHONPATH=broken_path, code=2).stderr
+    )
 
 
 def test_describe_names_the_nearest_part() -> None:
@@ -309,6 +386,8 @@ def test_a_built_in_part_is_whole(part: Part) -> None:
     text = docstring(part.cls)
     assert first_line(text) == part.summary  # as the listing reads it, without importing
     assert 10 < len(part.summary) < 100
+    if KINDS[part.kind].made:
+        return
     options = options_of(part.cls)
     for option in options.values():
         assert option.type is not Any, f"{option.name} has no type"
@@ -335,7 +414,15 @@ def test_an_empty_environment_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("list-plugins",), ("list-plugins", "--json"), ("run", "--help")]
+    "arguments",
+    [
+        ("--help",),
+        ("list-plugins",),
+        ("list-plugins", "--json"),
+        ("run", "--help"),
+        ("export", "--help"),
+        ("describe", "command", "explain"),
+    ],
 )
 def test_help_and_listings_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     script = (

@@ -55,8 +55,9 @@ def test_what_cannot_be_is_refused_and_nothing_is_overwritten(tmp_path: Path) ->
     for name in ("Mine", "my-part", "1st", "", "a__b", "../x"):
         with pytest.raises(UserError, match="cannot be a part's name"):
             write_project("score", name, tmp_path / "p")
-    with pytest.raises(UserError, match="there is a score 'mmd' already, of xraygan"):
-        write_project("score", "mmd", tmp_path / "p")
+    for kind, name in (("score", "mmd"), ("command", "run"), ("command", "export")):
+        with pytest.raises(UserError, match=f"there is a {kind} '{name}' already, of xraygan"):
+            write_project(kind, name, tmp_path / "p")
     (tmp_path / "p").mkdir()
     with pytest.raises(UserError, match="is there already"):
         write_project("score", "mine", tmp_path / "p")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,8 +28,10 @@ from xraygan import (
     Score,
     Task,
     Tracker,
+    UserError,
     testing,
 )
+from xraygan.cli.common import run_argument
 from xraygan.registry import Part, installed
 from xraygan.step import Step
 
@@ -320,8 +323,51 @@ def test_a_wrong_part_fails_for_its_reason_alone(wrong: type) -> None:
         assert f"{check}: {failures[check]}" in str(caught.value)
 
 
+def silent(directory: Path) -> None:
+    pass
+
+
+def crashing(directory: Path, depth: int) -> None:
+    """Read what is not there."""
+    (directory / "recipe.toml").read_text()
+
+
+def vague(directory: Path) -> None:
+    """Refuse without a name, and leave a note."""
+    (directory / "note.txt").touch()
+    raise UserError("no such run")
+
+
+@pytest.mark.parametrize(
+    ("function", "failures"),
+    [
+        (
+            silent,
+            {"summary": "it is empty", "help": "silent has no help", "no run": "is not refused"},
+        ),
+        (
+            crashing,
+            {"options": "crashing --depth has no help", "no run": "raises FileNotFoundError"},
+        ),
+        (vague, {"no run": "does not name it: 'no such run'"}),
+    ],
+)
+def test_a_wrong_command_fails_for_its_reason_alone(
+    function: Callable[..., None], failures: dict[str, str]
+) -> None:
+    if function is crashing:
+        function = click.option("--depth", type=int)(function)
+    with pytest.raises(testing.CheckFailed) as caught:
+        testing.check_command(click.command()(run_argument(function)))
+    assert set(caught.value.failures) == set(failures)
+    for check, why in failures.items():
+        assert why in caught.value.failures[check]
+
+
 def test_what_is_of_another_kind_or_has_unknown_options_is_said() -> None:
     with pytest.raises(testing.CheckFailed, match="kind: no subclass of Score"):
         testing.check_score(Unbounded)  # type: ignore[arg-type]
+    with pytest.raises(testing.CheckFailed, match="kind: no click command"):
+        testing.check_command(Unbounded)  # type: ignore[arg-type]
     with pytest.raises(testing.CheckFailed, match="widht: unknown option"):
         testing.check_score(Detached, widht=3)

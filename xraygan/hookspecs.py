@@ -3,9 +3,10 @@
 A plugin is a module that an entry point of the group ``xraygan`` names. It implements any of these
 hooks, and each is called once with a function ``register(name, part)``:
 
-* ``name``: what a recipe says, for example ``"mmd"`` in ``[scores.mmd]``;
-* ``part``: a class of that kind (see :mod:`xraygan.interfaces`), or ``"module:Class"``, which is
-  imported only when a recipe asks for it, so that listing plugins stays quick.
+* ``name``: what a recipe says, for example ``"mmd"`` in ``[scores.mmd]``, or the command line;
+* ``part``: a class of that kind (see :mod:`xraygan.interfaces`), or a click command; or
+  ``"module:attribute"``, which is imported only when it is asked for, so that listing plugins and
+  printing help stay quick.
 """
 
 from __future__ import annotations
@@ -69,3 +70,8 @@ def xraygan_register_metrics(register: Register) -> None:
 @hookspec
 def xraygan_register_trackers(register: Register) -> None:
     """Register :class:`~xraygan.Tracker` classes: receivers of a run's progress."""
+
+
+@hookspec
+def xraygan_register_commands(register: Register) -> None:
+    """Register :class:`click.Command` instances: verbs of the command line."""

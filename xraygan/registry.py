@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -24,18 +24,34 @@ from .errors import UserError, nearest
 
 GROUP = "xraygan"
 
-#: kind of part -> (hook, class in :mod:`xraygan.interfaces`)
+
+class Kind(NamedTuple):
+    """A kind of part.
+
+    Attributes:
+        hook: what registers parts of it.
+        interface: ``"package.Class"``: parts are its subclasses, which a recipe names and sets.
+        made: parts are instances of it instead, and no recipe knows them.
+    """
+
+    hook: str
+    interface: str
+    made: bool = False
+
+
+#: every kind of part by name, in the order of listings
 KINDS = {
-    "dataset": ("xraygan_register_datasets", "Dataset"),
-    "generator": ("xraygan_register_generators", "Generator"),
-    "discriminator": ("xraygan_register_discriminators", "Discriminator"),
-    "classifier": ("xraygan_register_classifiers", "Classifier"),
-    "objective": ("xraygan_register_objectives", "Objective"),
-    "labeler": ("xraygan_register_labelers", "Labeler"),
-    "score": ("xraygan_register_scores", "Score"),
-    "extractor": ("xraygan_register_extractors", "Extractor"),
-    "metric": ("xraygan_register_metrics", "Metric"),
-    "tracker": ("xraygan_register_trackers", "Tracker"),
+    "dataset": Kind("xraygan_register_datasets", "xraygan.Dataset"),
+    "generator": Kind("xraygan_register_generators", "xraygan.Generator"),
+    "discriminator": Kind("xraygan_register_discriminators", "xraygan.Discriminator"),
+    "classifier": Kind("xraygan_register_classifiers", "xraygan.Classifier"),
+    "objective": Kind("xraygan_register_objectives", "xraygan.Objective"),
+    "labeler": Kind("xraygan_register_labelers", "xraygan.Labeler"),
+    "score": Kind("xraygan_register_scores", "xraygan.Score"),
+    "extractor": Kind("xraygan_register_extractors", "xraygan.Extractor"),
+    "metric": Kind("xraygan_register_metrics", "xraygan.Metric"),
+    "tracker": Kind("xraygan_register_trackers", "xraygan.Tracker"),
+    "command": Kind("xraygan_register_commands", "click.Command", made=True),
 }
 
 
@@ -54,7 +70,8 @@ class Part:
     Attributes:
         kind: a key of :data:`KINDS`; ``"plugin"`` for an entry point that registered nothing
             because it is broken.
-        target: the class, or ``"module:Class"``, imported when it is first needed.
+        target: the class, or what was made, or ``"module:attribute"``, imported when it is first
+            needed.
         error: why it cannot be used; empty if it can.
     """
 
@@ -71,7 +88,7 @@ class Part:
 
     @cached_property
     def summary(self) -> str:
-        """The first line of the class's docstring, read without importing a lazy target."""
+        """The first line of the docstring, read without importing a lazy target."""
         if self.error:
             return ""
         if isinstance(self.target, str):
@@ -79,8 +96,8 @@ class Part:
         return first_line(docstring(self.target))
 
     @cached_property
-    def cls(self) -> type:
-        """The class, imported now if it was registered as a string.
+    def cls(self) -> Any:
+        """The class, or what was made, imported now if it was registered as a string.
 
         Raises:
             UserError: it cannot be imported or is not of its kind.
@@ -92,8 +109,8 @@ class Part:
                 f"the {self.kind} {self.name!r} of {self.origin} is broken: {error}"
             ) from error
 
-    def resolve(self) -> type:
-        """The class, imported now if it was registered as a string.
+    def resolve(self) -> Any:
+        """The class, or what was made, imported now if it was registered as a string.
 
         Raises:
             BrokenPart: it cannot be imported or is not of its kind; the message is the reason
@@ -105,9 +122,14 @@ class Part:
             target = _import(self.target) if isinstance(self.target, str) else self.target
         except _ANYTHING as error:
             raise BrokenPart(f"cannot import {self.target}: {describe_error(error)}") from error
-        interface = getattr(importlib.import_module("xraygan.interfaces"), KINDS[self.kind][1])
+        _, name, made = KINDS[self.kind]
+        interface = _import(name.replace(".", ":"))
+        if made:
+            if not isinstance(target, interface):
+                raise BrokenPart(f"not an instance of {name}: {target!r}")
+            return target
         if not (isinstance(target, type) and issubclass(target, interface)):
-            raise BrokenPart(f"not a subclass of xraygan.{interface.__name__}: {target!r}")
+            raise BrokenPart(f"not a subclass of {name}: {target!r}")
         if missing := sorted(getattr(target, "__abstractmethods__", ())):
             raise BrokenPart(f"{target.__name__} does not implement {', '.join(missing)}")
         return target
@@ -126,9 +148,11 @@ class Registry:
 
     Args:
         points: entry points to read; those of the group ``xraygan`` by default.
+        lazy: leave what is registered as a string unimported, whoever's it is.
     """
 
-    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+    def __init__(self, points: Iterable[EntryPoint] | None = None, *, lazy: bool = False) -> None:
+        self._lazy = lazy
         self._parts: dict[tuple[str, str], Part] = {}
         self._broken: list[Part] = []
         found = entry_points(group=GROUP) if points is None else points
@@ -149,7 +173,7 @@ class Registry:
             # Whatever a plugin raises on import is its own; the others must go on.
             self._broken.append(replace(blank, error=describe_error(error)))
             return
-        for kind, (hook, _) in KINDS.items():
+        for kind, (hook, *_) in KINDS.items():
 
             def register(name: str, target: Any, *, kind: str = kind) -> None:
                 self._add(replace(blank, kind=kind, name=name, target=target))
@@ -165,18 +189,27 @@ class Registry:
             fault = f"a part's name must be a non-empty string, not {part.name!r}"
             self._broken.append(replace(part, name=str(part.name), error=fault))
             return
-        if holder := self._parts.get((part.kind, part.name)):
-            fault = f"the name {part.name!r} is already taken by {holder.origin}"
+        if holder := self.holder(part.kind, part.name):
+            fault = f"the name {part.name!r} is already taken by {holder}"
             self._broken.append(replace(part, error=fault))
             return
         # The kind of a lazy built-in is held by our tests, so that listing need not import it.
-        if not (isinstance(part.target, str) and part.distribution == "xraygan"):
+        waits = self._lazy or part.distribution == "xraygan"
+        if not (isinstance(part.target, str) and waits):
             try:
                 part = replace(part, target=part.resolve())
             except BrokenPart as error:
                 self._broken.append(replace(part, error=str(error)))
                 return
         self._parts[part.kind, part.name] = part
+
+    def holder(self, kind: str, name: str) -> str:
+        """Who has a name, which nobody else can take; empty if it is free."""
+        if part := self._parts.get((kind, name)):
+            return part.origin
+        if kind == "command" and name in importlib.import_module("xraygan.cli").cli.commands:
+            return "xraygan itself"
+        return ""
 
     def parts(self, kind: str | None = None) -> Iterator[Part]:
         """Every part, the broken ones too, by kind in the order of :data:`KINDS`, then by name."""
@@ -218,14 +251,27 @@ def installed() -> Registry:
     return Registry()
 
 
+@cache
+def commands() -> Registry:
+    """The registry of what may bring verbs of the command line, read for each of its calls.
+
+    Other plugins, which may import much, are not imported for it; what is lazy stays so.
+    """
+    hook = KINDS["command"].hook
+    points = [point for point in entry_points(group=GROUP) if _may_implement(point, hook)]
+    return Registry(points, lazy=True)
+
+
 def first_line(doc: str | None) -> str:
     """The first line of a docstring, without its closing full stop."""
     return doc.strip().splitlines()[0].strip().rstrip(".") if doc and doc.strip() else ""
 
 
-def docstring(cls: Any) -> str:
-    """A class's own docstring, unindented; not the one that it inherits from its interface."""
-    return inspect.cleandoc(getattr(cls, "__doc__", None) or "")
+def docstring(part: Any) -> str:
+    """A class's own docstring, unindented, not the one that it inherits from its interface; or a
+    command's."""
+    said = part.__doc__ if isinstance(part, type) else getattr(part, "help", None)
+    return inspect.cleandoc(said or "")
 
 
 def describe_error(error: BaseException) -> str:
@@ -240,7 +286,7 @@ def _origin(point: EntryPoint) -> tuple[str, str]:
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     """Raise if a registered plugin implements no hook, or one that there is not."""
-    known = [hook for hook, _ in KINDS.values()]
+    known = [kind.hook for kind in KINDS.values()]
     callers = manager.get_hookcallers(plugin) or []
     for name in sorted({caller.name for caller in callers} - set(known)):
         raise pluggy.PluginValidationError(
@@ -255,15 +301,32 @@ def _import(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def _may_implement(point: EntryPoint, hook: str) -> bool:
+    """Whether a plugin may implement a hook, as far as the source of its module tells.
+
+    It does not if other hooks are there and this one is not; where none is, they may be elsewhere.
+    """
+    text = _source(point.module)
+    return text is None or hook in text or "import *" in text or "xraygan_register_" not in text
+
+
 def _source_docstring(reference: str) -> str | None:
-    """The docstring of ``"module:Class"``, read from the module's source, which is not run."""
+    """The docstring of ``"module:attribute"``, read from the module's source."""
     module, _, attribute = reference.partition(":")
     try:
-        spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))  # type: ignore[union-attr, arg-type]
-    except (ImportError, OSError, SyntaxError, TypeError, AttributeError):
+        tree = ast.parse(_source(module) or "")
+    except (SyntaxError, ValueError):
         return None
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
             return ast.get_docstring(node)
     return None
+
+
+def _source(module: str) -> str | None:
+    """A module's source, which is not run; None if there is none to be read."""
+    try:
+        spec = importlib.util.find_spec(module)  # which runs the packages that it is in
+        return Path(spec.origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
+    except _ANYTHING:
+        return None

@@ -29,7 +29,41 @@ from .schema import schema
 from .sweep import sweep
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Verbs(click.Group):
+    """The verbs of this package, and below them those that plugins bring."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        from ..registry import commands
+
+        return [*super().list_commands(context), *commands().names("command")]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        from ..registry import commands
+
+        if own := super().get_command(context, name):
+            return own
+        brought = {part.name: part for part in commands().parts("command")}
+        try:
+            return brought[name].cls if name in brought else None
+        except UserError:
+            if context.resilient_parsing:  # a shell that completes has no use for a message
+                return None
+            raise
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        from ..registry import commands
+
+        parts = commands().parts("command")
+        brought = [(p.name, f"broken: {p.error}" if p.error else p.summary) for p in parts]
+        room = formatter.width - 6 - max(map(len, self.commands))
+        own = [(name, verb.get_short_help_str(room)) for name, verb in self.commands.items()]
+        for title, rows in (("Commands", own), ("Commands of plugins", brought)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(sorted(rows))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="xraygan")
 @click.option("--traceback", is_flag=True, help="Show the traceback of a user's error too.")
 def cli(traceback: bool) -> None:

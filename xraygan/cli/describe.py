@@ -21,8 +21,11 @@ def describe(kind: str, name: str) -> None:
     if kind not in KINDS:
         raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
     part = installed().get(kind, name)
-    options = options_of(part.cls)
     click.secho(f"{kind} {name}  ({part.origin})", bold=True)
+    if kind == "command":
+        click.echo("\n" + part.cls.get_help(click.Context(part.cls, info_name=f"xraygan {name}")))
+        return
+    options = options_of(part.cls)
     click.echo(f"\n{docstring(part.cls) or 'It has no docstring.'}\n")
     table = {"dataset": "data"}.get(kind, kind)
     grouped = kind in ("score", "extractor", "metric", "tracker")

@@ -1,4 +1,4 @@
-"""``xraygan list-plugins``: the parts that a recipe can name."""
+"""``xraygan list-plugins``: the parts that a recipe can name, and the commands of plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .common import complete_kinds
 @click.argument("kind", required=False, shell_complete=complete_kinds)
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def list_plugins(kind: str | None, as_json: bool) -> None:
-    """List the installed parts, of one KIND (dataset, score, ...) or all.
+    """List the installed parts, of one KIND (dataset, score, command, ...) or all.
 
     A plugin that is broken is listed with the reason; the others work.
     """

@@ -23,13 +23,17 @@ RECIPES = {
     "score": "[scores.{name}]\nweight = 0.1",
 }
 
+#: how a user calls on it
+IN_A_RECIPE = 'In a recipe:\n\n```toml\nextends = "quickstart"\n\n{recipe}\n```'
+IN_A_SHELL = "On a run:\n\n```sh\nxraygan {name} RUN\n```"
+
 
 def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     """Write a project that works: a part of that kind, its check, packaging and CI.
 
     Args:
         kind: a key of :data:`xraygan.registry.KINDS`.
-        name: what a recipe will say: small letters, digits and underscores.
+        name: what a recipe or the command line will say: small letters, digits and underscores.
         folder: the project's folder; ``xraygan-NAME`` by default.
 
     Returns:
@@ -46,15 +50,14 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
             f"{name!r} cannot be a part's name: expected small letters, digits and underscores, "
             "for example energy_distance"
         )
-    if name in installed().names(kind):
-        taken = installed().get(kind, name).origin
-        raise UserError(f"there is a {kind} {name!r} already, of {taken}; choose another name")
+    if holder := installed().holder(kind, name):
+        raise UserError(f"there is a {kind} {name!r} already, of {holder}; choose another name")
     project = f"xraygan-{name.replace('_', '-')}"
     folder = folder or Path(project)
     if folder.exists():
         raise UserError(f"{folder} is there already; name another folder with --out DIR")
     words = _words(kind, name, project)
-    test = "test_dataset.py" if kind == "dataset" else "test.py"
+    test = f"test_{kind}.py" if kind in ("dataset", "command") else "test.py"
     written = {
         f"{words['module']}.py": f"{kind}.py",
         f"test_{name}.py": test,
@@ -84,6 +87,7 @@ def _words(kind: str, name: str, project: str) -> dict[str, str]:
     """What the templates' placeholders stand for."""
     article = "An" if kind[0] in "aeiou" else "A"
     recipe = RECIPES.get(kind, '[{kind}]\nplugin = "{name}"').format(kind=kind, name=name)
+    usage = IN_A_SHELL if kind == "command" else IN_A_RECIPE
     return {
         "kind": kind,
         "a_kind": f"{article} {kind}",
@@ -92,5 +96,5 @@ def _words(kind: str, name: str, project: str) -> dict[str, str]:
         "project": project,
         "module": f"xraygan_{name}",
         "Class": "".join(word.capitalize() for word in name.split("_")),
-        "recipe": f'extends = "quickstart"\n\n{recipe}',
+        "usage": usage.format(recipe=recipe, name=name),
     }

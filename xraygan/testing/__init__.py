@@ -15,6 +15,7 @@ that, compare it with a loop in float64 that follows the equation.
 """
 
 from .checks import CheckFailed
+from .commands import check_command
 from .networks import check_classifier, check_discriminator, check_extractor, check_generator
 from .runs import check_dataset, check_metric, check_tracker
 from .terms import check_labeler, check_objective, check_score
@@ -22,6 +23,7 @@ from .terms import check_labeler, check_objective, check_score
 __all__ = [
     "CheckFailed",
     "check_classifier",
+    "check_command",
     "check_dataset",
     "check_discriminator",
     "check_extractor",

@@ -38,8 +38,51 @@ def expect(holds: bool, why: str) -> None:
         raise Failure(why)
 
 
-class Checks:
-    """The checks of one part; used as ``with checks("finite"): ...``, one block a check.
+class Blocks:
+    """Blocks of checks, ``with checks("finite"): ...``, and what they found.
+
+    Args:
+        part: what is checked, as a message names it.
+    """
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self.passed: list[str] = []
+        self.failures: dict[str, str] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Failure as failure:
+            self.failures.setdefault(name, str(failure))
+        except UserError as error:
+            self.failures.setdefault(name, f"it refused: {error}")
+        except Exception as error:
+            self.failures.setdefault(name, f"it raised {describe_error(error)}")
+        else:
+            if name not in self.passed:
+                self.passed.append(name)
+
+    def stop_if_failed(self) -> None:
+        """Say what was found so far, if anything was: what follows needs it."""
+        if self.failures:
+            raise CheckFailed(self.part, self.failures)
+
+    def end(self) -> list[str]:
+        """The names of the checks, all of which passed."""
+        self.stop_if_failed()
+        return self.passed
+
+    def expect_summary(self, part: Any, command: str) -> None:
+        """Check that there is something for listings to show."""
+        with self("summary"):
+            why = f"the first line of its docstring is what `{command}` shows; it is empty"
+            expect(bool(first_line(docstring(part))), why)
+
+
+class Checks(Blocks):
+    """The checks of one part that the core builds.
 
     Args:
         kind: name of its class in :mod:`xraygan.interfaces`.
@@ -51,21 +94,16 @@ class Checks:
     """
 
     def __init__(self, kind: str, cls: type, options: Mapping[str, Any]) -> None:
+        super().__init__(getattr(cls, "__name__", str(cls)))
         self.cls = cls
         self.options = dict(options)
-        self.passed: list[str] = []
-        self.failures: dict[str, str] = {}
         interface = getattr(interfaces, kind)
         with self("kind"):
             expect(isinstance(cls, type) and issubclass(cls, interface), f"no subclass of {kind}")
             missing = sorted(getattr(cls, "__abstractmethods__", ()))
             expect(not missing, f"does not implement {', '.join(missing)}")
         self.stop_if_failed()
-        with self("summary"):
-            why = (
-                "the first line of its docstring is what `xraygan list-plugins` shows; it is empty"
-            )
-            expect(bool(first_line(docstring(cls))), why)
+        self.expect_summary(cls, "xraygan list-plugins")
         with self("options"):
             self._check_options()
         if "options" in self.failures:
@@ -85,30 +123,6 @@ class Checks:
         torch.manual_seed(seed)
         given = positional if takes_positional(self.cls) else ()
         return self.cls(*given, **self.options)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Failure as failure:
-            self.failures.setdefault(name, str(failure))
-        except UserError as error:
-            self.failures.setdefault(name, f"it refused: {error}")
-        except Exception as error:
-            self.failures.setdefault(name, f"it raised {describe_error(error)}")
-        else:
-            if name not in self.passed:
-                self.passed.append(name)
-
-    def stop_if_failed(self) -> None:
-        """Say what was found so far, if anything was: what follows needs it."""
-        if self.failures:
-            raise CheckFailed(getattr(self.cls, "__name__", str(self.cls)), self.failures)
-
-    def end(self) -> list[str]:
-        """The names of the checks, all of which passed."""
-        self.stop_if_failed()
-        return self.passed
 
 
 def expect_finite(value: Tensor, what: str) -> None:
