@@ -240,11 +240,14 @@ class Dataset(ABC):
         exclusive: True if each image has exactly one class by nature; a dataset whose images can
             have several findings leaves it False and the recipe's label policy decides.
         notes: what a user should know of the data; each is shown and logged when a run starts.
+        licence: that of the images, and whom to name, for what is published of a run; empty if it
+            is unknown.
     """
 
     classes: tuple[str, ...]
     exclusive: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
+    licence: ClassVar[str] = ""
 
     @abstractmethod
     def __init__(self, root: Path | None) -> None: ...

@@ -65,6 +65,10 @@ class ChestXray14(Dataset):
         "Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis",
         "Pleural_Thickening", "Hernia",
     )  # fmt: skip
+    licence = (
+        "free to use, with a link to https://nihcc.app.box.com/v/ChestXray-NIHCC, a citation of "
+        "Wang et al. (CVPR 2017) and thanks to the NIH Clinical Center as the provider"
+    )
 
     def __init__(self, root: Path | None) -> None:
         self.root = data_folder(root, "chestxray14", HELP)

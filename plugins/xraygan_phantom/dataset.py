@@ -41,6 +41,7 @@ class Phantom(Dataset):
     """
 
     classes = (NO_FINDING, *FINDINGS)
+    licence = "none is needed, they are procedural"
 
     def __init__(
         self,

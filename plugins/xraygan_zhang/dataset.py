@@ -54,6 +54,10 @@ class Zhang(Dataset):
 
     classes = ("NORMAL", "PNEUMONIA")
     exclusive = True
+    licence = (
+        "CC BY 4.0, Kermany, Zhang and Goldbaum, Mendeley Data v2, "
+        "https://data.mendeley.com/datasets/rscbjbr9sj/2"
+    )
 
     def __init__(self, root: Path | None) -> None:
         self.root = data_folder(root, "zhang", HELP)
