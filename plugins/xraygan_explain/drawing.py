@@ -1,0 +1,70 @@
+"""Panels of images beside each other, as the content of a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from xraygan.figures import STYLE, axes_at, mosaic, rendered
+
+IMAGE = 0.9  # inches
+APART = 0.25
+HEAT = colormaps["inferno"]
+EDGED = [withStroke(linewidth=1.2, foreground="black")]  # to be read on white too
+STRONGEST = 0.65  # how much of the hottest place is colour; the rest is the image
+
+
+class Panel(NamedTuple):
+    """Rows of images ``(S, S)`` or ``(S, S, 3)`` uint8, each with a few words on it.
+
+    Attributes:
+        names: of the rows.
+        columns: images in a row, at most.
+    """
+
+    title: str
+    names: Sequence[str]
+    rows: Sequence[Sequence[tuple[np.ndarray, str]]]
+    columns: int
+
+
+def draw(panels: Sequence[Panel]) -> bytes:
+    """Draw panels with the same names of their rows side by side."""
+    with style.context(["default", STYLE]), matplotlib.rc_context({"font.size": 7}):
+        height = max(len(panel.rows) for panel in panels) * IMAGE
+        across = sum(panel.columns for panel in panels) * IMAGE + (len(panels) - 1) * APART
+        figure = Figure(figsize=(across, height))
+        left = 0.0
+        for panel in panels:
+            axes = axes_at(figure, left, 0, panel.columns * IMAGE, height)
+            side = next((image.shape[0] for row in panel.rows for image, _ in row), 1)
+            images = [[image for image, _ in row] for row in panel.rows]
+            pitch = mosaic(axes, images, panel.columns, side)
+            for y, row in enumerate(panel.rows):
+                for x, (_, words) in enumerate(row):
+                    place = (x * pitch + side * 0.04, y * pitch + side * 0.96)
+                    look: Any = {"color": "white", "fontsize": 6, "path_effects": EDGED}
+                    axes.text(*place, words, va="bottom", **look)
+            axes.set_title(panel.title, fontsize=8)
+            if not left:
+                axes.set_yticks(axes.get_yticks(), panel.names)
+            left += panel.columns * IMAGE + APART
+        return rendered(figure, bbox_inches="tight", pad_inches=0.08)
+
+
+def heated(greys: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Images ``(N, S, S)`` uint8 under their heat maps ``(N, S, S)``, ``(N, S, S, 3)`` uint8.
+
+    Each map is scaled by its own maximum, so colours compare places of an image, not images.
+    """
+    most = heat.max(axis=(1, 2), keepdims=True)
+    share = np.divide(heat, most, out=np.zeros_like(heat), where=most > 0)
+    cover = STRONGEST * share[..., None]
+    mixed = (1 - cover) * greys[..., None] + cover * 255 * HEAT(share)[..., :3]
+    return mixed.round().astype(np.uint8)
