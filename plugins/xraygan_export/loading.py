@@ -1,0 +1,103 @@
+"""Code for the card that loads each file and uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from xraygan.engine import Session
+from xraygan.options import check_value, options_of
+from xraygan.recipe import Choice, plain
+
+from .models import Model
+
+FORMATS = {
+    ".onnx": "ONNX, for any runtime; here with `pip install onnxruntime`:",
+    ".pt2": (
+        "torch.export, for PyTorch alone: a zip archive of the traced computation (JSON) and of "
+        "raw tensors. It holds no pickle; still, load such files only from those you trust:"
+    ),
+    ".safetensors": (
+        "safetensors, the weights alone, for the network's own code"
+        " (`pip install xraygan` and the plugin that it is of):"
+    ),
+}
+
+
+def loading(session: Session, models: Sequence[Model], files: Sequence[str]) -> Iterator[str]:
+    """A paragraph and a block of Python for each file."""
+    for model in models:
+        for suffix, said in FORMATS.items():
+            name = f"{model.name}{suffix}"
+            if name in files:
+                lines = _lines(session, model, name, suffix)
+                yield f"`{name}`: {said}\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _lines(session: Session, model: Model, file: str, suffix: str) -> Iterator[str]:
+    if suffix == ".onnx":
+        yield from ("import numpy as np", "import onnxruntime", "")
+        yield from _inputs(session, model, numpy=True)
+        yield f'session = onnxruntime.InferenceSession("{file}")'
+        given = ", ".join(f'"{name}": {name}' for name in model.inputs)
+        yield f"{_unpacked(model)} = session.run(None, {{{given}}})"
+    elif suffix == ".pt2":
+        yield from ("import torch", "")
+        yield from _inputs(session, model, numpy=False)
+        yield f'{model.name} = torch.export.load("{file}").module()'
+        yield f"{', '.join(model.outputs)} = {model.name}({', '.join(model.inputs)})"
+    else:
+        yield from ("import torch", "from safetensors.torch import load_file", "")
+        yield from ("from xraygan import Task", "from xraygan.registry import installed", "")
+        yield from _inputs(session, model, numpy=False)
+        choice = session.recipe.choices[model.name]
+        options = "".join(f", {name}={value!r}" for name, value in _options(choice).items())
+        yield f"task = {session.graph.task!r}"
+        yield f'part = installed().get("{model.name}", {choice.part.name!r})'
+        yield f"{model.name} = part.cls(task{options}).eval()"
+        yield f'{model.name}.load_state_dict(load_file("{file}"))'
+        yield "with torch.inference_mode():"
+        if model.name == "generator":
+            yield f"    images = generator({', '.join(model.inputs)})"
+        else:
+            yield '    logits = classifier(images)["logits"]'
+            yield "    probabilities = task.probabilities(logits)"
+
+
+def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
+    """Lines that make the inputs, four latents or two images."""
+    task = session.graph.task
+    low, high = session.recipe.tables.data.value_range
+    k, side = len(task.classes), task.image_size
+    if model.name == "generator":
+        size = model.network.latent_size
+        random = "np.random.default_rng(0)" if numpy else "torch.Generator().manual_seed(0)"
+        yield (
+            f"z = {random}.standard_normal((4, {size})).astype(np.float32)"
+            if numpy
+            else f"z = torch.randn(4, {size}, generator={random})"
+        )
+        if "labels" in model.inputs:
+            eye = f"np.eye({k}, dtype=np.float32)" if numpy else f"torch.eye({k})"
+            yield f"labels = {eye}[{[i % k for i in range(4)]}]  # the classes by their columns"
+        return
+    zeros = "np.zeros({}, np.uint8)" if numpy else "torch.zeros({}, dtype=torch.uint8)"
+    yield f"pixels = {zeros.format(f'(2, {side}, {side})')}  # grey radiographs in your place"
+    wide = "pixels[:, None].astype(np.float32)" if numpy else "pixels[:, None].float()"
+    yield f"images = {wide} / 255 * {high - low!r} + {low!r}"
+
+
+def _unpacked(model: Model) -> str:
+    """What takes a list of outputs apart."""
+    return ", ".join(model.outputs) if len(model.outputs) > 1 else f"({model.outputs[0]},)"
+
+
+def _options(choice: Choice) -> dict[str, object]:
+    """The options that build a network again, without weights to start from: it gets its own."""
+    options = {name: plain(value) for name, value in choice.options.items()}
+    if "weights" in options:
+        try:
+            check_value(options_of(choice.part.cls)["weights"].type, "random")
+        except ValueError:
+            return options
+        options["weights"] = "random"
+    return options

@@ -1,0 +1,58 @@
+"""The files of an export, together or not at all."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import suppress
+from pathlib import Path
+
+from xraygan import UserError
+from xraygan.engine import Session
+from xraygan.rundir import RunDirectory, write_together
+
+from .card import card
+from .models import files, models
+
+
+def refuse_early(formats: tuple[str, ...], out: Path) -> None:
+    """Stop before the data is prepared where nothing can be written.
+
+    Raises:
+        UserError: the folder is not empty, or a package is missing.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder with --out")
+    if "onnx" in formats:
+        for package in ("onnx", "onnxscript"):
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                raise UserError(
+                    f"--format onnx: the package {package} is not installed: "
+                    "pip install 'xraygan[onnx]', or --format torch --format safetensors"
+                ) from None
+
+
+def write(
+    session: Session, place: RunDirectory, step: int, formats: tuple[str, ...], out: Path
+) -> list[Path]:
+    """Write the networks in each format, and their card.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: a network cannot be traced, or the folder cannot be written.
+    """
+    found = models(session)
+    contents = {name: data for model in found for name, data in files(model, formats)}
+    text = card(session, place, step, found, list(contents))
+    written = {out / name: data for name, data in {**contents, "README.md": text.encode()}.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_together(written)
+    except OSError as error:
+        with suppress(OSError):
+            out.rmdir()
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    return list(written)
