@@ -26,6 +26,7 @@ image_size = 32
 test_fraction = 0.4
 classes = ["No Finding", "Edema", "Mass"]
 findings = ["No Finding", "Edema", "Mass"]
+metadata = ["age"]
 [metrics.auc]
 [evaluation]
 generated = 4

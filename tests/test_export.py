@@ -30,7 +30,8 @@ NETWORKS = ("generator", "classifier")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("e"), gan("cgan", average=0.5), CLASSIFIER)
+    classifier = f"{CLASSIFIER}metadata = true\n"
+    return saved(tmp_path_factory.mktemp("e"), gan("cgan", average=0.5), classifier)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,12 @@ def out(place: Path) -> Path:
 
 def inputs(name: str, count: int) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(count)
+    metadata = torch.rand(count, 2, generator=source)
     if name == "generator":
-        labels = torch.eye(3)[torch.arange(count) % 3]
+        labels = torch.cat([torch.eye(3)[torch.arange(count) % 3], metadata], dim=1)
         return {"z": torch.randn(count, 128, generator=source), "labels": labels}
-    return {"images": torch.rand(count, 1, 32, 32, generator=source) * 2 - 1}
+    images = torch.rand(count, 1, 32, 32, generator=source) * 2 - 1
+    return {"images": images, "metadata": metadata}
 
 
 def expected(graph: Any, name: str, given: dict[str, Tensor]) -> list[np.ndarray]:

@@ -193,15 +193,13 @@ class Evaluation:
         classifier = self.graph.trained("classifier")
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
         features, probs = [], []
-        if metadata is None:
-            metadata = torch.zeros(len(images), 2 * len(self.task.metadata))
         was_training = classifier.training
         classifier.eval()
         with torch.inference_mode(), self.graph.autocast():
             for start in range(0, len(images), self._words.batch_size):
                 part = slice(start, start + self._words.batch_size)
                 given = [to_range(images[part].to(self.device)[:, None], span)]
-                if classifier.metadata:
+                if classifier.metadata and metadata is not None:
                     given.append(metadata[part].to(self.device))
                 found = classifier(*given)
                 features.append(found["features"].double().cpu())

@@ -116,7 +116,8 @@ class Classifier(nn.Module, ABC):
 
     Attributes:
         metadata: set it on an instance that reads the metadata too; ``forward`` is then given the
-            encoded metadata ``(N, 2 M)`` second (:mod:`xraygan.metadata`).
+            encoded metadata ``(N, 2 M)`` second (:mod:`xraygan.metadata`), or nothing where all of
+            it is unknown.
     """
 
     task: Task

@@ -243,10 +243,7 @@ class Step:
         """
         classifier = (self.averages if averaged else self.networks)["classifier"]
         keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
-        given = []
-        if classifier.metadata:
-            unknown = images.new_zeros(len(images), 2 * len(self.task.metadata))
-            given = [metadata() if metadata else unknown]
+        given = [metadata()] if classifier.metadata and metadata else []
         with keep, self._autocast():
             return classifier(images, *given)
 

@@ -16,7 +16,7 @@ from xraygan import UserError
 from xraygan.display import Display
 from xraygan.engine import Session
 from xraygan.errors import nearest
-from xraygan.evaluate import Evaluation, to_bytes
+from xraygan.evaluate import Evaluation, Generated, to_bytes
 from xraygan.nearest import as_greys, spaces
 from xraygan.nearest import nearest as nearest_rows
 from xraygan.rundir import write_together
@@ -92,17 +92,17 @@ class Explanation:
         either, images of the class "".
         """
         if self.conditional:
-            return {name: self._sample(self.count, name)[0] for name in self.columns}
+            return {name: self._sample(self.count, name)[0].images for name in self.columns}
         if not self.has("classifier"):
-            return {"": self._sample(self.count)[0]}
-        images, _, probs = self._sample(POOL)
+            return {"": self._sample(self.count)[0].images}
+        (images, *_), probs = self._sample(POOL)
         assert probs is not None
         taken = probs > 0.5
         if self.evaluation.task.exclusive:
             taken = probs.argmax(dim=1)[:, None] == torch.arange(probs.shape[1])
         return {name: images[taken[:, k]][: self.count] for name, k in self.columns.items()}
 
-    def _sample(self, count: int, name: str | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sample(self, count: int, name: str | None = None) -> tuple[Generated, Tensor | None]:
         return sample(self.session, count, name, self.seed, self.display)
 
     def real(self, column: int) -> StoredImages:
@@ -122,7 +122,7 @@ class Explanation:
 
     def make(self, z: Tensor, labels: Tensor) -> np.ndarray:
         """Rows of images ``(N, T, S, S)`` uint8 of latents ``(N, T, D)`` and conditions
-        ``(N, T, K)``, which an unconditional generator is not given."""
+        ``(N, T, C)``, which an unconditional generator is not given."""
         generator = self.session.graph.trained("generator").eval()
         given = [z.flatten(0, 1)]
         if self.conditional:
@@ -132,8 +132,9 @@ class Explanation:
         return made.unflatten(0, z.shape[:2]).cpu().numpy()
 
     def one_hot(self, columns: list[int]) -> Tensor:
-        """Conditions ``(N, K)``."""
-        return torch.eye(len(self.evaluation.task.classes))[columns]
+        """Conditions ``(N, C)`` of classes, without metadata."""
+        task = self.evaluation.task
+        return torch.eye(len(task.classes), task.condition_size)[columns]
 
 
 def write(asked: Explanation, out: Path) -> tuple[list[Path], list[str]]:

@@ -67,7 +67,8 @@ def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
     """Lines that make the inputs, four latents or two images."""
     task = session.graph.task
     low, high = session.recipe.tables.data.value_range
-    k, side = len(task.classes), task.image_size
+    k, c, side = len(task.classes), task.condition_size, task.image_size
+    told = f"; then the metadata, here unknown: {', '.join(task.metadata)}" if c > k else ""
     if model.name == "generator":
         size = model.network.latent_size
         random = "np.random.default_rng(0)" if numpy else "torch.Generator().manual_seed(0)"
@@ -77,13 +78,18 @@ def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
             else f"z = torch.randn(4, {size}, generator={random})"
         )
         if "labels" in model.inputs:
-            eye = f"np.eye({k}, dtype=np.float32)" if numpy else f"torch.eye({k})"
-            yield f"labels = {eye}[{[i % k for i in range(4)]}]  # the classes by their columns"
+            shape = f"{k}, {c}" if told else f"{k}"
+            eye = f"np.eye({shape}, dtype=np.float32)" if numpy else f"torch.eye({shape})"
+            columns = [i % k for i in range(4)]
+            yield f"labels = {eye}[{columns}]  # the classes by their columns{told}"
         return
     zeros = "np.zeros({}, np.uint8)" if numpy else "torch.zeros({}, dtype=torch.uint8)"
     yield f"pixels = {zeros.format(f'(2, {side}, {side})')}  # grey radiographs in your place"
     wide = "pixels[:, None].astype(np.float32)" if numpy else "pixels[:, None].float()"
     yield f"images = {wide} / 255 * {high - low!r} + {low!r}"
+    if "metadata" in model.inputs:
+        unknown = "np.zeros({}, np.float32)" if numpy else "torch.zeros({})"
+        yield f"metadata = {unknown.format((2, c - k))}  # see xraygan.metadata"
 
 
 def _unpacked(model: Model) -> str:

@@ -27,8 +27,9 @@ class Classified(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.classifier(images)["logits"]
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        given = [images] if metadata is None else [images, metadata]
+        logits = self.classifier(*given)["logits"]
         return logits, self.classifier.task.probabilities(logits)
 
 
@@ -60,13 +61,15 @@ def models(session: Session) -> list[Model]:
         network = copy.deepcopy(session.graph.trained(name)).cpu().float().eval()
         network.to(memory_format=torch.contiguous_format).requires_grad_(False)
         if name == "classifier":
-            images = torch.zeros(EXAMPLES, 1, task.image_size, task.image_size)
+            inputs = {"images": torch.zeros(EXAMPLES, 1, task.image_size, task.image_size)}
+            if network.metadata:
+                inputs["metadata"] = torch.zeros(EXAMPLES, 2 * len(task.metadata))
             answers = ("logits", "probabilities")
-            found.append(Model(name, network, Classified(network), {"images": images}, answers))
+            found.append(Model(name, network, Classified(network), inputs, answers))
             continue
         inputs = {"z": torch.zeros(EXAMPLES, network.latent_size)}
         if network.conditional:
-            inputs["labels"] = torch.zeros(EXAMPLES, len(task.classes))
+            inputs["labels"] = torch.zeros(EXAMPLES, task.condition_size)
         found.append(Model(name, network, network, inputs, ("images",)))
     return found
 
