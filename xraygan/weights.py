@@ -91,7 +91,7 @@ def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:
     """A convolution of one grey channel in the place of a network's first, of three channels.
 
     Args:
-        convolution: the first convolution, without a bias.
+        convolution: the first convolution; its bias, if it has one, is kept.
         fold: sum its weights over the channels, which for equal channels is the same function at a
             third of the cost; otherwise the weights are drawn anew.
     """
@@ -101,8 +101,10 @@ def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:
         convolution.kernel_size,
         convolution.stride,
         convolution.padding,
-        bias=False,
+        bias=convolution.bias is not None,
     )
+    if convolution.bias is not None:
+        grey.bias = convolution.bias
     if fold:
         grey.weight.data = convolution.weight.data.sum(dim=1, keepdim=True)
     else:
