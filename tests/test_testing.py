@@ -47,6 +47,9 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
         ("extractor", name): {"weights": "random"}
         for name in ("vgg16", "vgg19", "resnet18", "resnet50")
     },
+    **{(kind, "residual"): {"width": 4} for kind in ("generator", "discriminator")},
+    ("generator", "residual_conditional"): {"width": 4},
+    ("discriminator", "projection"): {"width": 4, "spectral_norm": True},
     **{(kind, "dcgan"): {"width": 8} for kind in ("generator", "discriminator")},
     **{(kind, "dcgan_per_class"): {"width": 8} for kind in ("generator", "discriminator")},
     ("dataset", "phantom"): {"images": 40},

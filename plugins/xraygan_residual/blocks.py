@@ -1,0 +1,181 @@
+"""What the residual networks are built of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from xraygan import UserError
+from xraygan.interfaces import wide
+
+SIZES = (32, 64, 128, 256, 512)
+COARSEST = 4  # pixels a side of the coarsest feature map
+MAX_FACTOR = 8  # its channels are at most that many times those of the finest
+
+
+def widths_for(image_size: int, width: int, attention: int) -> list[int]:
+    """Channels from the finest feature map to the 4 x 4 one: doubled each time, at most 8 width.
+
+    Args:
+        attention: the side of the map with self-attention, which is checked here; 0 for none.
+
+    Raises:
+        UserError: there is no such network of that image size.
+    """
+    if image_size not in SIZES:
+        sizes = ", ".join(map(str, SIZES))
+        raise UserError(
+            f"residual networks are for images of {sizes} pixels; data.image_size is {image_size}"
+        )
+    maps = [2 * COARSEST]
+    while maps[-1] < image_size // 2:
+        maps.append(2 * maps[-1])
+    if attention not in (0, *maps):
+        raise UserError(
+            f"attention: images of {image_size} pixels have maps of {', '.join(map(str, maps))} "
+            f"pixels that can have self-attention, and 0 is for none; it is {attention}"
+        )
+    return [min(2**i, MAX_FACTOR) * width for i in range(len(maps) + 2)]
+
+
+def convolution(
+    before: int, after: int, size: int, *, bias: bool = True, scale: float = 1.0
+) -> nn.Conv2d:
+    """A convolution that keeps the size of maps and, behind a ReLU unless it is 1 x 1, their
+    variance (He et al., arXiv:1502.01852), times ``scale`` squared."""
+    made = nn.Conv2d(before, after, size, padding=size // 2, bias=bias)
+    nn.init.kaiming_normal_(made.weight, nonlinearity="linear" if size == 1 else "relu")
+    made.weight.data.mul_(scale)
+    if made.bias is not None:
+        nn.init.zeros_(made.bias)
+    return made
+
+
+def shortcut(before: int, after: int, *, bias: bool = True) -> nn.Module:
+    """The way around a block."""
+    return nn.Identity() if before == after else convolution(before, after, 1, bias=bias)
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm with gains and biases that are linear in a condition
+
+    ``(g + G c) (x - mean) / sqrt(var + eps) + b + B c`` for a condition c, ``(N, M)``: a class has
+    a gain and a bias of its own in each channel, and an image of several findings their sums.
+
+    Source: Dumoulin et al., arXiv:1610.07629; Miyato and Koyama, arXiv:1802.05637.
+
+    Args:
+        conditions: M; 0 for a plain batch norm.
+    """
+
+    def __init__(self, channels: int, conditions: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=not conditions)
+        self.conditional = conditions > 0
+        if self.conditional:
+            self.gain, self.bias = (nn.Linear(conditions, channels) for _ in range(2))
+            for layer, start in ((self.gain, 1.0), (self.bias, 0.0)):
+                nn.init.normal_(layer.weight, 0.0, 0.02)
+                nn.init.constant_(layer.bias, start)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        if not self.conditional:
+            return x
+        return self.gain(condition)[:, :, None, None] * x + self.bias(condition)[:, :, None, None]
+
+
+class SelfAttention(nn.Module):
+    """Every place of a map looks at every other: x + gamma W softmax(Q K^T / sqrt(d)) V
+
+    Q (d = C / 8), K and V (C / 2 channels) are 1 x 1 convolutions of x, those of K and V of x at
+    half its size. gamma starts at 0, so that a network learns from its surroundings first.
+
+    Source: Zhang et al., arXiv:1805.08318; K and V at half the size as Brock et al.,
+    arXiv:1809.11096, have them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        short, half = max(channels // 8, 1), max(channels // 2, 1)
+        self.query = convolution(channels, short, 1, bias=False)
+        self.key = convolution(channels, short, 1, bias=False)
+        self.value = convolution(channels, half, 1, bias=False)
+        self.out = convolution(half, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = F.avg_pool2d(x, 2)
+        sources = ((self.query, x), (self.key, coarse), (self.value, coarse))
+        rows = [layer(maps).flatten(2).mT for layer, maps in sources]
+        # The other implementations cannot be differentiated twice, as gradient penalties are.
+        with sdpa_kernel(SDPBackend.MATH):
+            found = F.scaled_dot_product_attention(*rows)
+        return x + self.gamma * self.out(found.mT.unflatten(2, x.shape[2:]))
+
+
+class Up(nn.Module):
+    """Maps to maps of twice the size: [norm, ReLU, upsampling, 3 x 3 convolution, norm, ReLU, 3 x 3
+    convolution] beside a shortcut. No biases: a norm would take them away.
+
+    Args:
+        conditions: see :class:`ConditionalNorm`.
+        attends: end with self-attention.
+    """
+
+    def __init__(self, before: int, after: int, conditions: int, *, attends: bool) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(ConditionalNorm(n, conditions) for n in (before, after))
+        self.first = convolution(before, after, 3, bias=False)
+        self.second = convolution(after, after, 3, bias=False)
+        self.shortcut = shortcut(before, after, bias=False)
+        self.attention = SelfAttention(after) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        first, second = self.norms
+        y = self.first(_doubled(F.relu(first(x, condition))))
+        y = self.second(F.relu(second(y, condition)))
+        return self.attention(_doubled(self.shortcut(x)) + y)
+
+
+class Down(nn.Module):
+    """Maps to maps of half the size: [ReLU, 3 x 3 convolution, ReLU, 3 x 3 convolution] beside a
+    shortcut, then means of 2 x 2.
+
+    Args:
+        halves: whether it does halve.
+        attends: end with self-attention.
+    """
+
+    def __init__(
+        self, before: int, after: int, *, halves: bool = True, attends: bool = False
+    ) -> None:
+        super().__init__()
+        self.first = convolution(before, after, 3)
+        # Without norms the variance would double in every block.
+        self.second = convolution(after, after, 3, scale=0.25)
+        self.shortcut = shortcut(before, after)
+        self.attention = SelfAttention(after) if attends else nn.Identity()
+        self.halves = halves
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(F.relu(self.first(F.relu(x))))
+        y = self.shortcut(x) + y
+        return self.attention(F.avg_pool2d(y, 2) if self.halves else y)
+
+
+def with_deviation(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, h, w)`` and one more, by which a batch without variety is known.
+
+    It is constant: the mean over channels and places of sqrt(var + 1e-8) over the N images.
+
+    Source: Sec. 3 of Karras et al., arXiv:1710.10196.
+    """
+    deviation = (wide(maps).var(dim=0, correction=0) + 1e-8).sqrt().mean().to(maps.dtype)
+    return torch.cat([maps, deviation.expand(len(maps), 1, *maps.shape[2:])], dim=1)
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2, mode="nearest")

@@ -1,0 +1,89 @@
+"""The residual generator, without and with a condition."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from xraygan import Generator, Task
+
+from .blocks import COARSEST, ConditionalNorm, Up, convolution, widths_for
+
+
+class _Residual(Generator):
+    """A dense layer to 4 x 4, blocks that double the size, the image."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        latent_size: Annotated[int, Field(gt=0)] = 128,
+        width: Annotated[int, Field(gt=0)] = 32,
+        attention: Annotated[int, Field(ge=0)] = 16,
+    ) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+        conditions = len(task.classes) if self.conditional else 0
+        widths = widths_for(task.image_size, width, attention)
+        self.dense = nn.Linear(latent_size, widths[-1] * COARSEST**2)
+        self.blocks = nn.ModuleList()
+        side = COARSEST
+        for before, after in pairwise(reversed(widths)):
+            side *= 2
+            self.blocks.append(Up(before, after, conditions, attends=side == attention))
+        self.norm = ConditionalNorm(width, conditions)
+        self.last = convolution(width, 1, 3, scale=0.25)  # grey, where tanh is not yet flat
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        condition = None
+        if self.conditional:
+            if labels is None:
+                raise ValueError("a conditional generator needs labels")
+            condition = labels.to(z.dtype)
+        x = self.dense(z).unflatten(1, (-1, COARSEST, COARSEST))
+        for block in self.blocks:
+            x = block(x, condition)
+        return self.last(F.relu(self.norm(x, condition))).tanh()
+
+
+class ResidualGenerator(_Residual):
+    """Residual generator with self-attention: upsampling blocks, batch norm, ReLU, tanh
+
+    From a latent vector by a dense layer to 4 x 4, and by blocks of two 3 x 3 convolutions beside a
+    shortcut, each of which doubles the size (nearest), to 32, 64, 128, 256 or 512 pixels. At 128
+    pixels it has 3.6 million parameters, `dcgan` has 12.8 million.
+
+    Source: Zhang et al., arXiv:1805.08318 (SAGAN); Brock, Donahue and Simonyan, arXiv:1809.11096
+    (BigGAN); Gulrajani et al., arXiv:1704.00028.
+
+    Args:
+        latent_size: length of the latent vector.
+        width: channels of the finest feature map; each coarser one has twice as many, up to eight
+            times.
+        attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
+            image's; 0 for none.
+    """
+
+
+class ConditionalResidualGenerator(_Residual):
+    """Residual generator that is told the labels by class-conditional batch norms
+
+    The network of `residual`. Each batch norm's gains and biases are g + G y and b + B y, linear in
+    the label vector y, so that a class has its own and an image with several findings their sums.
+
+    Source: Miyato and Koyama, arXiv:1802.05637; Zhang et al., arXiv:1805.08318 (SAGAN); Brock,
+    Donahue and Simonyan, arXiv:1809.11096 (BigGAN).
+
+    Args:
+        latent_size: length of the latent vector.
+        width: channels of the finest feature map; each coarser one has twice as many, up to eight
+            times.
+        attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
+            image's; 0 for none.
+    """
+
+    conditional = True
