@@ -40,6 +40,7 @@ CHECKS: dict[str, Callable[..., list[str]]] = {
     for name in testing.__all__
     if name.startswith("check_")
 }
+XRV = ("classifier", "extractor")
 #: options that need no download and make networks small
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     **{("classifier", name): {"weights": "random"} for name in installed().names("classifier")},
@@ -47,6 +48,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
         ("extractor", name): {"weights": "random"}
         for name in ("vgg16", "vgg19", "resnet18", "resnet50")
     },
+    **{(kind, "xrv_densenet121"): {"weights": "random", "size": 32} for kind in XRV},
     **{(kind, "residual"): {"width": 4} for kind in ("generator", "discriminator")},
     ("generator", "residual_conditional"): {"width": 4},
     ("discriminator", "projection"): {"width": 4, "spectral_norm": True},
@@ -63,6 +65,8 @@ BUILT_IN = [part for part in installed().parts() if part.distribution == "xrayga
 
 @pytest.mark.parametrize("part", BUILT_IN, ids=lambda part: f"{part.kind}-{part.name}")
 def test_a_built_in_part_passes(part: Part, tmp_path: Path) -> None:
+    if part.name.startswith("xrv_"):
+        pytest.importorskip("torchxrayvision", reason="pip install 'xraygan[xrv]'")
     options = OPTIONS.get((part.kind, part.name), {})
     if (part.kind, part.name) == ("dataset", "csv"):
         options = {"root": own_images(tmp_path)}

@@ -1,0 +1,187 @@
+"""TorchXRayVision's DenseNet-121, as a classifier and as an extractor.
+
+The library publishes its weights as pickles of whole networks, which run code when they are read.
+They are never read here: a user converts them once to safetensors (docs/howto.md).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from xraygan import Classifier, Extractor, Task, UserError
+from xraygan.weights import load_matching, read_weights
+
+Weights = (
+    Literal[
+        "random",
+        "densenet121-res224-all",
+        "densenet121-res224-rsna",
+        "densenet121-res224-nih",
+        "densenet121-res224-pc",
+        "densenet121-res224-chex",
+        "densenet121-res224-mimic_nb",
+        "densenet121-res224-mimic_ch",
+    ]
+    | Path
+)
+Size = Annotated[int, Field(ge=32)]
+
+RANGE = 1024.0  # the library's images are in [-1024, 1024]
+
+
+def library() -> Any:
+    """The module torchxrayvision.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # it turns off every warning of the process
+            import torchxrayvision
+    except ImportError:
+        raise UserError(
+            "the package torchxrayvision is not installed: pip install 'xraygan[xrv]'"
+        ) from None
+    return torchxrayvision
+
+
+def converted(name: str) -> Path:
+    """The file that a user has converted one of the library's own into.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(library().utils.get_cache_dir()) / f"{name}.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f'weights = "{name}": there is no {path}. torchxrayvision publishes a pickle, which '
+            'could run any code and is not read here; "Start from what has seen radiographs" in '
+            "the documentation (How to) shows how to convert it once. Or set weights to the path "
+            'of a file of its tensors, or to "random"'
+        )
+    return path
+
+
+def densenet(weights: Any, outputs: int) -> tuple[Any, dict[str, Tensor]]:
+    """The library's DenseNet-121, and the tensors of the last layer that its weights came with.
+
+    Its own last layer is drawn anew.
+    """
+    network = library().models.DenseNet(num_classes=outputs)
+    if weights == "random":
+        return network, {}
+    path = weights if isinstance(weights, Path) else converted(weights)
+    tensors = read_weights(path)
+    last = {k: tensors.pop(k) for k in list(tensors) if k.startswith("classifier.")}
+    load_matching(network, tensors, str(path), last="classifier.")
+    return network, last
+
+
+def know_findings(network: Any, classes: tuple[str, ...], last: dict[str, Tensor]) -> None:
+    """Let the last layer's rows of findings that the library knows by name be those of ``last``.
+
+    Nothing happens if that is not a layer for all of the library's findings.
+    """
+    known = library().models.DenseNet.targets
+    rows = {k: known.index(finding) for k, finding in enumerate(classes) if finding in known}
+    for name, own in network.classifier.named_parameters():
+        theirs = last.get(f"classifier.{name}")
+        if rows and theirs is not None and len(theirs) == len(known):
+            own.data[list(rows)] = theirs[list(rows.values())].to(own.dtype)
+
+
+def adapted(images: Tensor, size: int) -> Tensor:
+    """Images ``(N, 1 or 3, S, S)`` in [-1, 1] as the library wants them.
+
+    ``(N, 1, size, size)`` in [-1024, 1024], resized linearly and smoothed where they become
+    smaller, as the library does it.
+    """
+    images = images.mean(dim=1, keepdim=True) * RANGE
+    side = images.shape[-1]
+    if side != size:
+        # As a matrix, because on a GPU the gradient of interpolating is not deterministic.
+        unit = torch.eye(side, dtype=images.dtype, device=images.device)[None, None]
+        rows = F.interpolate(unit, size=(size, side), mode="bilinear", antialias=True)[0, 0]
+        images = rows @ images @ rows.mT
+    return images
+
+
+def feature_maps(features: Any, images: Tensor, size: int) -> dict[str, Tensor]:
+    """The maps behind the dense blocks and the last ReLU, and their mean, ``features``."""
+    x = adapted(images, size)
+    maps: dict[str, Tensor] = {}
+    for name, layer in features.named_children():
+        x = layer(x)
+        if name.startswith("denseblock"):
+            maps[name] = x
+    maps["relu5"] = F.relu(x)
+    maps["features"] = maps["relu5"].mean(dim=(2, 3))
+    return maps
+
+
+class XRVClassifier(Classifier):
+    """TorchXRayVision's DenseNet-121, which can start from weights of chest X-rays
+
+    Softmax over exclusive classes, or sigmoids over findings, by the recipe's label policy. Images
+    are brought from [-1, 1] to the library's [-1024, 1024] and to the size that its weights were
+    learned at. The last layer's rows of findings that the library knows by name (Effusion, Hernia,
+    ...) start from its weights too, the others are drawn anew.
+
+    It needs the package: ``pip install 'xraygan[xrv]'``.
+
+    Source: Cohen et al., arXiv:2111.00595; Huang et al., arXiv:1608.06993.
+
+    Args:
+        weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
+            without code), or the library's name of published weights, which have to be converted
+            once: see "How to" in the documentation.
+        size: pixels a side that the network sees; the published weights were learned at 224.
+    """
+
+    def __init__(self, task: Task, *, weights: Weights = "random", size: Size = 224) -> None:
+        super().__init__()
+        self.task = task
+        self.size = size
+        self.network, last = densenet(weights, len(task.classes))
+        know_findings(self.network, task.classes, last)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        activations = feature_maps(self.network.features, images, self.size)
+        return activations | {"logits": self.network.classifier(activations["features"])}
+
+
+class XRVExtractor(Extractor):
+    """TorchXRayVision's DenseNet-121 as a loss network that has seen chest X-rays
+
+    Feature maps `denseblock1` to `denseblock4` and `relu5`, and their mean `features` ``(N, 1024)``
+    for Frechet distances. Images are brought from [-1, 1] to the library's [-1024, 1024] and to the
+    size that its weights were learned at; of three channels their grey is taken.
+
+    It needs the package: ``pip install 'xraygan[xrv]'``.
+
+    Source: Cohen et al., arXiv:2111.00595; Huang et al., arXiv:1608.06993.
+
+    Args:
+        weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
+            without code), or the library's name of published weights, which have to be converted
+            once: see "How to" in the documentation.
+        size: pixels a side that the network sees; the published weights were learned at 224.
+    """
+
+    style_layers = ("denseblock1", "denseblock2", "denseblock3", "denseblock4")
+    content_layer = "denseblock3"
+
+    def __init__(self, *, weights: Weights = "densenet121-res224-all", size: Size = 224) -> None:
+        super().__init__()
+        self.size = size
+        self.features = densenet(weights, 1)[0].features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return feature_maps(self.features, images, self.size)
