@@ -42,7 +42,7 @@ class _Residual(Discriminator):
         self.head = nn.Linear(channels, 1)
         readers = [self.head]
         if self.conditional:
-            self.embedding = nn.Linear(len(task.classes), channels, bias=False)
+            self.embedding = nn.Linear(task.condition_size, channels, bias=False)
             readers.append(self.embedding)
         for layer in readers:  # of sums over 16 places and all channels
             nn.init.normal_(layer.weight, 0.0, 1 / (COARSEST**2 * math.sqrt(channels)))
@@ -91,7 +91,8 @@ class ProjectionDiscriminator(_Residual):
     """Residual discriminator that compares features with an embedding of the labels
 
     The network of `residual`. The logit is w phi(x) + b + <E y, phi(x)>, with E linear in the label
-    vector y, so that an image with several findings has the sum of their embeddings.
+    vector y, so that an image with several findings has the sum of their embeddings; y goes on with
+    the metadata that [data] metadata names.
 
     Source: Miyato and Koyama, arXiv:1802.05637; Zhang et al., arXiv:1805.08318 (SAGAN); Miyato et
     al., arXiv:1802.05957 (spectral normalization); Karras et al., arXiv:1710.10196 (minibatch

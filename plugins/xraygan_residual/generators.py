@@ -27,7 +27,7 @@ class _Residual(Generator):
     ) -> None:
         super().__init__()
         self.latent_size = latent_size
-        conditions = len(task.classes) if self.conditional else 0
+        conditions = task.condition_size if self.conditional else 0
         widths = widths_for(task.image_size, width, attention)
         self.dense = nn.Linear(latent_size, widths[-1] * COARSEST**2)
         self.blocks = nn.ModuleList()
@@ -73,7 +73,8 @@ class ConditionalResidualGenerator(_Residual):
     """Residual generator that is told the labels by class-conditional batch norms
 
     The network of `residual`. Each batch norm's gains and biases are g + G y and b + B y, linear in
-    the label vector y, so that a class has its own and an image with several findings their sums.
+    the label vector y, so that a class has its own and an image with several findings their sums;
+    so are those of the metadata that [data] metadata names.
 
     Source: Miyato and Koyama, arXiv:1802.05637; Zhang et al., arXiv:1805.08318 (SAGAN); Brock,
     Donahue and Simonyan, arXiv:1809.11096 (BigGAN).
