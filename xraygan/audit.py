@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -107,13 +107,10 @@ def audit(
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
     images = sample(session, count, None, seed, display)[0].images
     embeds = spaces(evaluation)
-    compared = {
-        name: _compare(name, embed, evaluation, images, held, LEVEL / len(embeds), seed, display)
-        for name, embed in embeds.items()
-    }
+    compared = compare(evaluation, embeds, images, held, seed, display)
     members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
     content = {
-        **_verdict(compared, members, count),
+        **_verdict(compared, members),
         "step": step,
         "xraygan": __version__,
         "protocol": _protocol(evaluation, held, count, seed),
@@ -133,25 +130,41 @@ def audit(
 # -- figures ---------------------------------------------------------------------------------------
 
 
-def _compare(
-    name: str,
-    embed: Embed,
+def compare(
     evaluation: Evaluation,
+    embeds: Mapping[str, Embed],
     images: Tensor,
     held: HeldOut,
-    level: float,
     seed: int,
     display: Display,
-) -> Compared:
-    """The nearest training images of the generated and the held-out ones, and what they tell."""
+) -> dict[str, Compared]:
+    """In each space, the training images nearest to generated and to held-out images, and which
+    generated ones are flagged as copies.
+
+    Args:
+        embeds: the spaces, of :func:`xraygan.nearest.spaces`.
+        images: ``(N, S, S)`` uint8, generated.
+    """
     train, cut = evaluation.train, len(images)
-    queries = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
-    with _passing(train, embed, f"nearest in {name}", display) as part:
-        near = nearest(queries, part, len(train), min(NEIGHBOURS, len(train)))
-    generated = Neighbours(near.distances[:cut], near.rows[:cut])
-    held_out = Neighbours(near.distances[cut:], near.rows[cut:])
-    figures, flagged = copies(generated, held_out, level, _random(seed, name))
-    return Compared(generated, held_out, figures, flagged)
+    found = {}
+    for name, embed in embeds.items():
+        queries = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
+        with _passing(train, embed, f"nearest in {name}", display) as part:
+            near = nearest(queries, part, len(train), min(NEIGHBOURS, len(train)))
+        generated = Neighbours(near.distances[:cut], near.rows[:cut])
+        held_out = Neighbours(near.distances[cut:], near.rows[cut:])
+        random = _random(seed, name)
+        figures, flags = copies(generated, held_out, LEVEL / len(embeds), random)
+        found[name] = Compared(generated, held_out, figures, flags)
+    return found
+
+
+def flagged(name: str, found: Compared) -> str:
+    """How many generated images are flagged in a space, beside how many fresh ones would be."""
+    return (
+        f"{found.figures['flagged']} of {len(found.flagged)} generated images are flagged in "
+        f"{name}, of fresh ones about {found.figures['expected']:.0f} would be"
+    )
 
 
 def _membership(
@@ -223,22 +236,18 @@ def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -
     return torch.cat(logits).numpy()
 
 
-def _verdict(compared: dict[str, Compared], members: Object, count: int) -> Object:
+def _verdict(compared: dict[str, Compared], members: Object) -> Object:
     """``verdict``, one of three words, and what it ``says`` in a sentence."""
-    name, found = min(compared.items(), key=lambda item: item[1].figures["p"])
-    flagged = (
-        f"{found.figures['flagged']} of {count} generated images are flagged in {name}, of fresh "
-        f"ones about {found.figures['expected']:.0f} would be"
-    )
+    how_many = flagged(*min(compared.items(), key=lambda item: item[1].figures["p"]))
     if any(found.figures["copies"] for found in compared.values()):
-        return {"verdict": "copies", "says": f"COPIES TRAINING IMAGES: {flagged}"}
+        return {"verdict": "copies", "says": f"COPIES TRAINING IMAGES: {how_many}"}
     if not members["pairs"]:
-        return {"verdict": "none", "says": f"NO COPYING FOUND: {flagged}"}
+        return {"verdict": "none", "says": f"NO COPYING FOUND: {how_many}"}
     found = members["relative"]
     tells = f"distances tell training from held-out images with an AUC of {found['auc']:.3f}"
     if members["leaks"]:
-        return {"verdict": "leaks", "says": f"LEAKS MEMBERSHIP: {tells}; {flagged}"}
-    return {"verdict": "none", "says": f"NO COPYING FOUND: {flagged}; {tells}"}
+        return {"verdict": "leaks", "says": f"LEAKS MEMBERSHIP: {tells}; {how_many}"}
+    return {"verdict": "none", "says": f"NO COPYING FOUND: {how_many}; {tells}"}
 
 
 def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> Object:
