@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from conftest import SMALL
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.assemble import assemble
+from xraygan.assemble import assemble, rehearse
 from xraygan.graph import Term, TrainingGraph
 from xraygan.recipe import load
 from xraygan.schema import Phase
@@ -269,3 +272,12 @@ def test_generated_images_count_from_their_start_on() -> None:
         ]
     assert losses[:2] == [0, 0]
     assert losses[2] == losses[3] > 0
+
+
+def test_a_rehearsal_is_silent_about_weights(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.safetensors")
+    local = f"classifier.weights={tmp_path / 'resnet18.safetensors'}"
+    rehearse(load("quickstart", [local]), Task(64, ("A", "B", "C", "D"), True))
+    assert not [str(warning.message) for warning in recwarn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -53,8 +54,7 @@ def assemble(
                 networks[name] = scores[name]
             read = choice.options.get("extractor")
             if read is not None and read not in extractors:
-                table = recipe.choices[f"extractors.{read}"]
-                extractors[read] = build(table, task, seed=seed).requires_grad_(False).eval()
+                extractors[read] = build_extractor(recipe, read, task)
     terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
     for module in (*networks.values(), *extractors.values(), *scores.values()):
         if ranks:
@@ -82,12 +82,15 @@ def rehearse(recipe: Recipe, task: Task) -> None:
         RecipeError: every part that refused its options, the image size or the classes.
     """
     scores = [choice for choice in recipe.chosen("scores").values() if choice.words.weight != 0]
-    read = {f"extractors.{choice.options.get('extractor')}" for choice in scores}
+    readers = (*scores, *recipe.chosen("metrics").values())
+    read = {f"extractors.{choice.options.get('extractor')}" for choice in readers}
     wanted = [c for table, c in recipe.choices.items() if table in {*MODELS, *read}]
     faults = []
     for choice in (*wanted, *scores):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                # Each tensor of a file of weights would be said to go nowhere.
+                warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
                 build(choice, task)
         except UserError as error:
             faults.append(str(error))
@@ -95,6 +98,12 @@ def rehearse(recipe: Recipe, task: Task) -> None:
             _log.debug("[%s] cannot be rehearsed: %s", choice.table, error)
     if faults:
         raise RecipeError(faults)
+
+
+def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
+    """One of a recipe's extractors, frozen."""
+    choice = recipe.choices[f"extractors.{name}"]
+    return build(choice, task, seed=recipe.tables.run.seed).requires_grad_(False).eval()
 
 
 def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:

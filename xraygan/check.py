@@ -182,12 +182,19 @@ class Checker:
                 )
 
     def _implied_extractors(self, choices: dict[str, Choice]) -> dict[str, Choice]:
-        """An extractor that a score reads and no table sets gets its plugin's defaults."""
+        """An extractor that a score or a metric reads and no table sets gets its plugin's defaults.
+
+        The run's own classifier is no extractor to a metric: it measures in its features as such.
+        """
         implied: dict[str, Choice] = {}
-        for table, score in choices.items():
-            name = score.options.get("extractor") if table.startswith("scores.") else None
+        for table, reader in choices.items():
+            group = table.partition(".")[0]
+            name = reader.options.get("extractor") if group in ("scores", "metrics") else None
             target = f"extractors.{name}"
-            if name is None or target in choices or score.words.weight == 0:
+            if name is None or target in choices:
+                continue
+            own = group == "metrics" and name == "classifier"
+            if own or (group == "scores" and reader.words.weight == 0):
                 continue
             try:
                 part = self.registry.get("extractor", name)

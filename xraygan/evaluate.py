@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .assemble import build
+from .assemble import build, build_extractor
+from .errors import UserError
 from .graph import TrainingGraph
-from .interfaces import Measurement, Metric
+from .interfaces import Classifier, Extractor, Measurement, Metric
 from .recipe import Recipe
 from .seeding import derive_seed, rng
 from .store import ImageSplit, StoredImages, to_range
@@ -50,6 +51,7 @@ class Evaluation:
         self.device = device
         self._words = recipe.tables.evaluation
         self._seed = recipe.tables.run.seed
+        self._extracted: dict[str, dict[str, np.ndarray]] = {}
 
     @property
     def classes(self) -> dict[str, int]:
@@ -80,6 +82,11 @@ class Evaluation:
     def reference_images(self) -> Tensor:
         """``(M, S, S)`` uint8: training images, as many as are generated if there are so many."""
         return self.train.images[self.reference_rows]
+
+    @property
+    def reference_labels(self) -> np.ndarray:
+        """``(M, K)`` 0/1 uint8: the reference images' labels."""
+        return self.train.label_matrix[self.reference_rows.numpy()]
 
     @cached_property
     def reference_rows(self) -> Tensor:
@@ -134,6 +141,32 @@ class Evaluation:
         """``(M, K)`` float64: the classifier's probabilities for the generated images."""
         return self._fake_classified[1]
 
+    def features(self, extractor: str, which: Literal["reference", "generated"]) -> np.ndarray:
+        """``(M, D)`` float64: a network's features of the reference or of the generated images.
+
+        Computed once for each network.
+
+        Args:
+            extractor: ``"classifier"`` for the run's own, or a name of the recipe's extractors for
+                its last map, see :meth:`extract`.
+        """
+        if extractor == "classifier":
+            return self.reference_features if which == "reference" else self.fake_features
+        if extractor not in self._extracted:
+            network = self._extractor(extractor)
+            images = {"reference": self.reference_images, "generated": self.fake_images}
+            try:
+                found = {name: self.extract(network, them) for name, them in images.items()}
+            except NotImplementedError as error:  # it reads what a training step has computed
+                raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
+            self._extracted[extractor] = found
+        return self._extracted[extractor][which]
+
+    def _extractor(self, name: str) -> Extractor:
+        """One of the graph's extractors, or one that no score reads, built anew."""
+        built = self.graph.extractors
+        return built[name] if name in built else build_extractor(self.recipe, name, self.task)
+
     # -- intervals ---------------------------------------------------------------------------------
 
     def over_patients(
@@ -182,15 +215,21 @@ class Evaluation:
     # -- passes ------------------------------------------------------------------------------------
 
     def classify(
-        self, images: Tensor | StoredImages, metadata: Tensor | None = None, *, real: bool
+        self,
+        images: Tensor | StoredImages,
+        metadata: Tensor | None = None,
+        *,
+        real: bool,
+        classifier: Classifier | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode.
 
         Args:
             metadata: their encoded metadata ``(N, 2 M)``; all is unknown without it.
             real: whether they are in the recipe's value range, as real images are.
+            classifier: another one than the run's.
         """
-        classifier = self.graph.trained("classifier")
+        classifier = classifier or self.graph.trained("classifier")
         span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
         features, probs = [], []
         was_training = classifier.training
@@ -206,6 +245,22 @@ class Evaluation:
                 probs.append(self.task.probabilities(found["logits"]).double().cpu())
         classifier.train(was_training)
         return torch.cat(features).numpy(), torch.cat(probs).numpy()
+
+    def extract(self, network: Extractor, images: Tensor) -> np.ndarray:
+        """``(N, D)`` float64: an extractor's last map of ``(N, S, S)`` uint8 images, averaged over
+        its places.
+
+        Real and generated images alike are black at -1 and white at 1, and the network is in
+        float32: what is measured in a published network can be compared between runs.
+        """
+        network.to(self.device)
+        found = []
+        with torch.inference_mode():
+            for batch in images.split(self._words.batch_size):
+                maps = network(to_range(batch.to(self.device)[:, None], (-1.0, 1.0)))
+                last = maps[list(maps)[-1]].double()
+                found.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
+        return torch.cat(found).numpy()
 
 
 class Generated(NamedTuple):

@@ -59,7 +59,7 @@ def xraygan_register_labelers(register: Register) -> None:
 
 @hookspec
 def xraygan_register_extractors(register: Register) -> None:
-    """Register :class:`~xraygan.Extractor` classes: frozen networks whose features scores read."""
+    """Register :class:`~xraygan.Extractor` classes: frozen networks whose features are compared."""
 
 
 @hookspec

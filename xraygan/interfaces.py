@@ -146,7 +146,9 @@ class Classifier(nn.Module, ABC):
 
 
 class Extractor(nn.Module, ABC):
-    """A frozen network whose feature maps describe an image.
+    """A frozen network whose feature maps describe an image, to scores and to metrics.
+
+    Metrics measure in its last map, averaged over places where that is ``(N, C, H, W)``.
 
     Attributes:
         style_layers: the maps whose Gram matrices describe style; None for every ``(N, C, H, W)``

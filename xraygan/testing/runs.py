@@ -19,11 +19,12 @@ from ..evaluate import Evaluation
 from ..graph import TrainingGraph
 from ..interfaces import Dataset, Measurement, Metric, Tracker
 from ..options import takes_positional
-from ..recipe import Recipe
+from ..recipe import Choice, Recipe
+from ..registry import Part
 from ..seeding import rng
 from ..store import ImageSplit, StoredImages
 from .checks import Checks, expect
-from .stand_ins import SIZE, Bench
+from .stand_ins import SIZE, Bench, StandInClassifier
 
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
 
@@ -212,8 +213,12 @@ def evaluation(*, without: str = "") -> Evaluation:
         data=schema.Data(plugin="stand-in", image_size=SIZE),
         evaluation=schema.Evaluation(generated=24, bootstrap=50, batch_size=16),
     )
-    recipe = Recipe(Path("stand-in.toml"), tables, {})
+    # A metric may build another classifier of the run's kind.
+    kind = Part("classifier", "stand-in", "xraygan", "", StandInClassifier)
+    choice = Choice("classifier", kind, schema.Network(plugin="stand-in"), {})
+    recipe = Recipe(Path("stand-in.toml"), tables, {"classifier": choice})
     graph = TrainingGraph(bench.task, networks, {}, [], {})
+    graph.extractors = bench.extractors
     train, test = _split(bench, 40, seed=0), _split(bench, 36, seed=1)
     return Evaluation(recipe, graph, train, test, torch.device("cpu"))
 

@@ -92,6 +92,9 @@ class AnyExtractor(dict[str, Extractor]):
         self[name] = made.to(self.device)
         return self[name]
 
+    def __contains__(self, name: object) -> bool:
+        return True
+
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
