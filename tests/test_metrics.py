@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_fid import inception
-from scipy import linalg
+from safetensors.torch import save_file
+from scipy import linalg, stats
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 from xraygan_metrics.classification import AUC, Classification, weighted_auc
 from xraygan_metrics.distances import (
@@ -20,10 +22,9 @@ from xraygan_metrics.distances import (
     FrechetClassifier,
     InceptionScore,
     frechet_distance,
-    inception_features,
     inception_score,
-    local_inception,
 )
+from xraygan_metrics.inception import Inception
 
 from xraygan import Task, UserError
 from xraygan.evaluate import Evaluation
@@ -39,10 +40,12 @@ class Measured(Evaluation):
         self.task = Task(32, classes, exclusive)
         self.graph = SimpleNamespace(networks={"generator": None, "classifier": None})  # type: ignore[assignment]
         self._words = SimpleNamespace(bootstrap=200, generated=100, batch_size=4)  # type: ignore[assignment]
-        tables = SimpleNamespace(data=SimpleNamespace(only=[]), evaluation=self._words)
+        run = SimpleNamespace(seed=0)
+        tables = SimpleNamespace(run=run, data=SimpleNamespace(only=[]), evaluation=self._words)
         self.recipe = SimpleNamespace(tables=tables)  # type: ignore[assignment]
         self.device = torch.device("cpu")
         self._seed = 0
+        self._extracted = {}
         for name, value in arrays.items():
             setattr(self, name, value)
 
@@ -203,7 +206,7 @@ def test_distances_name_their_network_and_have_intervals() -> None:
     real, made = measured.reference_features, measured.fake_features
     left = [frechet_distance(real, np.delete(made, range(i, i + 10), 0)) for i in range(0, 100, 10)]
     error = math.sqrt(9 / 10 * sum((one - sum(left) / 10) ** 2 for one in left))
-    assert high - low == pytest.approx(2 * 1.959964 * error)
+    assert high - low == pytest.approx(2 * stats.t(9).ppf(0.975) * error)
     score = InceptionScore().compute(measured)["inception_score_classifier"]
     assert score.interval and score.interval[0] < score.value < score.interval[1]
 
@@ -231,41 +234,47 @@ def test_fid_downloads_what_it_can_trust(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked["weights_only"] is True and asked["check_hash"] is True
 
 
-def test_inception_is_given_three_channels_between_0_and_1() -> None:
-    images = torch.tensor([0, 51, 255], dtype=torch.uint8)[:, None, None].expand(3, 4, 4)
-    network = lambda x: [x]  # noqa: E731
-    found = inception_features(network, images, 2, torch.device("cpu"))  # type: ignore[arg-type]
-    assert found.shape == (3, 3 * 4 * 4)
-    np.testing.assert_allclose(found, np.tile([[0.0], [0.2], [1.0]], 48), rtol=1e-6)
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    """Random weights in the published layout."""
+    torch.manual_seed(0)
+    network = torchvision.models.inception_v3(
+        weights=None, num_classes=1008, aux_logits=False, init_weights=False
+    )
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # else the features would be of the size of rounding
+            torch.nn.init.kaiming_normal_(parameter)
+    return network.state_dict()
+
+
+def test_inception_is_pytorch_fids(
+    published: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(published, tmp_path / "inception.safetensors")
+    ours = Inception(weights=tmp_path / "inception.safetensors").eval()
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: published)
+    images = torch.randint(0, 256, (2, 40, 40), dtype=torch.uint8)
+    with torch.no_grad():
+        theirs = inception.InceptionV3(range(4)).eval()(images[:, None].repeat(1, 3, 1, 1) / 255)
+    theirs[3] = theirs[3].flatten(1)
+    found = ours(images[:, None] / 127.5 - 1)
+    for map_, expected in zip(found.values(), theirs, strict=True):
+        torch.testing.assert_close(map_, expected, rtol=1e-4, atol=1e-4)
+    extracted = Measured(("A",)).extract(ours, images)
+    np.testing.assert_allclose(extracted, theirs[3].double(), rtol=1e-4, atol=1e-4)
+    save_file({"fc.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
+    with pytest.raises(UserError, match="not the weights of pytorch-fid"):
+        Inception(weights=tmp_path / "wrong.safetensors")
 
 
 @pytest.mark.slow
-def test_fid_reads_local_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights in the published layout, as .pth and as .safetensors, give the same FID."""
-    from safetensors.torch import save_file
-
-    saved: dict[str, torch.Tensor] = {}
-
-    class Grab(Exception):
-        pass
-
-    def grab(self: torch.nn.Module, *_: object, **__: object) -> None:
-        saved.update(self.state_dict())
-        raise Grab
-
-    with monkeypatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(torch.nn.Module, "load_state_dict", grab)
-        with pytest.raises(Grab):
-            inception.fid_inception_v3()
-    save_file(saved, tmp_path / "inception.safetensors")
-    torch.save(saved, tmp_path / "inception.pth")
+def test_fid_reads_local_weights(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """As .pth and as .safetensors, the same FID."""
+    save_file(published, tmp_path / "inception.safetensors")
+    torch.save(published, tmp_path / "inception.pth")
     images = torch.randint(0, 256, (6, 32, 32), dtype=torch.uint8)
     values = []
     for name in ("inception.safetensors", "inception.pth"):
         measured = Measured(("A", "B"), fake_images=images, reference_images=images.flip(0) // 2)
         values.append(FID(weights=tmp_path / name).compute(measured)["fid"].value)
     assert values[0] == values[1] > 0
-    save_file({"fc.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
-    with pytest.raises(UserError, match="not the weights of pytorch-fid"):
-        local_inception(tmp_path / "wrong.safetensors")

@@ -52,13 +52,14 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     **{(kind, "residual"): {"width": 4} for kind in ("generator", "discriminator")},
     ("generator", "residual_conditional"): {"width": 4},
     ("discriminator", "projection"): {"width": 4, "spectral_norm": True},
+    ("extractor", "inception"): {"weights": "random", "size": 75},
     **{(kind, "dcgan"): {"width": 8} for kind in ("generator", "discriminator")},
     **{(kind, "dcgan_per_class"): {"width": 8} for kind in ("generator", "discriminator")},
     ("dataset", "phantom"): {"images": 40},
     ("dataset", "chestxray14"): {"root": DATA / "chestxray14"},
     ("dataset", "zhang"): {"root": DATA / "zhang"},
     ("score", "mean_teacher"): {"order_matters": True},  # each image is disturbed in its own way
-    ("metric", "fid"): {"weights": "random"},
+    ("metric", "classification_accuracy_score"): {"steps": 5},
 }
 BUILT_IN = [part for part in installed().parts() if part.distribution == "xraygan"]
 

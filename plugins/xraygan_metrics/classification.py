@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -53,31 +53,36 @@ class AUC(Metric):
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
         if "classifier" not in evaluation.graph.networks:
             return {}
-        found: dict[str, Measurement] = {}
-        n = len(evaluation.labels)
-        sorted_classes = []
-        for name, column in evaluation.classes.items():
-            truth, scores = evaluation.labels[:, column], evaluation.probs[:, column]
-            if len(np.unique(truth)) < 2:
-                note = f"{int(truth.sum())} of {n} test images have it: no AUC"
-                found[f"auc/{name}"] = Measurement(None, n, note=note)
-                continue
-            order = np.argsort(scores, kind="stable")
-            one = (truth[order].astype(np.float64), scores[order], order)
-            sorted_classes.append(one)
-            found[f"auc/{name}"] = evaluation.over_patients(
-                float(roc_auc_score(truth, scores)),
-                partial(_of, one),
-                _positives(truth, evaluation.patients),
-            )
-        values = [m.value for m in found.values() if isinstance(m.value, float)]
-        if values:
-            found["auc/mean"] = evaluation.over_patients(
-                float(np.mean(values)),
-                lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes])),
-                f"mean over {len(values)} classes",
-            )
-        return found
+        return auc_of(evaluation, evaluation.probs)
+
+
+def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
+    """The AUC of each class and their mean, of probabilities ``(N, K)`` for the test images."""
+    found: dict[str, Measurement] = {}
+    n = len(evaluation.labels)
+    sorted_classes = []
+    for name, column in evaluation.classes.items():
+        truth, scores = evaluation.labels[:, column], probs[:, column]
+        if len(np.unique(truth)) < 2:
+            note = f"{int(truth.sum())} of {n} test images have it: no AUC"
+            found[f"auc/{name}"] = Measurement(None, n, note=note)
+            continue
+        order = np.argsort(scores, kind="stable")
+        one = (truth[order].astype(np.float64), scores[order], order)
+        sorted_classes.append(one)
+        found[f"auc/{name}"] = evaluation.over_patients(
+            float(roc_auc_score(truth, scores)),
+            partial(_of, one),
+            _positives(truth, evaluation.patients),
+        )
+    values = [m.value for m in found.values() if isinstance(m.value, float)]
+    if values:
+        found["auc/mean"] = evaluation.over_patients(
+            float(np.mean(values)),
+            lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes])),
+            f"mean over {len(values)} classes",
+        )
+    return found
 
 
 def _positives(truth: np.ndarray, patients: np.ndarray) -> str:
@@ -90,6 +95,46 @@ def _positives(truth: np.ndarray, patients: np.ndarray) -> str:
 def _of(one: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> float:
     truth, scores, order = one
     return weighted_auc(truth, scores, weights[order])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The test images' labels beside what is predicted for them, of the recipe's classes.
+
+    Attributes:
+        truth, probs: ``(N, C)``, C columns of the labels and probabilities.
+        predicted: ``(N, C)`` uint8.
+        counted: ``(N,)`` 0/1: where classes exclude each other, 1 for images with exactly one.
+    """
+
+    truth: np.ndarray
+    probs: np.ndarray
+    predicted: np.ndarray
+    counted: np.ndarray
+    exclusive: bool
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, probs: np.ndarray) -> Judged:
+        """Judge probabilities ``(N, K)`` for the test images."""
+        columns = list(evaluation.classes.values())
+        truth, probs = evaluation.labels[:, columns], probs[:, columns]
+        exclusive = evaluation.task.exclusive
+        counted = np.ones(len(truth))
+        predicted = (probs > 0.5).astype(np.uint8)
+        if exclusive:
+            counted = (truth.sum(axis=1) == 1).astype(np.float64)
+            predicted = np.eye(len(columns), dtype=np.uint8)[probs.argmax(axis=1)]
+        return cls(truth, probs, predicted, counted, exclusive)
+
+    def accuracy(self, evaluation: Evaluation) -> Measurement:
+        """The share of images, or of findings, that are predicted right."""
+        if not self.counted.any():
+            return Measurement(None, 0, note="no test image has one of the classes")
+        right = self.truth == self.predicted
+        share = (right.all(axis=1) if self.exclusive else right.mean(axis=1)).astype(np.float64)
+        note = "of images" if self.exclusive else "mean over findings, at 0.5"
+        measured = ratio(evaluation, share * self.counted, self.counted, note)
+        return replace(measured, n=int(self.counted.sum()))
 
 
 _BASE = {"precision": "predicted as", "recall": "of"}
@@ -109,27 +154,17 @@ class Classification(Metric):
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
         if "classifier" not in evaluation.graph.networks:
             return {}
-        columns = list(evaluation.classes.values())
-        truth, probs = evaluation.labels[:, columns], evaluation.probs[:, columns]
-        exclusive = evaluation.task.exclusive
-        counted = np.ones(len(truth))
-        predicted = (probs > 0.5).astype(np.uint8)
-        if exclusive:
-            counted = (truth.sum(axis=1) == 1).astype(np.float64)
-            predicted = np.eye(len(columns), dtype=np.uint8)[probs.argmax(axis=1)]
+        judged = Judged.of(evaluation, evaluation.probs)
+        truth, predicted, counted = judged.truth, judged.predicted, judged.counted
+        found = {"accuracy": judged.accuracy(evaluation)}
         if not counted.any():
-            return {"accuracy": Measurement(None, 0, note="no test image has one of the classes")}
-        right = (truth == predicted).astype(np.float64)
-        if exclusive:
-            right = right.all(axis=1, keepdims=True).astype(np.float64)
-        note = "of images" if exclusive else "mean over findings, at 0.5"
-        found = {"accuracy": _ratio(evaluation, right.mean(axis=1) * counted, counted, note)}
+            return found
         for i, name in enumerate(evaluation.classes):
             both = (truth[:, i] & predicted[:, i]) * counted
             for figure, base in (("precision", predicted[:, i]), ("recall", truth[:, i])):
                 note = f"of {int(base @ counted)} that are {_BASE[figure]} it"
-                found[f"{figure}/{name}"] = _ratio(evaluation, both, base * counted, note)
-        if exclusive:
+                found[f"{figure}/{name}"] = ratio(evaluation, both, base * counted, note)
+        if evaluation.task.exclusive:
             matrix = (truth * counted[:, None]).T.astype(np.int64) @ predicted
             note = "rows: truth, columns: prediction; " + ", ".join(evaluation.classes)
             found["confusion_matrix"] = Measurement(matrix.tolist(), int(counted.sum()), note=note)
@@ -137,13 +172,13 @@ class Classification(Metric):
         return {name: replace(measured, n=n) for name, measured in found.items()}
 
 
-def _ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str) -> Measurement:
+def ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str) -> Measurement:
     """Weighted sum of ``part`` over that of ``base``: what is right over all that counts."""
 
-    def ratio(weights: np.ndarray) -> float:
+    def share(weights: np.ndarray) -> float:
         total = weights @ base
         return float(weights @ part / total) if total else float("nan")
 
     if not base.any():
         return Measurement(None, 0, note=note.replace("of 0 that are", "no test image is"))
-    return evaluation.over_patients(ratio(np.ones(len(base))), ratio, note)
+    return evaluation.over_patients(share(np.ones(len(base))), share, note)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import torch
-from pytorch_fid import inception
-from pytorch_fid.inception import InceptionV3
-from torch import Tensor, nn
+from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
 from xraygan.evaluate import Evaluation
-from xraygan.weights import read_weights
 
-BLOCKS = 10  # of the jackknife
-Z95 = 1.959964
+from .features import FeatureMetric, counts, generated_labels
+from .inception import Inception
+from .intervals import BLOCKS, with_jackknife
 
 
 def inception_score(probs: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -58,26 +55,14 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     return float(max(means + np.square(x).sum() + np.square(y).sum() - 2 * root, 0.0))
 
 
-def with_jackknife(real: np.ndarray, generated: np.ndarray, note: str) -> Measurement:
-    """The Frechet distance with a normal 95 % interval from a delete-one-block jackknife.
-
-    Ten blocks of the generated images are left out in turn. A bootstrap would be biased here:
-    repeated images shrink the covariance. The training images are held fixed.
-    """
-    note = f"{note}; {len(real)} training and {len(generated)} generated images"
+def frechet(real: np.ndarray, generated: np.ndarray, note: str) -> Measurement:
+    """The Frechet distance with a jackknife interval, if there are images enough for one."""
     if min(len(real), len(generated)) < 2:
-        return Measurement(None, len(generated), note=f"{note}: too few for a covariance")
-    value = frechet_distance(real, generated)
-    interval = None
-    if len(generated) >= 2 * BLOCKS:
-        blocks = np.array_split(np.arange(len(generated)), BLOCKS)
-        without = np.array(
-            [frechet_distance(real, np.delete(generated, block, axis=0)) for block in blocks]
-        )
-        spread = Z95 * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
-        interval = (max(value - float(spread), 0.0), value + float(spread))
-        note += f"; interval by a jackknife over {BLOCKS} blocks of the generated images"
-    return Measurement(value, len(generated), interval, note, better="lower")
+        note += ": too few for a covariance"
+        return Measurement(None, len(generated), note=note, better="lower")
+    return with_jackknife(
+        lambda some: frechet_distance(real, some), generated, note, better="lower", low=0.0
+    )
 
 
 class InceptionScore(Metric):
@@ -103,7 +88,74 @@ class InceptionScore(Metric):
         return {key: found}
 
 
-class FrechetClassifier(Metric):
+class Frechet(FeatureMetric):
+    """Frechet distance in the features of any network (Eq. 4)
+
+    Between training and generated images. In the run's own classifier it compares images within one
+    run. In a published network it can be compared between runs with as many images: with
+    extractor = "inception" it is FID, with one trained on radiographs a distance of their domain.
+    The interval is a jackknife over ten blocks of the generated images.
+
+    Source: Heusel et al., arXiv:1706.08500; Eq. 4 of XRAY-GAN.
+
+    Args:
+        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
+    """
+
+    def __init__(self, *, extractor: str = "classifier") -> None:
+        self.extractor = extractor
+
+    def measure(
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+    ) -> Mapping[str, Measurement]:
+        note = f"{whose}; {counts(real, generated)}"
+        return {f"frechet/{self.extractor}": frechet(real, generated, note)}
+
+
+class FrechetPerClass(FeatureMetric):
+    """Frechet distance of each class: its training images and the images generated for it
+
+    A conditional generator's images are of the class that they were conditioned on, an
+    unconditional one's of the class that the run's classifier takes them for, so that an image it
+    cannot place counts against some class. Of few images the distance is biased upwards: compare
+    classes and runs of the same counts only, which the note says. Intervals are jackknives over ten
+    blocks of the class's generated images.
+
+    Source: Eq. 4 of XRAY-GAN; by class after Ravuri and Vinyals, arXiv:1905.10887.
+
+    Args:
+        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
+        least: images of a class, of each kind, below which it has no distance.
+    """
+
+    def __init__(
+        self, *, extractor: str = "classifier", least: Annotated[int, Field(ge=2)] = 2 * BLOCKS
+    ) -> None:
+        self.extractor = extractor
+        self.least = least
+
+    def measure(
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+    ) -> Mapping[str, Measurement]:
+        labelled = generated_labels(evaluation)
+        if labelled is None:
+            return {}
+        labels, how = labelled
+        found = {}
+        for name, column in evaluation.classes.items():
+            x = real[evaluation.reference_labels[:, column] == 1]
+            y = generated[labels[:, column] == 1]
+            said = f"{whose}; {len(x)} training images, and {len(y)} generated ones {how} it"
+            if min(len(x), len(y)) < self.least:
+                said += f": fewer than {self.least}"
+                measured = Measurement(None, len(y), note=said, better="lower")
+            else:
+                measured = frechet(x, y, said)
+            found[f"frechet_per_class/{self.extractor}/{name}"] = measured
+        return found
+
+
+class FrechetClassifier(FeatureMetric):
     """Frechet distance in the features of the run's own classifier (Eq. 4); not FID
 
     Between training and generated images. It needs no download, and compares images within one
@@ -112,12 +164,13 @@ class FrechetClassifier(Metric):
     Source: Eq. 4 of XRAY-GAN; Heusel et al., arXiv:1706.08500.
     """
 
-    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if not {"generator", "classifier"} <= set(evaluation.graph.networks):
-            return {}
-        real, generated = evaluation.reference_features, evaluation.fake_features
-        note = "by the run's own classifier, not FID"
-        return {"frechet_classifier": with_jackknife(real, generated, note)}
+    extractor = "classifier"
+
+    def measure(
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+    ) -> Mapping[str, Measurement]:
+        note = f"{whose}, not FID; {counts(real, generated)}"
+        return {"frechet_classifier": frechet(real, generated, note)}
 
 
 class FID(Metric):
@@ -140,68 +193,15 @@ class FID(Metric):
         if "generator" not in evaluation.graph.networks:
             return {}
         try:
-            network = self._network()
-        except (OSError, RuntimeError) as error:
-            note = (
-                f"left out: Inception's weights could not be fetched ({error}); give a local copy "
-                "with --set metrics.fid.weights=PATH"
-            )
-            return {"fid": Measurement(None, 0, note=note)}
-        network = network.to(evaluation.device).eval().requires_grad_(False)
-        size = evaluation.recipe.tables.evaluation.batch_size
-
-        def features(images: Tensor) -> np.ndarray:
-            return inception_features(network, images, size, evaluation.device)
-
+            network = Inception(weights=self.weights)
+        except UserError as error:
+            if isinstance(self.weights, Path):
+                raise
+            note = f"left out: {error}: --set metrics.fid.weights=PATH"
+            return {"fid": Measurement(None, 0, note=note, better="lower")}
         note = "by pytorch-fid's Inception"
         if len(evaluation.fake_images) < 2048:
             note += ", biased upwards by fewer than 2,048 images"
-        real, generated = features(evaluation.reference_images), features(evaluation.fake_images)
-        return {"fid": with_jackknife(real, generated, note)}
-
-    def _network(self) -> nn.Module:
-        if isinstance(self.weights, Path):
-            return local_inception(self.weights)
-        # Not by pytorch-fid's own call, which unpickles whatever it was sent.
-        weights = torch.hub.load_state_dict_from_url(
-            inception.FID_WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True,
-            weights_only=True,
-        )  # fmt: skip
-        return _inception(weights)
-
-
-def local_inception(path: Path) -> nn.Module:
-    """pytorch-fid's feature network with weights from a local file.
-
-    Raises:
-        UserError: the file does not fit.
-    """
-    weights = read_weights(path)
-    try:
-        return _inception(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not the weights of pytorch-fid's Inception ({reason})") from None
-
-
-def _inception(weights: dict[str, Tensor]) -> nn.Module:
-    """pytorch-fid's feature network with these weights."""
-    fetch = inception.load_state_dict_from_url
-    # pytorch-fid's constructor knows no other way to come by its weights than to fetch them.
-    inception.load_state_dict_from_url = lambda *_, **__: weights
-    try:
-        return InceptionV3()
-    finally:
-        inception.load_state_dict_from_url = fetch
-
-
-def inception_features(
-    network: nn.Module, images: Tensor, batch_size: int, device: torch.device
-) -> np.ndarray:
-    """Features ``(N, 2048)`` float64 of grey ``(N, S, S)`` uint8 images, resized to 299."""
-    found = []
-    with torch.inference_mode():
-        for batch in images.split(batch_size):
-            grey = batch.to(device)[:, None].expand(-1, 3, -1, -1).float() / 255
-            found.append(network(grey)[0].flatten(1).double().cpu())
-    return torch.cat(found).numpy()
+        both = evaluation.reference_images, evaluation.fake_images
+        real, generated = (evaluation.extract(network.eval(), images) for images in both)
+        return {"fid": frechet(real, generated, f"{note}; {counts(real, generated)}")}

@@ -1,0 +1,61 @@
+"""How many generated images are copies, as the privacy audit flags them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from xraygan import Measurement, Metric, UserError
+from xraygan.audit import Compared, HeldOut, compare, flagged
+from xraygan.display import Display
+from xraygan.evaluate import Evaluation
+from xraygan.nearest import spaces
+from xraygan.seeding import derive_seed
+
+
+class Copies(Metric):
+    """Share of generated images that the privacy audit flags as copies of training images
+
+    The audit's own comparison with images of patients that the generator never saw, on fewer
+    images, so that sweeps can show it beside other figures: some 1 % is flagged by chance, and the
+    note says how many, and whether the audit would speak of copies. Membership is left to `xraygan
+    audit`. It looks at every training image. The interval is a bootstrap in which images with the
+    same nearest training image are drawn together.
+
+    Source: docs/audit.md; after Carlini et al., arXiv:2301.13188.
+
+    Args:
+        generated: how many of the evaluation's generated images are looked at, at most.
+        features: look in the classifier's features too, which takes a pass over all training
+            images; else in pixels alone.
+    """
+
+    def __init__(
+        self, *, generated: Annotated[int, Field(gt=0)] = 512, features: bool = False
+    ) -> None:
+        self.generated = generated
+        self.features = features
+
+    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
+        if "generator" not in evaluation.graph.networks:
+            return {}
+        seed = derive_seed(evaluation.recipe.tables.run.seed, "copies")
+        random = np.random.default_rng(seed)
+        try:
+            held = HeldOut.draw(evaluation.train, evaluation.test, random)
+        except UserError as error:
+            return {"copies/pixels": Measurement(None, 0, note=str(error), better="lower")}
+        embeds = {n: s for n, s in spaces(evaluation).items() if self.features or n == "pixels"}
+        images = evaluation.fake_images[: self.generated]
+        compared = compare(evaluation, embeds, images, held, seed, Display(quiet=True))
+        return {f"copies/{name}": _measured(name, found) for name, found in compared.items()}
+
+
+def _measured(name: str, found: Compared) -> Measurement:
+    share, p = found.figures["share"], found.figures["p"]
+    verdict = "copies" if found.figures["copies"] else "none"
+    note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}"
+    return Measurement(share["value"], len(found.flagged), share["interval"], note, better="lower")

@@ -1,0 +1,94 @@
+"""What a classifier learns from generated images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from xraygan import Classifier, Measurement, Metric
+from xraygan.assemble import build
+from xraygan.evaluate import Evaluation
+from xraygan.interfaces import wide
+from xraygan.seeding import derive_seed, rng
+from xraygan.store import to_range
+
+from .classification import Judged, auc_of
+from .features import generated_labels
+
+
+class ClassificationAccuracyScore(Metric):
+    """Classification accuracy score (CAS): a fresh classifier learns from generated images alone
+
+    A classifier of the run's kind, built anew as the recipe says, is trained on the generated
+    images and tested on the real test images. Its accuracy and AUC stand beside those of the run's
+    own classifier: what the generator misses of the classes, this one cannot know. Labels are the
+    conditions that images were generated from; of an unconditional generator, what the run's
+    classifier takes them for, which then limits what can be learned. No image is augmented.
+    Intervals are bootstraps over test patients, of this one classifier; try other seeds to see what
+    training it again changes.
+
+    Source: Ravuri and Vinyals, arXiv:1905.10887.
+
+    Args:
+        steps: batches that it is trained on.
+        batch_size: generated images in a batch, drawn with replacement.
+        lr: Adam's learning rate.
+        seed: of its initial weights and its batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: Annotated[int, Field(gt=0)] = 200,
+        batch_size: Annotated[int, Field(ge=2)] = 32,
+        lr: Annotated[float, Field(gt=0)] = 0.0005,
+        seed: Annotated[int, Field(ge=0)] = 0,
+    ) -> None:
+        self.steps = steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.seed = seed
+
+    def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
+        if not {"generator", "classifier"} <= set(evaluation.graph.networks):
+            return {}
+        labelled = generated_labels(evaluation)
+        assert labelled is not None  # there is a classifier
+        labels, how = labelled
+        fresh = self._train(evaluation, torch.from_numpy(labels))
+        probs = evaluation.classify(evaluation.test.images, real=True, classifier=fresh)[1]
+        found = {"accuracy": Judged.of(evaluation, probs).accuracy(evaluation)}
+        found |= auc_of(evaluation, probs)
+        note = (
+            f"by a classifier that saw {self.steps} batches of {self.batch_size} of {len(labels)} "
+            f"generated images alone, labelled with the classes that they were {how}"
+        )
+        return {
+            f"cas/{name}": replace(one, note=f"{one.note}; {note}") for name, one in found.items()
+        }
+
+    def _train(self, evaluation: Evaluation, labels: Tensor) -> Classifier:
+        """A classifier of the run's kind that has seen generated images alone."""
+        device, task, images = evaluation.device, evaluation.task, evaluation.fake_images
+        choice = evaluation.recipe.choices["classifier"]
+        seed = derive_seed(self.seed, "classification_accuracy_score")
+        network: Classifier = build(choice, task, seed=seed).to(device).train()
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)
+        given = labels.argmax(dim=1) if task.exclusive else labels.float()
+        source = rng("cpu", seed, "batches")
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        for _ in range(self.steps):
+            rows = torch.randint(len(images), (self.batch_size,), generator=source)
+            batch = to_range(images[rows].to(device)[:, None], (-1.0, 1.0))
+            with evaluation.graph.autocast():
+                logits = network(batch)["logits"]
+            loss = network.losses(wide(logits), given[rows].to(device)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return network
