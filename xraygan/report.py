@@ -45,6 +45,12 @@ METRICS = {
     "frechet_classifier": ("Fréchet distance in the classifier's features", "0 if identical"),
     "fid": ("Fréchet inception distance (FID)", "0 if identical"),
     "inception_score_classifier": ("Inception score", "from 1 to the number of classes"),
+    "kid": ("Kernel distance (KID)", "0 if identical"),
+    "ms_ssim": ("MS-SSIM of random pairs", "1 for the same image; compare with real pairs"),
+    "ece": ("Expected calibration error", "0 if probabilities can be taken at their word"),
+    "brier": ("Brier score", "0 is perfect"),
+    "cas": ("Classifier trained on generated images alone (CAS)", "as on real ones at best"),
+    "copies": ("Flagged as copies of training images", "about 0.01 by chance"),
 }
 
 VERSIONS = {"xraygan": "xraygan", "PyTorch": "torch", "Python": "python"}
