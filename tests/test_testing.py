@@ -247,6 +247,14 @@ class Probable(Labeler):
         return probs, probs.max(dim=1).values - 1
 
 
+class Undeclared(Labeler):
+    """A labeler that reads an average that it does not say it needs"""
+
+    def label(self, step: Step) -> tuple[Tensor, Tensor]:
+        logits = step.classify(step.fake, averaged=True)["logits"].detach()
+        return logits.argmax(dim=1), torch.ones(len(logits))
+
+
 class Upside(Metric):
     """A metric whose interval does not hold its value"""
 
@@ -307,6 +315,7 @@ WRONG: dict[type, dict[str, str]] = {
     Absent: {"recommended layers": "recommends relu5"},
     Swapped: {"gradient": "no gradient reaches generator"},
     Probable: {"labels": "shape (6, 3); expected (6,)"},
+    Undeclared: {"labels": "KeyError: 'classifier'"},
     Upside: {"measures": "upside down"},
     Leaky: {
         "paths": "is there twice",

@@ -53,7 +53,7 @@ def assemble(
             if trained_parameters(scores[name]):
                 networks[name] = scores[name]
             read = choice.options.get("extractor")
-            if read is not None and read not in extractors:
+            if read and read not in extractors:
                 extractors[read] = build_extractor(recipe, read, task)
     terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
     for module in (*networks.values(), *extractors.values(), *scores.values()):

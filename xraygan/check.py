@@ -146,13 +146,6 @@ class Checker:
                 if choice.name in _TAKEN:
                     self.fault(key, f"a score cannot be called {choice.name!r}, which is taken")
                 reads = cls.reads  # type: ignore[attr-defined]
-                for network in cls.averages:  # type: ignore[attr-defined]
-                    if network in choices and not choices[network].words.average:
-                        self.fault(
-                            (network, "average"),
-                            f"is 0, and [{table}] needs an average of the {network}: set it, to "
-                            "0.99 for example",
-                        )
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
                     self.fault(key, 'needs exclusive classes, but [data] label_policy is "multi"')
             else:
@@ -160,6 +153,13 @@ class Checker:
             for network in reads:
                 if network not in networks:
                     self.fault(key, f"needs a [{network}], and the recipe has none")
+            for network in cls.averages:  # type: ignore[attr-defined]
+                if network in choices and not choices[network].words.average:
+                    self.fault(
+                        (network, "average"),
+                        f"is 0, and [{table}] needs an average of the {network}: set it, to 0.99 "
+                        "for example",
+                    )
             for name in choice.words.trains or ():
                 if name not in networks:
                     self.fault(
@@ -191,7 +191,7 @@ class Checker:
             group = table.partition(".")[0]
             name = reader.options.get("extractor") if group in ("scores", "metrics") else None
             target = f"extractors.{name}"
-            if name is None or target in choices:
+            if not name or target in choices:
                 continue
             own = group == "metrics" and name == "classifier"
             if own or (group == "scores" and reader.words.weight == 0):

@@ -218,9 +218,15 @@ class Objective(ABC):
 
 
 class Labeler(ABC):
-    """Labels for generated images, from which the classifier learns."""
+    """Labels for generated images, from which the classifier learns.
+
+    Attributes:
+        needs_condition: True if it reads the labels that a conditional generator is given.
+        averages: the networks whose averages it reads (``step.averages``).
+    """
 
     needs_condition: ClassVar[bool] = False
+    averages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def label(self, step: Step) -> tuple[Tensor, Tensor]:

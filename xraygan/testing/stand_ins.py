@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,6 +106,7 @@ class Bench:
 
     Args:
         exclusive: whether an image has one class, or any number of them.
+        averages: the networks whose averages a step has: those that the part says it reads.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Bench:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         size: int = SIZE,
+        averages: Sequence[str] = (),
     ) -> None:
         self.task = task(exclusive=exclusive, size=size)
         self.device = torch.device(device)
@@ -125,7 +128,7 @@ class Bench:
             "classifier": StandInClassifier,
         }
         self.networks: dict[str, Any] = {n: k(self.task).to(self.device) for n, k in kinds.items()}
-        self.averages: dict[str, Any] = {n: k(self.task).to(self.device) for n, k in kinds.items()}
+        self.averages = {n: kinds[n](self.task).to(self.device) for n in averages}
         self.extractors = AnyExtractor(self.device)
 
     def step(self, count: int = 6, order: Tensor | None = None) -> Step:

@@ -40,7 +40,7 @@ def check_score(score: type[Score], *, order_matters: bool = False, **options: A
     checks = Checks("Score", score, options)
     policies = (True,) if score.exclusive_only else (True, False)
     for exclusive in policies:
-        bench = Bench(exclusive=exclusive)
+        bench = Bench(exclusive=exclusive, averages=score.averages)
         with checks("builds"):
             part = checks.build(bench.task)
         checks.stop_if_failed()
@@ -48,7 +48,7 @@ def check_score(score: type[Score], *, order_matters: bool = False, **options: A
         with checks("gradient"):
             _expect_gradients(bench.step(), part, score.trains, trained_parameters(part))
     for device in devices():
-        _check_elsewhere(checks, device, checks.build(bench.task).to(device))
+        _check_elsewhere(checks, device, checks.build(bench.task).to(device), score.averages)
     return checks.end()
 
 
@@ -88,8 +88,8 @@ def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
     """Check a labeler.
 
     That it gives a label and a weight of at least 0 to every generated image, of the shapes and
-    types that the classifier learns from, without gradients, in a batch of one too; and the same
-    for the same step.
+    types that the classifier learns from, without gradients, in a batch of one too; the same for
+    the same step; and from no averages but those that its ``averages`` name.
 
     Args:
         options: the labeler's options, as a recipe sets them.
@@ -103,7 +103,7 @@ def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
     checks = Checks("Labeler", labeler, options)
     refused = []
     for exclusive in (True, False):
-        bench = Bench(exclusive=exclusive)
+        bench = Bench(exclusive=exclusive, averages=labeler.averages)
         with checks("builds"):
             try:
                 part = checks.build(bench.task)
@@ -154,11 +154,14 @@ def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: b
         _expect_untouched(bench.step(), compute)
 
 
-def _check_elsewhere(checks: Checks, device: torch.device, compute: Compute) -> None:
+def _check_elsewhere(
+    checks: Checks, device: torch.device, compute: Compute, averages: tuple[str, ...] = ()
+) -> None:
     """On each device in bfloat16, and on a GPU in float32."""
     for precision in ("bf16",) if device.type == "cpu" else ("fp32", "bf16"):
         with checks(precision if device.type == "cpu" else f"{device.type}, {precision}"):
-            value = compute(Bench(device=device, precision=precision).step())
+            bench = Bench(device=device, precision=precision, averages=averages)
+            value = compute(bench.step())
             _expect_scalar(value)
             expect_finite(value, f"its value where networks run in {precision}")
 
