@@ -99,7 +99,7 @@ def test_recipes_are_listed_with_what_they_are_and_copied_to_be_edited(tmp_path:
         ("xraygan exp", {"explain", "export"}),
         ("xraygan run ucgan", {"ucgan_full", "ucgan_as_released"}),
         ("xraygan describe sc", {"score"}),
-        ("xraygan describe score m", {"mmd", "mean_teacher"}),
+        ("xraygan describe score m", {"mmd", "mean_teacher", "mixture_mmd"}),
         ("xraygan run quickstart --res", {"--resume"}),
     ],
 )
