@@ -119,6 +119,7 @@ def test_a_fault_names_the_file_that_set_the_key(tmp_path: Path) -> None:
     [
         (["discriminator.plugin=cgan"], "'cgan' is conditional, but the generator 'dcgan' is"),
         (["labeler.plugin=condition"], "'condition' needs a conditional generator"),
+        (["labeler.plugin=teacher"], "[classifier] average: is 0, and [labeler] needs an average"),
         (["data.label_policy=multi"], "[scores.inception]: needs exclusive classes"),
         (['scores.mmd.trains=["generater"]'], "did you mean 'generator'"),
         (["scores.generator.plugin=mmd"], "a score cannot be called 'generator'"),
