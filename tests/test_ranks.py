@@ -20,11 +20,22 @@ from xraygan import checkpoint
 from xraygan.launch import _environment, _free_port
 
 WORKER = Path(__file__).parent / "rank.py"
+#: of class distributions, and once more of features
+DISTANCES = (
+    "energy_distance",
+    "mixture_mmd",
+    "polynomial_mmd",
+    "sinkhorn",
+    "sliced_wasserstein",
+)
 EVERY_SCORE = (
     "scores.gram.extractor=vgg19",
     "scores.style_transfer.extractor=vgg19",
     "extractors.vgg19.weights=random",
     "scores.mean_teacher.weight=2.0",
+    "scores.unlabelled_pseudo_label={threshold=0.3, noise=0.1}",
+    *(f"scores.{name}.weight=1.0" for name in DISTANCES),
+    *(f"scores.deep_{name}={{plugin='{name}', extractor='vgg19'}}" for name in DISTANCES),
     "classifier.average=0.9",
     "labeler.threshold=0.4",
 )
@@ -34,6 +45,7 @@ SGD = tuple(
     for name in ("generator", "discriminator", "classifier", "scores.style_transfer")
 )
 SIZE = ("data.plugin=phantom", "classifier.plugin=resnet18", "classifier.weights=random")
+TEACHER = "labeler.plugin=teacher"
 #: labels and metadata that are given to a generator and a discriminator, several an image
 MULTI = (
     "discriminator.dropout=0.0",  # whose masks are each rank's own
@@ -76,7 +88,7 @@ def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str,
         # In float64 nothing hides behind rounding; in float32 the ReLUs and small batch norms of
         # untrained networks turn a rounding into per cents within a few steps.
         ("float64", "2", 1e-9, "ucgan_full", (*SMALL, *EVERY_SCORE)),
-        ("float32", "1", 1e-5, "ucgan_full", (*SMALL, *EVERY_SCORE, *SGD)),
+        ("float32", "1", 1e-5, "ucgan_full", (*SMALL, *EVERY_SCORE, *SGD, TEACHER)),
         ("float64", "1", 1e-9, "cgan_zhang", (*SIZE, *MULTI, *SGD[:3])),
     ],
 )
