@@ -29,7 +29,7 @@ from xraygan.audit import HeldOut, closest
 from xraygan.cli import main
 from xraygan.copying import auc, chance, copies, measured, membership, relative, swapping, tail_rank
 from xraygan.engine import Session, run
-from xraygan.evaluate import Evaluation
+from xraygan.evaluate import Evaluation, Generated
 from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
 from xraygan.recipe import load
 from xraygan.store import ImageSplit, StoredImages, prepare
@@ -403,7 +403,7 @@ def test_the_same_seed_gives_the_same_files(place: Path, command) -> None:
 def planted(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     """Let the generator make these images."""
     made = torch.from_numpy((images.reshape(-1, 32, 32) * 255).round().clip(0, 255).astype("uint8"))
-    monkeypatch.setattr(xraygan.audit, "sample", lambda *_: (made, None, None))
+    monkeypatch.setattr(xraygan.audit, "sample", lambda *_: (Generated(made, made, made), None))
 
 
 def test_a_generator_of_copies_is_flagged_and_one_of_fresh_images_is_not(

@@ -21,7 +21,7 @@ from xraygan_metrics.manifold import DensityCoverage, PrecisionRecall
 
 from xraygan import Extractor, Metric, Task, UserError
 from xraygan.assemble import assemble, rehearse
-from xraygan.evaluate import Evaluation
+from xraygan.evaluate import Evaluation, Generated
 from xraygan.recipe import load
 from xraygan.testing import check_metric
 from xraygan.testing.runs import evaluation
@@ -173,7 +173,8 @@ def by_class(*, conditional: bool) -> tuple[Measured, np.ndarray]:
     given.graph.networks = networks
     given.__class__ = type("Labelled", (Measured,), {"reference_labels": one_hot[::-1]})
     other = np.roll(one_hot, 7, axis=0)
-    given._generated = (torch.zeros(60), torch.from_numpy(other if conditional else one_hot * 0))
+    labels = torch.from_numpy(other if conditional else one_hot * 0)
+    given._generated = Generated(torch.zeros(60), labels, torch.zeros(60, 0))
     given.fake_probs = other * 0.8 + 0.1
     return given, other
 

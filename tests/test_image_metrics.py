@@ -13,7 +13,7 @@ from xraygan_metrics.copies import Copies
 from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
-from xraygan.evaluate import Evaluation
+from xraygan.evaluate import Evaluation, Generated
 from xraygan.store import StoredImages
 from xraygan.testing.runs import evaluation
 
@@ -87,7 +87,8 @@ def test_pairs_are_of_one_class_and_share_no_image() -> None:
     given = evaluation()
     pictures = torch.randint(256, (3, 32, 32), dtype=torch.uint8)
     classes = torch.arange(48) % 3
-    given._generated = (pictures[classes], torch.eye(3, dtype=torch.uint8)[classes])
+    labels = torch.eye(3, dtype=torch.uint8)[classes]
+    given._generated = Generated(pictures[classes], labels, torch.zeros(len(classes), 0))
     found = MSSSIM().compute(given)
     for name in given.classes:
         alike = found[f"ms_ssim/generated/{name}"]
@@ -111,7 +112,7 @@ def bright(given: Evaluation, *, right: bool) -> Evaluation:
     classes = torch.arange(48) % 3
     made = levels[classes][:, None, None].expand(-1, 32, 32).clone()
     labels = torch.eye(3, dtype=torch.uint8)[(classes + (0 if right else 1)) % 3]
-    given._generated = (made, labels)
+    given._generated = Generated(made, labels, torch.zeros(len(made), 0))
     return given
 
 
@@ -154,7 +155,7 @@ def test_planted_copies_are_counted_as_the_audit_counts_them() -> None:
     given = evaluation()
     made = given.fake_images.clone()
     made[:12] = given.train.images[torch.arange(12)]
-    given._generated = (made, given.fake_labels)
+    given._generated = Generated(made, given.fake_labels, torch.zeros(len(made), 0))
     found = Copies(features=True).compute(given)
     pixels = found["copies/pixels"]
     assert pixels.value == 0.5 and pixels.n == 24 and pixels.better == "lower"

@@ -50,7 +50,9 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     del tables["scores"]["style_transfer"]
     (other / "recipe.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     change(other / "evaluation.json", lambda e: e["metrics"]["accuracy"].update(value=0.7333))
-    change(other / "evaluation.json", lambda e: e["metrics"].update(kid={"value": 0.25, "n": 9}))
+    change(
+        other / "evaluation.json", lambda e: e["metrics"].update(novelty={"value": 0.25, "n": 9})
+    )
     table = pd.read_csv(other / "bootstrap.csv")
     (table - np.linspace(0.04, 0.16, 101)[:, None]).to_csv(other / "bootstrap.csv", index=False)
     return one, other
@@ -198,7 +200,7 @@ def test_comparison_shows_metrics_with_intervals_and_paired_differences(
     gap = "-0.100 (-0.157 to -0.043)".replace("-", "\N{MINUS SIGN}")
     assert f"0.833 0.500 to 1.000 0.733 0.500 to 1.000 {gap}" in page.said
     assert gap in " ".join(page.text["mark"].split())
-    assert f"Kid n 9 {NONE} not measured 0.250 no interval" in page.said
+    assert f"Novelty n 9 {NONE} not measured 0.250 no interval" in page.said
     assert "accuracy of each run, with intervals" in [s.get("aria-label") for s in page.all("svg")]
 
 
