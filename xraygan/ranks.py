@@ -184,7 +184,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, rows: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
-        context.ranks, context.count = ranks, len(rows)
+        context.ranks = ranks
         found = [torch.empty_like(rows) for _ in range(ranks.count)]
         with _noticing():
             dist.all_gather(found, rows)
@@ -192,11 +192,24 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        gradient = gradient.contiguous()
+        return _Sum.apply(gradient, context.ranks), None
+
+
+class _Sum(torch.autograd.Function):
+    """This rank's rows of the sum over ranks: what :class:`_Gather` is differentiated by, which in
+    turn is what this is differentiated by, so that penalties on gradients see all ranks."""
+
+    @staticmethod
+    def forward(context: Any, whole: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
+        context.ranks = ranks
+        total = whole.clone(memory_format=torch.contiguous_format)
         with _noticing():
-            dist.all_reduce(gradient)
-        start = context.ranks.index * context.count
-        return gradient[start : start + context.count], None
+            dist.all_reduce(total)
+        return total.chunk(ranks.count)[ranks.index]
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Gather.apply(gradient.contiguous(), context.ranks), None
 
 
 def gather(rows: Tensor, ranks: Ranks) -> Tensor:
