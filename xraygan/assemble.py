@@ -72,7 +72,10 @@ def assemble(
         for name, choice in recipe.choices.items()
         if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
     }
-    return TrainingGraph(task, networks, extractors, terms, optimizers, decays, autocast, ranks)
+    schedules = {name: recipe.network(name).words.optimizer.factor for name in optimizers}
+    return TrainingGraph(
+        task, networks, extractors, terms, optimizers, decays, autocast, ranks, schedules
+    )
 
 
 def rehearse(recipe: Recipe, task: Task) -> None:

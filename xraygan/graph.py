@@ -49,6 +49,7 @@ class TrainingGraph:
         autocast: makes the context in which networks run (mixed precision).
         ranks: the processes that train it together.
     """
+        schedules: network -> its learning rate as a share of its optimizer's own, at a progress.
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class TrainingGraph:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         ranks: Ranks | None = None,
     ) -> None:
+        schedules: Mapping[str, Callable[[float], float]] | None = None,
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
         self.extractors = dict(extractors)
@@ -73,6 +75,7 @@ class TrainingGraph:
         self.autocast = autocast
         self.ranks = ranks or Ranks()
         self._own = self.networks.keys() - set(MODELS)
+        self.schedules = dict(schedules or {})
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
@@ -211,7 +214,13 @@ class TrainingGraph:
         parameters = {name: trained_parameters(self.networks[name]) for name in gradients}
         return self.ranks.average_gradients(gradients, parameters)
 
-    def update(self, gradients: Gradients, step: int, held: Tensor | None = None) -> None:
+    def update(
+        self,
+        gradients: Gradients,
+        step: int,
+        held: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> None:
         """Let each network's optimizer take one step with its gradients, then follow with the
         averages.
 
@@ -222,7 +231,11 @@ class TrainingGraph:
             held: ``()`` float32; where it is 1, no parameter and no optimizer changes, and the
                 device need not be waited for to know it.
         """
+            progress: how much of the run is done, in [0, 1), for learning rates that change.
         for name, found in gradients.items():
+        for name, factor in self.schedules.items():  # waiting networks too, for the log
+            optimizer = self.optimizers[name]
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor(progress)
             optimizer, parameters = self.optimizers[name], trained_parameters(self.networks[name])
             rows = optimizer.param_groups[0]["params"]
             for row, parameter, gradient in zip(rows, parameters, found, strict=True):

@@ -158,7 +158,7 @@ class Loop:
                 self._leave_out(step, values)
                 return {}
             self._skipped_in_a_row = 0
-            self.graph.update(gradients, step, held)
+            self.graph.update(gradients, step, held, step / self.total)
         except RankLost:
             self._put_back(before)  # batch norms have seen a step that will be taken again
             raise

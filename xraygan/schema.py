@@ -5,6 +5,7 @@ Every other key in a table that names a plugin is an option of that plugin.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -149,6 +150,24 @@ class Optimizer(Table):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="added to the gradient (L2), or decoupled for adamw"
     )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate: as it is, or half a cosine down to the floor"
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the run in which the learning rate rises linearly from 0"
+    )
+    floor: Fraction = Field(
+        0.0, description="share of the learning rate that is left at the end of a cosine"
+    )
+
+    def factor(self, progress: float) -> float:
+        """The learning rate at a progress in [0, 1), as a share of ``lr``."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        angle = math.pi * (progress - self.warmup) / (1 - self.warmup)
+        return self.floor + (1 - self.floor) * (1 + math.cos(angle)) / 2
 
 
 class Network(Part):

@@ -36,8 +36,11 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     networks = Table("network", "plugin", "parameters", "optimizer")
     for name, network in graph.networks.items():
         choice = loaded.network(name)
-        words = choice.words.optimizer
-        learns = f"{words.name}, lr {words.lr:g}" if name in graph.optimizers else "none"
+        learns = "none"
+        if name in graph.optimizers:
+            words = choice.words.optimizer
+            learns = f"{words.name}, lr {words.lr:g}"
+            learns += ", cosine" if words.schedule == "cosine" else ""
         networks.add_row(name, choice.part.name, _count(network), learns)
     for name, network in graph.extractors.items():
         plugin = loaded.choices[f"extractors.{name}"].part.name
