@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # One thread for each of the processes that share the tests, and for what they start: threads that
 # wait for each other on processors that others use are slower than none.
@@ -12,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+
+from xraygan.recipe import Recipe, load_tree
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -31,6 +34,30 @@ SMALL = (
     "evaluation.bootstrap=20",
     "evaluation.batch_size=16",
 )
+
+#: a GAN alone
+GAN: dict[str, Any] = {
+    "extends": "ucgan_full",
+    **dict.fromkeys(("classifier", "labeler", "scores", "extractors", "metrics"), False),
+    "run": {"steps": 4, "batch_size": 8},
+    "data": {"plugin": "phantom", "images": 120, "image_size": 32, "classes": ["Edema", "Mass"]},
+    "generator": {"width": 4},
+    "discriminator": {"width": 4, "normalization": "none"},
+    "schedule": {"phases": [{"ratio": "1:1"}]},
+    "evaluation": {"generated": 4, "bootstrap": 0},
+}
+
+
+def gan(**tables: dict[str, Any]) -> Recipe:
+    """The recipe of a GAN alone, with keys of its tables set to other values.
+
+    A table that names a plugin is given whole.
+    """
+    changed = {
+        name: keys if "plugin" in keys else {**GAN.get(name, {}), **keys}
+        for name, keys in tables.items()
+    }
+    return load_tree({**GAN, **changed}, Path("gan.toml"))
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,8 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("score", "mean_teacher"): {"order_matters": True},  # each image is disturbed in its own way
     ("metric", "classification_accuracy_score"): {"steps": 5},
 }
+    ("objective", "wgan_gp"): {"order_matters": True},  # a place between each pair is drawn
+    ("augmenter", "ada"): {"start": 0.8},
 BUILT_IN = [part for part in installed().parts() if part.distribution == "xraygan"]
 
 

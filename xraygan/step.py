@@ -14,16 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .errors import UserError
 from .interfaces import Extractor, Task, wide
 from .metadata import encode
 from .ranks import Ranks, gather
 
 T = TypeVar("T")
+Batch = Literal["real", "fake"]
 
 
 class Step:
@@ -164,17 +166,13 @@ class Step:
             return self.real_metadata
         return self.share(self.gather(self.real_metadata)[self._shuffled])
 
-    def _condition(self, labels: Tensor, metadata: Tensor) -> Tensor:
-        """What a conditional network is given of the whole batch's labels: ``(n, C)``."""
-        return torch.cat([self.task.one_hot(self.share(labels)), metadata], dim=1)
-
     @cached_property
     def generated(self) -> Tensor:
         """The generator's output with its graph; terms read :attr:`fake`."""
         generator = self.networks["generator"]
         inputs = [self.z]
         if generator.conditional:
-            inputs.append(self._condition(self.fake_labels, self.fake_metadata))
+            inputs.append(self.label_vectors("fake"))
         with self._learning("generator"):
             return self.run(generator, *inputs)
 
@@ -186,6 +184,13 @@ class Step:
         terms meet here and go through the generator once.
         """
         return self.generated.detach().requires_grad_(self.generated.requires_grad)
+
+    def label_vectors(self, batch: Batch) -> Tensor:
+        """What conditional networks are told of this rank's real or generated images: ``(n, C)``
+        float32, label vectors and then the encoded metadata."""
+        real = batch == "real"
+        labels = self.task.one_hot(self.share(self.labels if real else self.fake_labels))
+        return torch.cat([labels, self.real_metadata if real else self.fake_metadata], dim=1)
 
     def _learning(self, network: str) -> AbstractContextManager:
         """Within it a graph is kept only if the network learns in this step."""
@@ -201,17 +206,60 @@ class Step:
     @cached_property
     def real_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the real batch, float32."""
-        with self._learning("discriminator"):
-            return self._discriminate(
-                self.real, lambda: self._condition(self.labels, self.real_metadata)
-            )
+        scores = self.gather(self._judged("real")[1])
+        if "augmenter" in self.networks and "discriminator" in self.learning:
+            self.networks["augmenter"].watch(scores.detach())
+        return scores
 
     @cached_property
     def fake_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the generated batch, float32."""
-        return self._discriminate(
-            self.fake, lambda: self._condition(self.fake_labels, self.fake_metadata)
-        )
+        return self.gather(self._judged("fake")[1])
+
+    def judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A batch as a leaf that asks for a gradient, and the logits ``(n,)`` computed from it.
+
+        For penalties on the discriminator's gradient, in a step in which it learns. The pass is the
+        one of :attr:`real_scores` or :attr:`fake_scores`, before logits are gathered: differentiate
+        the sum of the logits (with ``create_graph``), and batch norms that see several ranks are
+        differentiated over all of them. The images are those before the augmenter.
+
+        Raises:
+            UserError: the discriminator is compiled, and PyTorch differentiates that once only.
+        """
+        if _compiled(self.networks["discriminator"]):
+            raise UserError(
+                "a penalty on the discriminator's gradient differentiates it twice, which a "
+                'compiled network cannot be; set [run] compile = "off"'
+            )
+        return self._judged(batch)
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.once(("judged", batch), lambda: self._judge(batch))
+
+    def _judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        discriminator = self.networks["discriminator"]
+        images = self.real if batch == "real" else self.fake
+        if not (images.requires_grad or _compiled(discriminator)):
+            # Nothing is computed for a gradient that nobody asks for; a compiled network would.
+            images = images.detach().requires_grad_()
+        labels = self.label_vectors(batch) if discriminator.conditional else None
+        with self._learning("discriminator") if batch == "real" else nullcontext():
+            return images, self.discriminate(images, labels)
+
+    def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Discriminator logits ``(n,)`` of any images, not gathered, float32.
+
+        The augmenter changes the images first, in another way at each call.
+
+        Args:
+            images: ``(n, 1, S, S)``, as many as this rank's part of the batch has.
+            labels: their label vectors ``(n, C)``, for a conditional discriminator alone.
+        """
+        if "augmenter" in self.networks:
+            images = self.networks["augmenter"](images, self)
+        given = [] if labels is None else [labels]
+        return self.run(self.networks["discriminator"], images, *given)
 
     @cached_property
     def real_activations(self) -> dict[str, Tensor]:
@@ -292,10 +340,9 @@ class Step:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _discriminate(self, images: Tensor, condition: Callable[[], Tensor]) -> Tensor:
-        discriminator = self.networks["discriminator"]
-        given = [condition()] if discriminator.conditional else []
-        return self.gather(self.run(discriminator, images, *given))
+
+def _compiled(network: nn.Module) -> bool:
+    return getattr(network, "_compiled_call_impl", None) is not None
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from xraygan import Discriminator, Generator, Task, UserError
 
@@ -82,27 +83,46 @@ class DCGANGenerator(Generator):
 class DCGANDiscriminator(Discriminator):
     """DCGAN discriminator: strided 4 x 4 convolutions, batch norm, LeakyReLU 0.2
 
-    The mirror image of the generator, from 32, 64, 128 or 256 pixels to one logit. No batch norm
-    after the first layer, no biases.
+    The mirror image of the generator, from 32, 64, 128 or 256 pixels to one logit. No norm after
+    the first layer, no biases.
 
-    Source: Radford, Metz and Chintala, arXiv:1511.06434; Sec. 5.4 of XRAY-GAN.
+    Penalties on its gradient are defined image by image and want another normalization than
+    batch norm, behind which a logit depends on the other images too.
+
+    Source: Radford, Metz and Chintala, arXiv:1511.06434; Sec. 5.4 of XRAY-GAN. Spectral
+    normalization: Miyato et al., arXiv:1802.05957.
 
     Args:
         width: channels of the finest feature map; each coarser one has twice as many, up to 1024.
+        normalization: after each convolution but the first and the last, over the batch or each
+            image ("instance"); "spectral" divides the weights of every convolution by their
+            largest singular value instead.
     """
 
-    def __init__(self, task: Task, *, width: Annotated[int, Field(gt=0)] = 64) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        width: Annotated[int, Field(gt=0)] = 64,
+        normalization: Literal["batch", "instance", "spectral", "none"] = "batch",
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 1
         for after in widths_for(task.image_size, width):
             layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=False))
-            if before > 1:
+            if before > 1 and normalization == "batch":
                 layers.append(nn.BatchNorm2d(after))
+            if before > 1 and normalization == "instance":
+                layers.append(nn.InstanceNorm2d(after, affine=True))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             before = after
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 4, 1, 0, bias=False))
         initialize(self)
+        if normalization == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.layers(images).flatten()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from xraygan import Objective
+from xraygan.penalties import zero_centred
 from xraygan.step import Step
+
+Gamma = Annotated[float, Field(ge=0)]
 
 
 class MinMax(Objective):
@@ -16,15 +22,20 @@ class MinMax(Objective):
     discriminator's logits. The discriminator minimizes -V. The generator minimizes
     -E_z[log D(G(z))] (non-saturating), or V itself.
 
-    Source: Goodfellow et al. (2014); Eqs. 1 and 6 of XRAY-GAN.
+    Source: Goodfellow et al. (2014); Eqs. 1 and 6 of XRAY-GAN. Penalties: Mescheder et al.,
+    arXiv:1801.04406.
 
     Args:
         saturating: let the generator minimize E_z[log(1 - D(G(z)))], the game as it is written,
             whose gradient vanishes where the discriminator wins.
+        r1: adds r1/2 E_x[|grad D(x)|^2] to the discriminator's loss, D being the logits.
+        r2: adds r2/2 E_z[|grad D(G(z))|^2] to the discriminator's loss.
     """
 
-    def __init__(self, *, saturating: bool = False) -> None:
+    def __init__(self, *, saturating: bool = False, r1: Gamma = 0.0, r2: Gamma = 0.0) -> None:
         self.saturating = saturating
+        self.r1 = r1
+        self.r2 = r2
 
     def generator_loss(self, step: Step) -> Tensor:
         if self.saturating:
@@ -33,4 +44,5 @@ class MinMax(Objective):
 
     def discriminator_loss(self, step: Step) -> Tensor:
         real, fake = step.real_scores, step.fake_scores
-        return -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())
+        loss = -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())
+        return loss + zero_centred(step, self.r1, self.r2)

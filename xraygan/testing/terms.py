@@ -52,7 +52,9 @@ def check_score(score: type[Score], *, order_matters: bool = False, **options: A
     return checks.end()
 
 
-def check_objective(objective: type[Objective], **options: Any) -> list[str]:
+def check_objective(
+    objective: type[Objective], *, order_matters: bool = False, **options: Any
+) -> list[str]:
     """Check an objective.
 
     That both losses are one finite number, in a batch of one too, on a GPU if there is one and
@@ -61,6 +63,7 @@ def check_objective(objective: type[Objective], **options: Any) -> list[str]:
 
     Args:
         options: the objective's options, as a recipe sets them.
+        order_matters: leave out the order of the batch, for one that draws a number for each image.
 
     Returns:
         The names of the checks.
@@ -75,7 +78,7 @@ def check_objective(objective: type[Objective], **options: Any) -> list[str]:
     checks.stop_if_failed()
     for name in ("generator", "discriminator"):
         loss = getattr(part, f"{name}_loss")
-        _check_term(checks, bench, loss, order_matters=False)
+        _check_term(checks, bench, loss, order_matters)
         with checks("gradient"):
             _expect_gradients(bench.step(), loss, (name,), [])
     for device in devices():

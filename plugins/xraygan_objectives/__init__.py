@@ -1,0 +1,11 @@
+"""Adversarial losses beside the min-max game: hinge, least squares, WGAN-GP, relativistic pairs."""
+
+from xraygan import hookimpl
+
+
+@hookimpl
+def xraygan_register_objectives(register):
+    register("hinge", "xraygan_objectives.losses:Hinge")
+    register("least_squares", "xraygan_objectives.losses:LeastSquares")
+    register("wgan_gp", "xraygan_objectives.losses:WGANGP")
+    register("relativistic", "xraygan_objectives.losses:Relativistic")
