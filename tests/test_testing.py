@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xraygan import (
+    Augmenter,
     Classifier,
     Dataset,
     Discriminator,
@@ -60,9 +61,9 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "zhang"): {"root": DATA / "zhang"},
     ("score", "mean_teacher"): {"order_matters": True},  # each image is disturbed in its own way
     ("metric", "classification_accuracy_score"): {"steps": 5},
-}
     ("objective", "wgan_gp"): {"order_matters": True},  # a place between each pair is drawn
     ("augmenter", "ada"): {"start": 0.8},
+}
 BUILT_IN = [part for part in installed().parts() if part.distribution == "xraygan"]
 
 
@@ -158,6 +159,21 @@ class Half(Score):
 
     def forward(self, step: Step) -> Tensor:
         return step.fake.half().square().mean()
+
+
+class Rash(Augmenter):
+    """Changes of this part of the batch, which nothing is learned through, more in every step"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("most", torch.tensor(0.1))
+
+    def forward(self, images: Tensor, step: Step) -> Tensor:
+        shift = self.most * torch.rand(len(images), generator=step.rng, device=images.device)
+        return images.detach() + shift[:, None, None, None]
+
+    def adapt(self, held: Tensor | None) -> None:
+        self.most += 0.1
 
 
 class Untyped(Score):
@@ -309,6 +325,11 @@ WRONG: dict[type, dict[str, str]] = {
     Ordered: {"order of the batch": "another order"},
     Meddling: {"leaves the step": "changed step.real"},
     Half: {"scalar": "torch.float16"},
+    Rash: {
+        "parts of a batch": "draw through step.draw",
+        "gradient": "cut off from the images",
+        "held": "held is 1",
+    },
     Untyped: {"options": "power has no type"},
     Unbounded: {"range": "expected [-1, 1]"},
     Deaf: {"labels": "other labels give the same images"},

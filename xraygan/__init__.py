@@ -14,6 +14,7 @@ from .hookspecs import hookimpl
 if TYPE_CHECKING:
     from .api import Run, run
     from .interfaces import (
+        Augmenter,
         Classifier,
         Dataset,
         Discriminator,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Augmenter",
     "Classifier",
     "Dataset",
     "Discriminator",

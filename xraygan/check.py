@@ -20,7 +20,9 @@ from .registry import Registry
 _ADVERSARIAL = ("generator", "discriminator", "objective")
 
 #: networks and terms that every recipe has, whose names a score cannot have
-_TAKEN = ("generator", "discriminator", "classifier", "classification", "pseudo_label")
+_TAKEN = (
+    "generator", "discriminator", "classifier", "augmenter", "classification", "pseudo_label",
+)  # fmt: skip
 
 #: how pydantic marks the branch of a union in an error's location
 _UNION_MARKS = ("literal[", "constrained-", "list[", "function-")
@@ -116,6 +118,8 @@ class Checker:
         for kind in _ADVERSARIAL:
             if present and kind not in present:
                 self.fault((kind,), f"is missing: [{present[0]}] needs it")
+        if "augmenter" in choices and "discriminator" not in choices:
+            self.fault(("augmenter",), "needs a [discriminator], and the recipe has none")
         if "classifier" not in choices and "generator" not in choices:
             self.fault(
                 ("classifier",), "is missing: a run trains a generator, a classifier or both"

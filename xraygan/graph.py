@@ -19,8 +19,9 @@ from .step import Step
 _log = logging.getLogger(__name__)
 
 GENERATOR = "generator"
+AUGMENTER = "augmenter"
 #: the networks that have tables of their own; others are a score's own
-MODELS = (GENERATOR, "discriminator", "classifier")
+MODELS = (GENERATOR, "discriminator", "classifier", AUGMENTER)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class TrainingGraph:
         decays: network -> decay of an exponential average that is kept of it.
         autocast: makes the context in which networks run (mixed precision).
         ranks: the processes that train it together.
-    """
         schedules: network -> its learning rate as a share of its optimizer's own, at a progress.
+    """
 
     def __init__(
         self,
@@ -61,8 +62,8 @@ class TrainingGraph:
         decays: Mapping[str, float] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         ranks: Ranks | None = None,
-    ) -> None:
         schedules: Mapping[str, Callable[[float], float]] | None = None,
+    ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
         self.extractors = dict(extractors)
@@ -74,8 +75,8 @@ class TrainingGraph:
         }
         self.autocast = autocast
         self.ranks = ranks or Ranks()
-        self._own = self.networks.keys() - set(MODELS)
         self.schedules = dict(schedules or {})
+        self._own = self.networks.keys() - set(MODELS)
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
@@ -222,7 +223,7 @@ class TrainingGraph:
         progress: float = 0.0,
     ) -> None:
         """Let each network's optimizer take one step with its gradients, then follow with the
-        averages.
+        averages and the augmenter.
 
         Args:
             step: steps done before this one. An average forgets faster in the first steps
@@ -230,12 +231,12 @@ class TrainingGraph:
                 initial weights do not linger.
             held: ``()`` float32; where it is 1, no parameter and no optimizer changes, and the
                 device need not be waited for to know it.
-        """
             progress: how much of the run is done, in [0, 1), for learning rates that change.
-        for name, found in gradients.items():
+        """
         for name, factor in self.schedules.items():  # waiting networks too, for the log
             optimizer = self.optimizers[name]
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor(progress)
+        for name, found in gradients.items():
             optimizer, parameters = self.optimizers[name], trained_parameters(self.networks[name])
             rows = optimizer.param_groups[0]["params"]
             for row, parameter, gradient in zip(rows, parameters, found, strict=True):
@@ -249,6 +250,8 @@ class TrainingGraph:
         for name, decay in self.decays.items():
             if name in gradients:
                 _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (step + 1)))
+        if AUGMENTER in self.networks:
+            self.networks[AUGMENTER].adapt(held)
 
 
 @torch.no_grad()

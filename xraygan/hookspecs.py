@@ -53,6 +53,11 @@ def xraygan_register_objectives(register: Register) -> None:
 
 
 @hookspec
+def xraygan_register_augmenters(register: Register) -> None:
+    """Register :class:`~xraygan.Augmenter` classes: what the discriminator sees of images."""
+
+
+@hookspec
 def xraygan_register_labelers(register: Register) -> None:
     """Register :class:`~xraygan.Labeler` classes: labels for generated images."""
 

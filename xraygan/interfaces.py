@@ -217,6 +217,40 @@ class Objective(ABC):
         """Scalar loss of the discriminator, from ``step.real_scores`` and ``step.fake_scores``."""
 
 
+class Augmenter(nn.Module, ABC):
+    """What the discriminator sees of images: random changes, of real and generated ones alike.
+
+    The generator learns through it, and penalties differentiate it twice: make changes of
+    operations that autograd can differentiate twice, to the same bits on every device.
+
+    What it remembers from step to step are buffers: they are saved with the networks, so that a
+    resumed run goes on to the same bits. It has no optimizer.
+    """
+
+    @abstractmethod
+    def forward(self, images: Tensor, step: Step) -> Tensor:
+        """Change images ``(n, 1, S, S)``, each in its own way; the same shape.
+
+        Random numbers come from ``step.rng`` through ``step.draw`` alone.
+        """
+
+    def watch(self, scores: Tensor) -> None:
+        """See the discriminator's logits ``(N,)`` of the changed real batch.
+
+        Called where the discriminator learns: once a step, or for each part of a batch that is
+        accumulated. Of several ranks, each sees the logits of all. Note what :meth:`adapt` needs in
+        buffers; a step that is left out puts them back.
+        """
+
+    def adapt(self, held: Tensor | None) -> None:
+        """Adapt to what was watched, once a step, without waiting for the device.
+
+        Args:
+            held: ``()`` float32; where it is 1 the networks did not learn, and nothing that
+                :meth:`forward` depends on may change.
+        """
+
+
 class Labeler(ABC):
     """Labels for generated images, from which the classifier learns.
 

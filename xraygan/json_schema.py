@@ -37,7 +37,8 @@ def recipe_schema(registry: Registry | None = None) -> Json:
         table.pop("required", None)
     parts = {"data": ("dataset", "Data"), "labeler": ("labeler", "Labeler")}
     parts |= {kind: (kind, "Network") for kind in ("generator", "discriminator", "classifier")}
-    parts |= {"objective": ("objective", "Objective"), "scores": ("score", "Score")}
+    parts |= {kind: (kind, kind.capitalize()) for kind in ("objective", "augmenter")}
+    parts |= {"scores": ("score", "Score")}
     parts |= {group: (group.removesuffix("s"), "Named") for group in schema.GROUPS[1:]}
     dropped: Json = {"const": False, "description": "drop the table of the recipe that is extended"}
     properties: Json = {

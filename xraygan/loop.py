@@ -15,6 +15,7 @@ from .batches import Batches
 from .collapse import discriminator_accuracy
 from .display import Display
 from .errors import UserError
+from .interfaces import Augmenter
 from .keeping import Keeper, Meter
 from .ranks import Gradients, RankLost, Ranks
 from .rundir import RunDirectory
@@ -76,7 +77,8 @@ class Loop:
         modes = {"default": "default", "graphs": "reduce-overhead"}
         if self.words.compile != "off":
             for network in (*self.graph.networks.values(), *self.graph.extractors.values()):
-                network.compile(mode=modes[self.words.compile])
+                if not isinstance(network, Augmenter):  # which draws random numbers from the step
+                    network.compile(mode=modes[self.words.compile])
 
     def run(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.

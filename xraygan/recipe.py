@@ -260,6 +260,7 @@ def _core_words(at: Key) -> set[str]:
         "scores": schema.Score,
         "labeler": schema.Labeler,
         "objective": schema.Objective,
+        "augmenter": schema.Augmenter,
     }
     return set(models.get(at[0], schema.Network).model_fields)
 

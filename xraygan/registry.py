@@ -46,6 +46,7 @@ KINDS = {
     "discriminator": Kind("xraygan_register_discriminators", "xraygan.Discriminator"),
     "classifier": Kind("xraygan_register_classifiers", "xraygan.Classifier"),
     "objective": Kind("xraygan_register_objectives", "xraygan.Objective"),
+    "augmenter": Kind("xraygan_register_augmenters", "xraygan.Augmenter"),
     "labeler": Kind("xraygan_register_labelers", "xraygan.Labeler"),
     "score": Kind("xraygan_register_scores", "xraygan.Score"),
     "extractor": Kind("xraygan_register_extractors", "xraygan.Extractor"),

@@ -186,6 +186,10 @@ class Objective(Part):
     """``[objective]``: the adversarial losses."""
 
 
+class Augmenter(Part):
+    """``[augmenter]``: what the discriminator sees of images."""
+
+
 class Labeler(Part):
     """``[labeler]``: labels of generated images for the classifier to learn from."""
 
@@ -274,6 +278,7 @@ class Tables(Table):
     discriminator: Network | None = None
     classifier: Network | None = None
     objective: Objective | None = None
+    augmenter: Augmenter | None = None
     labeler: Labeler | None = None
     schedule: Schedule = Schedule()
     scores: dict[str, Score] = {}
@@ -285,7 +290,7 @@ class Tables(Table):
     def parts(self) -> dict[str, tuple[str, Part]]:
         """Every table that names a plugin: dotted table name -> (kind, table)."""
         found: dict[str, tuple[str, Part]] = {"data": ("dataset", self.data)}
-        for kind in ("generator", "discriminator", "classifier", "objective", "labeler"):
+        for kind in SINGLE:
             if (part := getattr(self, kind)) is not None:
                 found[kind] = (kind, part)
         for group in GROUPS:
@@ -293,6 +298,9 @@ class Tables(Table):
                 found[f"{group}.{name}"] = (group.removesuffix("s"), part)
         return found
 
+
+#: Tables that name one part of their kind.
+SINGLE = ("generator", "discriminator", "classifier", "objective", "augmenter", "labeler")
 
 #: Tables of tables, whose keys name the plugin unless ``plugin`` does.
 GROUPS = ("scores", "extractors", "metrics", "trackers")

@@ -18,10 +18,11 @@ from .checks import CheckFailed
 from .commands import check_command
 from .networks import check_classifier, check_discriminator, check_extractor, check_generator
 from .runs import check_dataset, check_metric, check_tracker
-from .terms import check_labeler, check_objective, check_score
+from .terms import check_augmenter, check_labeler, check_objective, check_score
 
 __all__ = [
     "CheckFailed",
+    "check_augmenter",
     "check_classifier",
     "check_command",
     "check_dataset",

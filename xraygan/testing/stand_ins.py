@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batches import rows_of
 from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
 from ..metadata import encode
 from ..precision import choose_precision
@@ -131,11 +132,14 @@ class Bench:
         self.averages = {n: kinds[n](self.task).to(self.device) for n in averages}
         self.extractors = AnyExtractor(self.device)
 
-    def step(self, count: int = 6, order: Tensor | None = None) -> Step:
+    def step(
+        self, count: int = 6, order: Tensor | None = None, shard: tuple[int, int] = (0, 1)
+    ) -> Step:
         """A step of ``count`` images, always the same one.
 
         Args:
             order: ``(N,)``, the batch's images, labels and latents in another order.
+            shard: which of how many equal parts of it.
         """
         source = rng("cpu", 0, "testing", count)
         k = len(self.task.classes)
@@ -148,8 +152,8 @@ class Bench:
             else (torch.rand(count, k, generator=source) < 0.5).float()
             for _ in range(2)
         )
-        order = torch.arange(count) if order is None else order
         told = {"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0}
+        order = (torch.arange(count) if order is None else order)[rows_of(count, shard)]
         step = Step(
             task=self.task,
             networks=self.networks,
@@ -162,6 +166,7 @@ class Bench:
             autocast=self.autocast,
             unlabelled=real.flip(0)[order].to(self.device),
             averages=self.averages,
+            shard=shard,
         )
         # The part's own random numbers come from the step; those of the batch are given.
         step.__dict__["z"] = latents[order].to(self.device)

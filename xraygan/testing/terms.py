@@ -1,4 +1,4 @@
-"""Checks of what is computed from a step: scores, objectives, labelers."""
+"""Checks of what is computed from a step: scores, objectives, labelers, augmenters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError
 from ..graph import trained_parameters
-from ..interfaces import Labeler, Objective, Score
+from ..interfaces import Augmenter, Labeler, Objective, Score
 from ..step import Step
 from .checks import Checks, Failure, devices, expect, expect_finite, expect_same
 from .stand_ins import Bench
@@ -62,8 +63,8 @@ def check_objective(
     generator learns from the first, the discriminator from the second; that they leave the step.
 
     Args:
-        options: the objective's options, as a recipe sets them.
         order_matters: leave out the order of the batch, for one that draws a number for each image.
+        options: the objective's options, as a recipe sets them.
 
     Returns:
         The names of the checks.
@@ -128,6 +129,83 @@ def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
     with checks("builds"):
         expect(len(refused) < 2, "it refuses every task: " + "; ".join(refused))
     return checks.end()
+
+
+def check_augmenter(augmenter: type[Augmenter], **options: Any) -> list[str]:
+    """Check an augmenter.
+
+    That it gives finite images of the same shape, in a batch of one too and on a GPU if there is
+    one; the same for the same step, also where that is taken in parts; that gradients reach the
+    images, and can be differentiated again; that a step that was not taken changes nothing; that it
+    leaves the step; and that its state goes through a file.
+
+    Args:
+        options: the augmenter's options, as a recipe sets them. Let it change something with them.
+
+    Returns:
+        The names of the checks.
+
+    Raises:
+        CheckFailed: with every check that failed, and why.
+    """
+    checks = Checks("Augmenter", augmenter, options)
+    with checks("builds"):
+        part = checks.build()
+    checks.stop_if_failed()
+    for device in devices():
+        _check_changes(checks, Bench(device=device), part.to(device))
+    with checks("file"):
+        part.cpu()
+        part.watch(torch.ones(6))
+        part.adapt(None)
+        again, before = checks.build(seed=1), part(Bench().step().real, Bench().step())
+        again.load_state_dict(load(save(dict(part.state_dict()))))
+        why = "its changes are others when its state is saved and loaded"
+        expect_same(again(Bench().step().real, Bench().step()), before, why)
+    return checks.end()
+
+
+def _check_changes(checks: Checks, bench: Bench, part: Augmenter) -> None:
+    def change(step: Step) -> Tensor:
+        return part(step.real, step)
+
+    for count in (6, 1):
+        with checks("images" if count > 1 else "batch of one"):
+            step = bench.step(count)
+            changed, wanted = change(step), tuple(step.real.shape)
+            found = tuple(changed.shape)
+            expect(found == wanted, f"it returned shape {found}; expected {wanted}")
+            expect_finite(changed, "an image")
+    checks.stop_if_failed()
+    with checks("deterministic"):
+        why = "the same step is changed in another way the second time; draw from step.rng alone"
+        expect_same(*_twice(lambda: change(bench.step())), why)
+    with checks("parts of a batch"):
+        parts = [change(bench.step(shard=(i, 2))) for i in range(2)]
+        why = "in parts a batch is changed in another way; draw through step.draw alone"
+        expect_same(torch.cat(parts), change(bench.step()), why, tolerance=1e-5)
+    with checks("gradient"):
+        _expect_twice_differentiable(bench.step(), part)
+    with checks("held"):
+        before = change(bench.step())
+        part.watch(torch.ones(6, device=bench.device))
+        part.adapt(torch.ones((), device=bench.device))
+        why = "it adapts to a step that was not taken (held is 1)"
+        expect_same(change(bench.step()), before, why)
+    with checks("leaves the step"):
+        _expect_untouched(bench.step(), change)
+
+
+def _expect_twice_differentiable(step: Step, part: Augmenter) -> None:
+    """As penalties need it: through the changes, a gradient of something that is not linear."""
+    images = step.real.detach().requires_grad_()
+    value = part(images, step).pow(3).mean()
+    expect(value.requires_grad, "nothing can be learned through it: it is cut off from the images")
+    (gradient,) = torch.autograd.grad(value, images, create_graph=True)
+    expect(bool(gradient.any()), "no gradient reaches the images")
+    expect_finite(gradient, "its gradient")
+    (again,) = torch.autograd.grad(gradient.square().sum(), images)
+    expect_finite(again, "its gradient's gradient")
 
 
 # -- what a term is held to ------------------------------------------------------------------------

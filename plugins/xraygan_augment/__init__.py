@@ -1,0 +1,9 @@
+"""What the discriminator sees of images where there are few: DiffAugment, and ADA."""
+
+from xraygan import hookimpl
+
+
+@hookimpl
+def xraygan_register_augmenters(register):
+    register("diffaugment", "xraygan_augment.diffaugment:DiffAugment")
+    register("ada", "xraygan_augment.ada:ADA")
