@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL
+from rank_objectives import compute
 from safetensors.torch import load_file
 from torch import Tensor
 
 from xraygan import checkpoint
 from xraygan.launch import _environment, _free_port
+from xraygan.ranks import Ranks
 
 WORKER = Path(__file__).parent / "rank.py"
 #: of class distributions, and once more of features
@@ -113,6 +115,23 @@ def test_ranks_compute_what_one_computes(
                 for found in (apart, networks)
             )
             assert (ours - expected).norm() <= error * expected.norm(), network
+
+
+def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    """Behind global batch norms too, whose gathering is then differentiated twice."""
+    port = _free_port()
+    command = [sys.executable, str(WORKER.with_name("rank_objectives.py")), str(tmp_path / "rank")]
+    ranks = [subprocess.Popen(command, env=_environment(i, 2, port)) for i in range(2)]
+    try:
+        expected = compute(Ranks())
+    finally:
+        torch.set_default_dtype(torch.float32)
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    for index in range(2):
+        found = load_file(tmp_path / f"rank{index}")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert (found[name] - value).norm() <= 1e-9 * value.norm(), name
 
 
 def small(*overrides: str) -> list[str]:
