@@ -187,7 +187,7 @@ def test_p_follows_the_signs_of_the_real_logits() -> None:
         p = min(max(p + step, 0), 1)
         assert float(augmenter.p) == pytest.approx(p, abs=1e-6)
     assert 0 < p < 1
-    augmenter.watch(torch.ones(8))
+    augmenter.watch(torch.full((8,), math.nan))
     augmenter.adapt(torch.ones(()))  # the step was not taken
     augmenter.adapt(None)  # the discriminator waited
     assert float(augmenter.p) == pytest.approx(p)

@@ -32,9 +32,9 @@ class ADA(Augmenter):
     Each change is applied to an image with probability p, all in one resampling (bilinear, edges
     reflected). "blit": mirrored or not; turned by a multiple of 90 degrees; moved by whole pixels,
     up to an eighth of the side. "geometry": scaled by 2^N(0, 0.2^2); turned by any angle; scaled by
-    2^N(0, 0.2^2) along one axis and its inverse along the other; turned again (one of both turns
-    with p); moved by N(0, 1/8^2) of the side. "color", of grey images: brightness + N(0, 0.2^2);
-    contrast times 2^N(0, 0.5^2); inverted or not.
+    2^N(0, 0.2^2) along one axis and its inverse along the other; turned again (either turn, or
+    both, with p); moved by N(0, 1/8^2) of the side. "color", of grey images: brightness +
+    N(0, 0.2^2); contrast times 2^N(0, 0.5^2); inverted or not.
 
     After a step in which the discriminator learned from N real images, p moves by N / images:
     upwards if E[sign(D(x))] > target, with D its logits for these images, else downwards, within
@@ -106,8 +106,8 @@ class ADA(Augmenter):
     def adapt(self, held: Tensor | None) -> None:
         signs, count = self.seen
         change = (signs - self.target * count).sign() * count / self.images
-        if held is not None:
-            change = change * (1 - held)
+        if held is not None:  # perhaps because the logits were not finite
+            change = torch.where(held > 0, 0.0, change)
         self.p.add_(change).clamp_(0, 1)
         self.seen.zero_()
 
