@@ -69,7 +69,7 @@ class Labelled(Discriminator):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(1, 3, 4, 4), nn.Tanh(), nn.Flatten())
         self.head = nn.Linear(3 * (about.image_size // 4) ** 2, 1)
-        self.classes = nn.Linear(len(about.classes), 1)
+        self.classes = nn.Linear(about.condition_size, 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         assert labels is not None
