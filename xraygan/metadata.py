@@ -45,9 +45,11 @@ def encode(values: Mapping[str, Tensor], names: Sequence[str], count: int) -> Te
         count: N.
     """
     columns = []
+    device = next(iter(values.values())).device if values else None
+    unknown = torch.full((count,), math.nan, device=device)
     for name in names:
         centre, scale = _SCALES[name]
-        found = values[name].float() if name in values else torch.full((count,), math.nan)
+        found = values.get(name, unknown).float()
         columns += [((found - centre) / scale).nan_to_num(0.0), (~found.isnan()).float()]
     return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 

@@ -63,7 +63,7 @@ def keep_freed_memory() -> None:
     By default glibc returns every large block to the system when it is freed and asks for it anew,
     and the system clears each page again: a quarter of a training step. Large tensors are put on
     pages of 2 MiB where Linux grants them (PyTorch asks if no tensor was made before), since
-    addresses of many small ones are looked up again and again: a tenth. Elsewhere nothing happens.
+    addresses of many small ones are looked up again and again. Elsewhere nothing happens.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:

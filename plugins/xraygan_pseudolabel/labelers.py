@@ -89,7 +89,7 @@ class Teacher(Confidence):
 
     @torch.no_grad()
     def probabilities(self, step: Step) -> Tensor:
-        logits = step.classify(step.fake, averaged=True)["logits"]
+        logits = step.classify(step.fake, lambda: step.fake_metadata, averaged=True)["logits"]
         return step.task.probabilities(step.gather(wide(logits)))
 
 
