@@ -38,7 +38,9 @@ def numbers(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def encode(values: Mapping[str, Tensor], names: Sequence[str], count: int) -> Tensor:
-    """What networks are given: ``(N, 2 M)`` float32 of M names, a value and whether it is known.
+    """What networks are given: ``(N, 2 M)`` of M names, a value and whether it is known.
+
+    Of torch's default type, float32, as the networks are.
 
     Args:
         values: ``(N,)`` each, NaN where unknown; a name that is missing is unknown everywhere.
@@ -49,8 +51,8 @@ def encode(values: Mapping[str, Tensor], names: Sequence[str], count: int) -> Te
     unknown = torch.full((count,), math.nan, device=device)
     for name in names:
         centre, scale = _SCALES[name]
-        found = values.get(name, unknown).float()
-        columns += [((found - centre) / scale).nan_to_num(0.0), (~found.isnan()).float()]
+        found = values.get(name, unknown).to(unknown.dtype)
+        columns += [((found - centre) / scale).nan_to_num(0.0), (~found.isnan()).to(unknown.dtype)]
     return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 
 
