@@ -72,7 +72,7 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_max = -1, -4  # <malloc.h>
     mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(trim_threshold, -1)  # never; a number of bytes is 2 GiB at most
 
 
 def make_deterministic() -> None:
