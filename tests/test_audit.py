@@ -29,7 +29,8 @@ from xraygan.audit import HeldOut, closest
 from xraygan.cli import main
 from xraygan.copying import auc, chance, copies, measured, membership, relative, swapping, tail_rank
 from xraygan.engine import Session, run
-from xraygan.evaluate import Evaluation, Generated
+from xraygan.evaluate import Evaluation
+from xraygan.generate import Generated
 from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
 from xraygan.recipe import load
 from xraygan.store import ImageSplit, StoredImages, prepare

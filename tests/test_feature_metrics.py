@@ -21,7 +21,8 @@ from xraygan_metrics.manifold import DensityCoverage, PrecisionRecall
 
 from xraygan import Extractor, Metric, Task, UserError
 from xraygan.assemble import assemble, rehearse
-from xraygan.evaluate import Evaluation, Generated
+from xraygan.evaluate import Evaluation
+from xraygan.generate import Generated
 from xraygan.recipe import load
 from xraygan.testing import check_metric
 from xraygan.testing.runs import evaluation

@@ -13,7 +13,8 @@ from xraygan_metrics.copies import Copies
 from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
-from xraygan.evaluate import Evaluation, Generated
+from xraygan.evaluate import Evaluation
+from xraygan.generate import Generated
 from xraygan.store import StoredImages
 from xraygan.testing.runs import evaluation
 

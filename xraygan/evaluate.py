@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from torch import Tensor
 from . import __version__
 from .assemble import build, build_extractor
 from .errors import UserError
+from .generate import Generated, generate
 from .graph import TrainingGraph
 from .interfaces import Classifier, Extractor, Measurement, Metric
 from .recipe import Recipe
@@ -263,90 +264,6 @@ class Evaluation:
         return torch.cat(found).numpy()
 
 
-class Generated(NamedTuple):
-    """Generated images, on the CPU.
-
-    Attributes:
-        images: ``(N, S, S)`` uint8.
-        labels: ``(N, K)`` uint8, what a conditional generator was asked for; zeros of another one.
-        metadata: ``(N, 2 M)`` float32, the encoded metadata that it was asked for.
-    """
-
-    images: Tensor
-    labels: Tensor
-    metadata: Tensor
-
-
-def generate(
-    graph: TrainingGraph,
-    count: int,
-    source: torch.Generator,
-    *,
-    device: torch.device,
-    batch_size: int = 64,
-    labels: Tensor | None = None,
-    metadata: Tensor | None = None,
-) -> Generated:
-    """Generate images with a graph's generator in evaluation mode.
-
-    Args:
-        graph: a graph with a generator.
-        source: where latent noise and conditions are drawn from, on ``device``.
-        labels: ``(L, K)`` 0/1: label vectors to condition on, drawn from at random; classes that
-            exclude each other are drawn uniformly unless a single vector is given.
-        metadata: ``(L, 2 M)`` encoded metadata to draw from alike, of the same images where there
-            are as many label vectors; all is unknown without it.
-    """
-    generator = graph.trained("generator")
-    parts: list[Generated] = []
-    was_training = generator.training
-    generator.eval()
-    with torch.inference_mode(), graph.autocast():
-        for start in range(0, count, batch_size):
-            n = min(batch_size, count - start)
-            z = torch.randn(n, generator.latent_size, generator=source, device=device)
-            wanted, told = _conditions(graph, n, source, labels, metadata)
-            given = [torch.cat([wanted, told], dim=1)] if generator.conditional else []
-            made = to_bytes(generator(z, *given)[:, 0].float())
-            parts.append(Generated(made.cpu(), wanted.byte().cpu(), told.cpu()))
-    generator.train(was_training)
-    return Generated(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _conditions(
-    graph: TrainingGraph,
-    count: int,
-    source: torch.Generator,
-    labels: Tensor | None,
-    metadata: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Label vectors ``(N, K)`` float and encoded metadata ``(N, 2 M)`` to generate from; see
-    :func:`generate`. An unconditional generator has no labels: zeros."""
-    device, width = source.device, len(graph.task.classes)
-
-    def draw(rows: int) -> Tensor:
-        return torch.randint(rows, (count,), generator=source, device=device)
-
-    pick: Tensor | None = None
-    if not graph.trained("generator").conditional:
-        wanted = torch.zeros(count, width, device=device)
-    elif labels is not None and (len(labels) == 1 or not graph.task.exclusive):
-        pick = draw(len(labels))
-        wanted = labels.to(device)[pick].float()
-    else:
-        wanted = torch.eye(width, device=device)[draw(width)]
-    if metadata is None or not graph.task.metadata:
-        return wanted, torch.zeros(count, 2 * len(graph.task.metadata), device=device)
-    if pick is None or labels is None or len(labels) != len(metadata):
-        pick = draw(len(metadata))
-    return wanted, metadata.to(device)[pick]
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
     """The 95 % percentile interval of bootstrap values, those that are NaN left out."""
     defined = values[np.isfinite(values)]
@@ -406,14 +323,3 @@ def predictions(evaluation: Evaluation) -> pd.DataFrame:
         table[f"label:{name}"] = evaluation.labels[:, column]
         table[f"p:{name}"] = evaluation.probs[:, column].round(6)
     return pd.DataFrame(table)
-
-
-__all__ = [
-    "Evaluation",
-    "Generated",
-    "evaluate",
-    "generate",
-    "percentile_interval",
-    "predictions",
-    "to_bytes",
-]

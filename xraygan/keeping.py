@@ -18,7 +18,8 @@ from . import checkpoint
 from .assemble import build
 from .collapse import Watch, diversity
 from .errors import nearest
-from .evaluate import evaluate, generate
+from .evaluate import evaluate
+from .generate import generate
 from .rundir import RunDirectory, image_grid, write_table
 from .seeding import rng
 from .tracking import Trackers

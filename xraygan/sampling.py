@@ -13,7 +13,7 @@ from torch import Tensor
 from .display import Display
 from .engine import Session
 from .errors import UserError, nearest
-from .evaluate import Generated, generate
+from .generate import Generated, generate
 from .metadata import parse
 from .rundir import write_table
 from .seeding import rng

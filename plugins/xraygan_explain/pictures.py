@@ -16,7 +16,8 @@ from xraygan import UserError
 from xraygan.display import Display
 from xraygan.engine import Session
 from xraygan.errors import nearest
-from xraygan.evaluate import Evaluation, Generated, to_bytes
+from xraygan.evaluate import Evaluation
+from xraygan.generate import Generated, to_bytes
 from xraygan.nearest import as_greys, spaces
 from xraygan.nearest import nearest as nearest_rows
 from xraygan.rundir import write_together

@@ -231,10 +231,13 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
         file = recipes.find(reference, beside=path.parent).resolve()
-        has = recipes.tables_of(file)
+        own = flatten(variant.set)
+        has = recipes.tables_of(file) | {
+            _table(k) for k, value in own.items() if value is not False
+        }
 
         def fitting(tree: Mapping[str, Any], has: set[str] = has) -> dict[str, Any]:
-            """What is for all rows, less what is inside tables that this row's recipe has not."""
+            """What is for all rows, less what is inside tables that this row has not."""
             flat = {k: v for k, v in flatten(tree).items() if _fits(k, v, has)}
             for key in flat:
                 unused.pop(key, None)
@@ -245,7 +248,7 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
         for values in itertools.product(*axes.values()):
             point = ", ".join(map(str, values))
             label = ", ".join(filter(None, (variant.name, point))) or path.stem
-            over = {**common, **flatten(variant.set), **dict(zip(axes, values, strict=True))}
+            over = {**common, **own, **dict(zip(axes, values, strict=True))}
             yield Row(label, variant.name, point, str(file), {**over, **last})
     if unused:
         raise RecipeError(
@@ -255,12 +258,16 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
 
 def _fits(key: str, value: Any, has: set[str]) -> bool:
     """Whether a dotted key is for a recipe with these tables: it is inside one, or adds one."""
-    parts = key.split(".")
-    depth = 2 if parts[0] in GROUPS else 1
-    table = ".".join(parts[:depth])
-    if parts[0] in ALWAYS or table in has:
+    table = _table(key)
+    if key.split(".")[0] in ALWAYS or table in has:
         return True
-    return len(parts) == depth and value is not False
+    return key == table and value is not False
+
+
+def _table(key: str) -> str:
+    """The table that a dotted key is in, or is: `scores.gram` of `scores.gram.weight`."""
+    parts = key.split(".")
+    return ".".join(parts[: 2 if parts[0] in GROUPS else 1])
 
 
 def _check_labels(sweep: Sweep) -> None:
