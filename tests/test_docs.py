@@ -79,7 +79,7 @@ def verbs() -> dict[str, click.Command]:
 
 def is_a_file(override: str) -> bool:
     """A path that stands for the reader's own file."""
-    return override.endswith((".pth", "=PATH"))
+    return override.endswith((".pth", ".safetensors", "=PATH"))
 
 
 def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
