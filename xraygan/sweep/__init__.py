@@ -21,7 +21,8 @@ A sweep file is TOML::
 beside or instead of the grid; every variant is run with every combination of the grid and every
 seed. ``set`` lays keys over the recipe; so do a preset, with ``--preset NAME``, and ``--set``. The
 preset ``fast`` only shows that the sweep runs, and the table says so. What is set for all rows
-leaves out the rows whose recipe has no such table: a real-only baseline has no ``[generator]``.
+leaves out the rows that have no such table, from their recipe or their own ``set``: a real-only
+baseline has no ``[generator]``.
 """
 
 from .file import Row, Sweep, find, load, shipped

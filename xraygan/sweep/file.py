@@ -257,11 +257,10 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
 
 
 def _fits(key: str, value: Any, has: set[str]) -> bool:
-    """Whether a dotted key is for a recipe with these tables: it is inside one, or adds one."""
+    """Whether a dotted key is for a row with these tables: it is inside one, or adds one."""
     table = _table(key)
-    if key.split(".")[0] in ALWAYS or table in has:
-        return True
-    return key == table and value is not False
+    adds = key == table and value is not False
+    return adds or table in has or key.split(".")[0] in ALWAYS
 
 
 def _table(key: str) -> str:
