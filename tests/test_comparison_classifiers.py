@@ -26,6 +26,7 @@ from xraygan.graph import TrainingGraph
 from xraygan.recipe import load
 from xraygan.seeding import rng
 from xraygan.store import prepare
+from xraygan.weights import read_weights
 
 FINDINGS = ("Pneumonia", "Edema", "Hernia")
 RECIPES = ("chexnet", "cral", "li_patch_grid")
@@ -156,7 +157,7 @@ def test_published_weights_give_the_published_network_on_grey_images(tmp_path: P
     torch.testing.assert_close(found["logits"], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.network.classifier(found["features"]), found["logits"])
 
-    weights = torch.load(file)
+    weights = read_weights(file)
     del weights["features.denseblock2.denselayer3.conv.2.weight"]
     torch.save(weights, tmp_path / "incomplete.pth")
     with pytest.raises(UserError, match=r"'features\.denseblock2\.denselayer3\.conv2\.weight'"):
