@@ -254,6 +254,19 @@ def test_content_loss(dtype: torch.dtype) -> None:
     agree(content_loss(a, b), math.fsum((p - q) ** 2 for p, q in pairs) / a.numel())
 
 
+def test_gradients_of_maps_keep_the_order_that_networks_have_them_in() -> None:
+    def maps(seed: int) -> Tensor:
+        last = normal(seed, 2, 6, 4, 4).to(memory_format=torch.channels_last)
+        return last.bfloat16().requires_grad_()
+
+    ours, others = maps(0), maps(1)
+    found = [
+        *torch.autograd.grad(content_loss(ours, others), (ours, others)),
+        *torch.autograd.grad(style_loss({"a": ours}, {"a": gram_matrix(others.detach())}), ours),
+    ]
+    assert all(one.stride() == ours.stride() for one in found)
+
+
 @seeds
 def test_eq_1(seed: int) -> None:
     real, fake = normal(seed, 7), normal(seed + 50, 7)

@@ -119,8 +119,9 @@ def content_loss(ours: Tensor, target: Tensor) -> Tensor:
 
     Source: the feature reconstruction loss of Johnson et al., arXiv:1603.08155.
     """
-    # Not F.mse_loss, whose gradient has its own order in memory: the networks would reorder it.
-    return (wide(ours) - wide(target)).square().mean()
+    # Flat, because gradients of maps would get another order in memory than the maps have, and the
+    # network behind them would reorder them.
+    return F.mse_loss(wide(_flat(ours)), wide(_flat(target)))
 
 
 class _StyleScore(Score):
