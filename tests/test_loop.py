@@ -95,8 +95,9 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(min(faults() for _ in range(9)))  # the first ones find no place to come back to
 """
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", script, what], capture_output=True).stdout)
-        for what in ("keep", "leave")
-    )
-    assert 10 * kept < given_back
+
+    def least(what: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", script, what], capture_output=True).stdout)
+
+    # Where the heap happens to lie decides too: one process in a dozen keeps no lone block.
+    assert 10 * min(least("keep") for _ in range(4)) < least("leave")
