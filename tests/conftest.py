@@ -48,12 +48,6 @@ GAN: dict[str, Any] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that processes that share the tests end together."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def gan(**tables: dict[str, Any]) -> Recipe:
     """The recipe of a GAN alone, with keys of its tables set to other values.
 

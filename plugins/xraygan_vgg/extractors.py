@@ -51,7 +51,7 @@ class _VGG(Extractor):
         for layer in convolutions:
             name = None
             if isinstance(layer, nn.ReLU):
-                layer, count = nn.ReLU(inplace=True), count + 1
+                count += 1
                 name = f"relu{block}_{count}"
             elif isinstance(layer, nn.MaxPool2d):
                 block, count = block + 1, 0
