@@ -166,6 +166,27 @@ def count_backward_passes(modules: Iterable[tuple[str, torch.nn.Module]]) -> Cou
     return passes
 
 
+def test_convolutions_find_maps_and_weights_in_the_order_that_their_networks_read_fastest() -> None:
+    graph = graph_of("ucgan_full")
+    found: dict[str, set[str]] = {}
+    for name, network in {**graph.networks, **graph.extractors}.items():
+
+        def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            for maps in (inputs[0], layer.weight):
+                if maps.shape[1] > 1 and maps.shape[2] > 1:  # else both orders are one
+                    last = maps.is_contiguous(memory_format=torch.channels_last)
+                    order = "planes" if maps.is_contiguous() else "channels_last" if last else "?"
+                    found.setdefault(name, set()).add(order)
+
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                layer.register_forward_pre_hook(note)
+    graph.gradients(step_of(graph))
+    assert {*found} == {*graph.networks, *graph.extractors}
+    assert found.pop("style_transfer") == {"planes"}
+    assert all(orders == {"channels_last"} for orders in found.values()), found
+
+
 def test_no_network_is_differentiated_more_often_than_its_audiences_ask() -> None:
     graph = graph_of("ucgan_full", "labeler.threshold=0.0")
     passes = count_backward_passes([*graph.networks.items(), *graph.extractors.items()])

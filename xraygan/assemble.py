@@ -59,8 +59,7 @@ def assemble(
     for module in (*networks.values(), *extractors.values(), *scores.values()):
         if ranks:
             synchronise(module, ranks)
-        # Convolutions need not reorder what they read then.
-        module.to(memory_format=torch.channels_last).to(device)
+        module.to(memory_format=_memory_order(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
         name: _optimizer(recipe.network(name).words.optimizer, network)
@@ -76,6 +75,15 @@ def assemble(
     return TrainingGraph(
         task, networks, extractors, terms, optimizers, decays, autocast, ranks, schedules
     )
+
+
+def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_format:
+    """The order in memory of a network's weights, which its feature maps take over."""
+    instance_norm = any(isinstance(part, nn.InstanceNorm2d) for part in module.modules())
+    # Convolutions read channels_last as it is. Instance norm of processors does not: it has every
+    # map copied plane by plane and back, which costs more than convolutions win.
+    planes = instance_norm and device.type == "cpu"
+    return torch.contiguous_format if planes else torch.channels_last
 
 
 def rehearse(recipe: Recipe, task: Task) -> None:
