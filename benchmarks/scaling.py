@@ -171,8 +171,9 @@ def main(fast: bool, repetitions: int) -> Report:
     device = choose_device("auto")
     precision = "bf16" if has_bf16(device) else "fp32"
     report = Report(f"Scaling, {precision}")
-    steps_per_second(report, fast, precision, repetitions)
+    # First: this process will keep what its own steps take, and both do not fit into 24 GiB.
     memory(report, fast, precision)
+    steps_per_second(report, fast, precision, repetitions)
     dataset_size(report, fast, repetitions if fast else 2 * repetitions)
     ranks(report, fast)
     return report
