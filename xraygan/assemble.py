@@ -81,7 +81,7 @@ def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_forma
     """The order in memory of a network's weights, which its feature maps take over."""
     instance_norm = any(isinstance(part, nn.InstanceNorm2d) for part in module.modules())
     # Convolutions read channels_last as it is. Instance norm of processors does not: it has every
-    # map copied plane by plane and back, which costs more than convolutions win.
+    # map copied plane by plane and back, which costs what convolutions win, or far more.
     planes = instance_norm and device.type == "cpu"
     return torch.contiguous_format if planes else torch.channels_last
 
