@@ -25,7 +25,7 @@ from .paths import Folder
 from .recipe import Recipe
 
 #: raised whenever the same file would be decoded to other bytes, or a store holds other files
-STORE_VERSION = 4
+STORE_VERSION = 5
 #: unreadable images that are tried again when a store is opened
 RETRIES = 200
 
