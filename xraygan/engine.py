@@ -79,7 +79,7 @@ def run(
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
     if resume and place.evaluation.exists():
-        place.begin(recipe, resume=True)
+        place.check(recipe, resume=True)
         display.say(f"{place.path} is complete")
         return place
     with join(recipe.tables.run.device) as ranks:
@@ -88,9 +88,9 @@ def run(
             _follow(recipe, place, ranks)
             return place
         with place.locked():
-            _refuse_early(place, resume)
+            place.check(recipe, resume=resume)  # before the data is prepared, not after
             session = Session.of(recipe, display, ranks)
-            place.begin(recipe, resume=resume)
+            place.begin(recipe)
             ranks.wait()
             with place.said_of_the_disk(), logging_to(place.log, display):
                 place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
@@ -140,15 +140,6 @@ def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
         raise UserError(
             f"[run] batch_size: {words.batch_size} images cannot be shared equally by {parts} "
             f"parts ({ranks.count} --devices times [run] accumulate = {words.accumulate})"
-        )
-
-
-def _refuse_early(place: RunDirectory, resume: bool) -> None:
-    """Say that a directory is taken before the data is prepared, not after."""
-    if place.recipe.exists() and not resume:
-        raise UserError(
-            f"{place.path} already holds a run. Continue it with --resume, or choose another "
-            "directory with --out DIR"
         )
 
 

@@ -125,13 +125,12 @@ class RunDirectory:
     def _lock(self) -> FileLock:
         return FileLock(self.path / LOCK)
 
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the directory, or check that the run in it is this recipe's.
+    def check(self, recipe: Recipe, *, resume: bool) -> None:
+        """Hold that a run of this recipe can begin here, or go on.
 
         Raises:
-            UserError: it holds another run, or a run that was not to be resumed.
+            UserError: there is another run, a run that was not to be resumed, or something else.
         """
-        resolved = recipe.resolved()
         if self.recipe.exists() and not resume:
             raise UserError(
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
@@ -143,12 +142,20 @@ class RunDirectory:
                 "--out DIR"
             )
         if self.recipe.exists():
-            self._check_same(resolved)
+            self._check_same(recipe.resolved())
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the directory, unless it holds the run already.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.recipe.exists():
             return
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            write_atomically(self.recipe, tomli_w.dumps(resolved))
+            write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
