@@ -1,8 +1,7 @@
-"""A run in a process that dies: what test_crash.py forks, so that torch is imported once."""
+"""A run in a process that dies, for test_crash.py."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import signal
@@ -36,10 +35,6 @@ GIVEN = (
 #: changes of the file system that checkpoints may still make before the signal
 left = NEVER = 10**9
 sent: int
-
-# What a run imports late is imported before the forks.
-load("ucgan_full", GIVEN)
-importlib.import_module("xraygan.report")
 
 
 def train(out: str, moment: int = NEVER, number: int = signal.SIGKILL) -> None:

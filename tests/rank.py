@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from xraygan.recipe import load
 from xraygan.seeding import rng
 
 
-def main(out: str, precision: str, steps: str, count: str, recipe: str, *overrides: str) -> None:
+def train(out: str, precision: str, steps: str, count: str, recipe: str, *overrides: str) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, precision))
     chosen = load(recipe, overrides)
@@ -56,6 +55,3 @@ def main(out: str, precision: str, steps: str, count: str, recipe: str, *overrid
             }
             save_file(tensors, f"{out}.safetensors")
             Path(f"{out}.json").write_text(json.dumps(values))
-
-
-main(*sys.argv[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -58,8 +57,9 @@ def compute(ranks: Ranks) -> dict[str, Tensor]:
     return found
 
 
-if __name__ == "__main__":
+def write(out: str) -> None:
+    """Compute as one of several ranks, into OUT and the rank's number."""
     torch.set_num_threads(1)
     with join("cpu") as ranks:
         computed = compute(ranks)
-    save_file({name: t.contiguous() for name, t in computed.items()}, f"{sys.argv[1]}{ranks.index}")
+    save_file({name: t.contiguous() for name, t in computed.items()}, f"{out}{ranks.index}")

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL
+from forked import xraygan
 from nbclient import NotebookClient
 from PIL import Image
-from test_plugins import xraygan
 
 import xraygan as package
 from xraygan import Recipe, Run, UserError, run

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,14 +303,12 @@ def test_the_closest_pairs_show_no_training_image_twice() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on procedural radiographs."""
     folder = tmp_path_factory.mktemp("audit")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        (folder / "tiny.toml").write_text(WHOLE, encoding="utf-8")
-        run(load(folder / "tiny.toml"), folder / "run")
-        yield folder / "run"
+    (folder / "tiny.toml").write_text(WHOLE, encoding="utf-8")
+    run(load(folder / "tiny.toml"), folder / "run")
+    return folder / "run"
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import signal
 import subprocess
@@ -16,29 +14,14 @@ from pathlib import Path
 
 import crash
 import pytest
+from forked import fork
 
 from xraygan import UserError, checkpoint
 from xraygan.rundir import RunDirectory
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["crash"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The server keeps the environment it is started with; decode for all its children once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        # Where it looks for what it imports ahead; it goes without if it finds nothing.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        yield
-
 
 def start(out: Path, *moment: int) -> ForkServerProcess:
-    process = FORK.Process(target=crash.train, args=(str(out), *moment))
-    process.start()
-    return process
+    return fork(crash.train, str(out), *moment)
 
 
 def train(out: Path, *moment: int) -> int | None:

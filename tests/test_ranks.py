@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import rank
+import rank_objectives
 import torch
 from conftest import SMALL
-from rank_objectives import compute
+from forked import fork
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +24,6 @@ from xraygan import checkpoint
 from xraygan.launch import _environment, _free_port
 from xraygan.ranks import Ranks
 
-WORKER = Path(__file__).parent / "rank.py"
 #: of class distributions, and once more of features
 DISTANCES = (
     "energy_distance",
@@ -62,22 +64,25 @@ MULTI = (
 )
 
 
+def ended(ranks: list[ForkServerProcess]) -> list[int | None]:
+    """The exit codes of processes; what went wrong in them is on the standard error."""
+    for process in ranks:
+        process.join(300)
+    return [process.exitcode for process in ranks]
+
+
 def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str, Tensor]]:
     """What ``count`` ranks came to: each step's terms, and the networks."""
     port = _free_port()
+    alone = count == 1
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(out), *arguments],
-            env=_environment(i, count, port) if count > 1 else os.environ.copy(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        fork(
+            rank.train, str(out), *arguments,
+            environment=None if alone else _environment(i, count, port),
         )
         for i in range(count)
-    ]
-    for rank in ranks:
-        said, _ = rank.communicate(timeout=300)
-        assert rank.returncode == 0, said
+    ]  # fmt: skip
+    assert ended(ranks) == [0] * count
     return json.loads(out.with_suffix(".json").read_text()), load_file(
         out.with_suffix(".safetensors")
     )
@@ -120,13 +125,15 @@ def test_ranks_compute_what_one_computes(
 def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Behind global batch norms too, whose gathering is then differentiated twice."""
     port = _free_port()
-    command = [sys.executable, str(WORKER.with_name("rank_objectives.py")), str(tmp_path / "rank")]
-    ranks = [subprocess.Popen(command, env=_environment(i, 2, port)) for i in range(2)]
+    ranks = [
+        fork(rank_objectives.write, str(tmp_path / "rank"), environment=_environment(i, 2, port))
+        for i in range(2)
+    ]
     try:
-        expected = compute(Ranks())
+        expected = rank_objectives.compute(Ranks())
     finally:
         torch.set_default_dtype(torch.float32)
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+        assert ended(ranks) == [0, 0]
     for index in range(2):
         found = load_file(tmp_path / f"rank{index}")
         assert found.keys() == expected.keys()

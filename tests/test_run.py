@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import tomli_w
 from click.testing import CliRunner
@@ -39,13 +40,8 @@ def small(*overrides: str, recipe: str = "ucgan_full") -> list[str]:
 
 def xraygan(*arguments: str, code: int = 0, cwd: Path | None = None) -> str:
     """Run the command in a process of its own; returns all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "xraygan", *arguments],
-        capture_output=True, text=True, cwd=cwd, check=False,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    return said
+    done = forked.xraygan(*arguments, code=code, cwd=cwd)
+    return done.stdout + done.stderr
 
 
 def hashes(directory: Path) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import SMALL
+from forked import xraygan
 from rich.console import Console
-from test_plugins import xraygan
 
 from xraygan import Tracker
 from xraygan.display import Display
