@@ -116,6 +116,8 @@ def shortened(values: np.ndarray, length: int, factor: int) -> np.ndarray:
 @example(height=224, width=224, size=128, seed=0)
 @example(height=97, width=64, size=16, seed=0)
 @example(height=61, width=67, size=15, seed=0)
+@example(height=4, width=999, size=16, seed=0)
+@example(height=999, width=4, size=16, seed=0)
 @settings(max_examples=60, deadline=None)
 def test_read_grey_resizes_by_an_antialiased_triangle(
     height: int, width: int, size: int, seed: int, tmp_path_factory: pytest.TempPathFactory

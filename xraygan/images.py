@@ -180,11 +180,15 @@ def _resized(grey: np.ndarray, size: int) -> np.ndarray:
         # Pillow averages such pictures down first: a third of the time of the filter alone.
         image = Image.fromarray(grey)
         return np.array(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
-    # torch's filter uses the processor's vectors, which Pillow's does not: half of its time.
-    return np.ascontiguousarray(_resized_height(_resized_height(grey, size).T, size).T)
+    # torch's filter uses the processor's vectors, which Pillow's does not: half of its time. The
+    # longer side comes first, or a strip of 4 x 25,000,000 pixels would become many gigabytes.
+    tall = grey if grey.shape[0] >= grey.shape[1] else grey.T
+    small = _resized_height(_resized_height(tall, size).T, size)
+    return np.ascontiguousarray(small.T if tall is grey else small)
 
 
 def _resized_height(grey: np.ndarray, height: int) -> np.ndarray:
+    """``(H, W)`` to ``(height, W)``."""
     width = grey.shape[1]
     # Columns do not meet here, and vectors are used for pixels of four channels.
     channels = 4 if width % 4 == 0 else 1
