@@ -49,7 +49,8 @@ def xraygan(*arguments: object, code: int = 0, cwd: Path | None = None) -> Compl
         out, err = Path(folder, "out"), Path(folder, "err")
         process = fork(_command, words, cwd or Path.cwd(), out, err)
         process.join()
-        done = CompletedProcess(words, process.exitcode or 0, out.read_text(), err.read_text())
+        assert process.exitcode is not None
+        done = CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

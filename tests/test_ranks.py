@@ -74,14 +74,8 @@ def ended(ranks: list[ForkServerProcess]) -> list[int | None]:
 def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str, Tensor]]:
     """What ``count`` ranks came to: each step's terms, and the networks."""
     port = _free_port()
-    alone = count == 1
-    ranks = [
-        fork(
-            rank.train, str(out), *arguments,
-            environment=None if alone else _environment(i, count, port),
-        )
-        for i in range(count)
-    ]  # fmt: skip
+    environments = [_environment(i, count, port) if count > 1 else None for i in range(count)]
+    ranks = [fork(rank.train, str(out), *arguments, environment=own) for own in environments]
     assert ended(ranks) == [0] * count
     return json.loads(out.with_suffix(".json").read_text()), load_file(
         out.with_suffix(".safetensors")

@@ -106,7 +106,7 @@ def _open(path: Path) -> BufferedReader:
 
 
 def _plain_jpeg(file: BufferedReader, size: int) -> np.ndarray | None:
-    """A JPEG decoded past Pillow to the same greys, in four fifths of the time.
+    """A JPEG decoded past Pillow to the same greys, in three fifths of the time.
 
     None for whatever else a file holds, and for a damaged one: Pillow says what is wrong with it.
     """
