@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .evaluate import percentile_interval
+from .intervals import percentile_interval
 from .nearest import Neighbours
 
 LEVEL = 0.05  # how often either claim is made of a generator of which it is not true, at most

@@ -18,11 +18,10 @@ from .errors import UserError
 from .generate import Generated, generate
 from .graph import TrainingGraph
 from .interfaces import Classifier, Extractor, Measurement, Metric
+from .intervals import CONFIDENCE, percentile_interval
 from .recipe import Recipe
 from .seeding import derive_seed, rng
 from .store import ImageSplit, StoredImages, to_range
-
-CONFIDENCE = 0.95
 
 
 class Evaluation:
@@ -179,6 +178,9 @@ class Evaluation:
     ) -> Measurement:
         """A figure of the test split with its 95 % percentile-bootstrap interval over patients.
 
+        A share or an AUC has a better one, from the resamples that this returns: see
+        :func:`xraygan.intervals.share_interval` and :func:`xraygan.intervals.auc_interval`.
+
         Args:
             value: the figure.
             statistic: the figure from image weights ``(N,)``: how often each image's patient was
@@ -262,16 +264,6 @@ class Evaluation:
                 last = maps[list(maps)[-1]].double()
                 found.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
         return torch.cat(found).numpy()
-
-
-def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % percentile interval of bootstrap values, those that are NaN left out."""
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return None
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -335,6 +335,8 @@ class Measurement:
             defined. Runs that are tested on the same patients share the resamples, so their
             differences can be compared within each.
         better: whether more of it is better, or less.
+        limits: the least and the greatest value that the figure can have; None where it has none,
+            or they are not known.
     """
 
     value: float | list[Any] | None
@@ -343,6 +345,7 @@ class Measurement:
     note: str = ""
     resamples: np.ndarray | None = None
     better: Literal["higher", "lower"] = "higher"
+    limits: tuple[float, float] | None = None
 
 
 class Metric(ABC):

@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric
-from xraygan.evaluate import Evaluation, percentile_interval
+from xraygan.evaluate import Evaluation
+from xraygan.intervals import percentile_interval
 
-from .classification import Judged, ratio
+from .classification import SHARE, Judged, mean_of, ratio
 
 Binning = Literal["width", "mass"]
 
@@ -55,9 +56,10 @@ class Calibration(Metric):
     `ece/top` is the ECE of the likeliest class's probability against whether it is right, and
     images that have none or several of the classes are left out.
 
-    Intervals are bootstraps over patients, the bins held fixed. ECE is biased upwards, more with
-    more bins and fewer images, and a resample by as much again: the resamples are moved so that
-    their mean is the figure.
+    Intervals are over patients. That of a class's Brier score is a score interval, as accuracy's;
+    that of ECE the percentiles of a bootstrap, the bins held fixed; those of means add those of the
+    classes. ECE is biased upwards, more with more bins and fewer images, and a resample by as much
+    again: the resamples are moved so that their mean is the figure.
 
     Source: Guo et al., arXiv:1706.04599; equal mass: Nguyen and O'Connor, arXiv:1508.05154;
     Brier, Verification of forecasts expressed in terms of probability, 1950.
@@ -115,12 +117,8 @@ class Calibration(Metric):
 
 
 def _mean(of: Mapping[str, Measurement]) -> Measurement:
-    """The mean over classes, whose resamples are of the same patients."""
     first = next(iter(of.values()))
-    value = float(np.mean([measured.value for measured in of.values()]))
-    known = [measured.resamples for measured in of.values() if measured.resamples is not None]
-    note = f"mean over {len(of)} classes, {first.note}"
-    return _of_resamples(replace(first, note=note), value, np.mean(known, axis=0))
+    return mean_of([*of.values()], f"mean over {len(of)} classes, {first.note}")
 
 
 def _of_resamples(measured: Measurement, value: float, resamples: np.ndarray) -> Measurement:
@@ -128,4 +126,4 @@ def _of_resamples(measured: Measurement, value: float, resamples: np.ndarray) ->
     interval = percentile_interval(resamples)
     if interval is not None:
         interval = (max(interval[0], 0.0), min(interval[1], 1.0))
-    return replace(measured, value=value, interval=interval, resamples=resamples)
+    return replace(measured, value=value, interval=interval, resamples=resamples, limits=SHARE)

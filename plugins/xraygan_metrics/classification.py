@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from xraygan import Measurement, Metric
 from xraygan.evaluate import Evaluation
+from xraygan.intervals import auc_interval, bootstrap_variance, mean_interval, share_interval
 
-#: positive patients below which a bootstrap over patients says too little
-FEW = 10
+#: patients of a class below which no interval of its AUC was tried (docs/metrics.md)
+FEW = 5
+SHARE = (0.0, 1.0)
 
 
 def weighted_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
@@ -44,10 +45,13 @@ class AUC(Metric):
     """Area under the ROC curve of each class, one against the rest, and their mean
 
     The ROC curve is the true positive rate as a function of the false positive rate. The rest are
-    the other classes of the recipe. Intervals are bootstraps over patients. A class that all or
-    none of the test images have has no AUC.
+    the other classes of the recipe. A class that all or none of the test images have has no AUC.
+    Intervals are score intervals over patients (Newcombe's, scaled to the variance in a bootstrap),
+    which hold their level with five positive patients and for an AUC of 1; that of the mean adds
+    theirs (Zou's).
 
-    Source: scikit-learn's roc_auc_score; the paper's Tabs. 2, 4, 5, 6 and 9.
+    Source: scikit-learn's roc_auc_score; the paper's Tabs. 2, 4, 5, 6 and 9; Newcombe, Statistics
+    in Medicine 25 (2006), method 5; Zou, Psychological Methods 12 (2007).
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
@@ -59,42 +63,66 @@ class AUC(Metric):
 def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
     """The AUC of each class and their mean, of probabilities ``(N, K)`` for the test images."""
     found: dict[str, Measurement] = {}
+    known: list[Measurement] = []
     n = len(evaluation.labels)
-    sorted_classes = []
     for name, column in evaluation.classes.items():
         truth, scores = evaluation.labels[:, column], probs[:, column]
         if len(np.unique(truth)) < 2:
             note = f"{int(truth.sum())} of {n} test images have it: no AUC"
             found[f"auc/{name}"] = Measurement(None, n, note=note)
             continue
-        order = np.argsort(scores, kind="stable")
-        one = (truth[order].astype(np.float64), scores[order], order)
-        sorted_classes.append(one)
-        found[f"auc/{name}"] = evaluation.over_patients(
-            float(roc_auc_score(truth, scores)),
-            partial(_of, one),
-            _positives(truth, evaluation.patients),
-        )
-    values = [m.value for m in found.values() if isinstance(m.value, float)]
-    if values:
-        found["auc/mean"] = evaluation.over_patients(
-            float(np.mean(values)),
-            lambda weights: float(np.mean([_of(one, weights) for one in sorted_classes])),
-            f"mean over {len(values)} classes",
-        )
+        found[f"auc/{name}"] = _auc(evaluation, truth, scores)
+        known.append(found[f"auc/{name}"])
+    if known:
+        found["auc/mean"] = mean_of(known, f"mean over {len(known)} classes")
     return found
 
 
-def _positives(truth: np.ndarray, patients: np.ndarray) -> str:
-    """How many positive images of how many patients, for a few tell little of other patients."""
-    count = len(np.unique(patients[truth == 1]))
-    note = f"one against the rest, {int(truth.sum())} positive images of {count} patients"
-    return note + (": too few for its interval to be trusted" if count < FEW else "")
+def _auc(evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray) -> Measurement:
+    """One class's AUC, its patients counted: few positive ones tell little of others."""
+    order = np.argsort(scores, kind="stable")
+    rising = (truth[order].astype(np.float64), scores[order])
+    patients = evaluation.patients
+    positives, negatives = (len(np.unique(patients[truth == of])) for of in (1, 0))
+    note = f"one against the rest, {int(truth.sum())} positive images of {positives} patients"
+    if min(positives, negatives) < FEW:
+        note += ": too few for its interval to be trusted"
+    value = float(roc_auc_score(truth, scores))
+    return with_interval(
+        evaluation.over_patients(value, lambda w: weighted_auc(*rising, w[order]), note),
+        lambda variance: auc_interval(value, variance, positives, negatives),
+        min(positives, negatives),
+    )
 
 
-def _of(one: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> float:
-    truth, scores, order = one
-    return weighted_auc(truth, scores, weights[order])
+def mean_of(known: Sequence[Measurement], note: str) -> Measurement:
+    """The mean over classes of a figure in [0, 1], all measured on the same test images."""
+    values = [float(one.value) for one in known if isinstance(one.value, float)]
+    intervals = [one.interval for one in known if one.interval is not None]
+    resamples = [one.resamples for one in known if one.resamples is not None]
+    whole = len(intervals) == len(resamples) == len(known)
+    return replace(
+        known[0],
+        value=float(np.mean(values)),
+        interval=mean_interval(values, intervals, resamples) if whole else None,
+        note=note,
+        resamples=np.mean(resamples, axis=0) if len(resamples) == len(known) else None,
+    )
+
+
+def with_interval(
+    measured: Measurement, interval: Callable[[float], tuple[float, float]], patients: int
+) -> Measurement:
+    """A figure in [0, 1] with another interval than its bootstrap's.
+
+    Args:
+        interval: makes it of the variance over patients.
+        patients: how many patients, of the smaller class where there are two.
+    """
+    if measured.resamples is None or not len(measured.resamples):
+        return replace(measured, limits=SHARE)  # [evaluation] bootstrap = 0 asks for none
+    variance = bootstrap_variance(measured.resamples, patients)
+    return replace(measured, interval=interval(variance), limits=SHARE)
 
 
 @dataclass(frozen=True)
@@ -146,9 +174,10 @@ class Classification(Metric):
     Where classes exclude each other the likeliest is predicted, and images that have none or
     several of the classes are left out; else each finding above 0.5 is predicted, the accuracy is
     the mean over findings, and there is no confusion matrix. Precision is TP / (TP + FP) and recall
-    TP / (TP + FN) (Eqs. 12 and 13). Intervals are bootstraps over patients.
+    TP / (TP + FN) (Eqs. 12 and 13). Intervals are score intervals over patients (Wilson's, scaled
+    to the variance in a bootstrap), which hold their level for few patients and perfect shares.
 
-    Source: the paper's Tabs. 1, 3, 7 and 8.
+    Source: the paper's Tabs. 1, 3, 7 and 8; Wilson, JASA 22 (1927).
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
@@ -173,7 +202,12 @@ class Classification(Metric):
 
 
 def ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str) -> Measurement:
-    """Weighted sum of ``part`` over that of ``base``: what is right over all that counts."""
+    """Weighted sum of ``part`` over that of ``base``: what is right over all that counts.
+
+    Args:
+        part: ``(N,)``, from 0 to ``base``.
+        base: ``(N,)``, at least 0: 0 for an image that does not count.
+    """
 
     def share(weights: np.ndarray) -> float:
         total = weights @ base
@@ -181,4 +215,10 @@ def ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str)
 
     if not base.any():
         return Measurement(None, 0, note=note.replace("of 0 that are", "no test image is"))
-    return evaluation.over_patients(share(np.ones(len(base))), share, note)
+    value = share(np.ones(len(base)))
+    patients = len(np.unique(evaluation.patients[base > 0]))
+    return with_interval(
+        evaluation.over_patients(value, share, note),
+        lambda variance: share_interval(value, variance, patients),
+        patients,
+    )

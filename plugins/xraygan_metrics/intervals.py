@@ -38,14 +38,15 @@ def with_jackknife(
         low, high: what the figure cannot be below and above.
     """
     value, count = statistic(generated), len(generated)
+    limits = (low, high) if math.isfinite(low) and math.isfinite(high) else None
     if count < 2 * BLOCKS:
-        return Measurement(value, count, note=note, better=better)
+        return Measurement(value, count, note=note, better=better, limits=limits)
     blocks = np.array_split(np.arange(count), BLOCKS)
     without = np.array([statistic(np.delete(generated, block, axis=0)) for block in blocks])
     spread = T95 * math.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
     if spread == 0:
         note = f"{note}; no interval, for it is the same without each of {BLOCKS} blocks"
-        return Measurement(value, count, note=note, better=better)
+        return Measurement(value, count, note=note, better=better, limits=limits)
     note = f"{note}; interval by a jackknife over {BLOCKS} blocks of the generated images"
     interval = (max(value - spread, low), min(value + spread, high))
-    return Measurement(value, count, interval, note, better=better)
+    return Measurement(value, count, interval, note, better=better, limits=limits)
