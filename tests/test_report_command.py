@@ -197,9 +197,10 @@ def test_comparison_shows_metrics_with_intervals_and_paired_differences(
 ) -> None:
     page = compared(tmp_path, *runs)
     # The resamples differ by 0.04 to 0.16: the outer 2.5 % are left out on either side.
-    gap = "-0.100 (-0.157 to -0.043)".replace("-", "\N{MINUS SIGN}")
+    gap = "-0.100 (-0.157 to -0.043, patients alone)".replace("-", "\N{MINUS SIGN}")
     assert f"0.833 0.500 to 1.000 0.733 0.500 to 1.000 {gap}" in page.said
-    assert gap in " ".join(page.text["mark"].split())
+    assert "patients alone" not in page.text["mark"]  # one seed each: nothing is told of training
+    assert "Over training seeds" not in page.said
     assert f"Novelty n 9 {NONE} not measured 0.250 no interval" in page.said
     assert "accuracy of each run, with intervals" in [s.get("aria-label") for s in page.all("svg")]
 
@@ -212,6 +213,39 @@ def test_no_differences_are_paired_over_other_patients(
     page = compared(tmp_path, *runs)
     assert "0.733 0.500 to 1.000" in page.said
     assert "0.100" not in page.said
+
+
+def test_recipes_that_ran_with_several_seeds_are_compared_over_seeds(tmp_path: Path) -> None:
+    """Two systems of three seeds; the second is better by 0.1 with every seed, or with none."""
+    source = np.random.default_rng(0)
+    hard = source.normal(0, 0.02, 101)
+
+    def made(name: str, weight: float, seed: int, accuracy: float) -> Path:
+        directory = make(tmp_path / f"{name}-{seed}")
+        tables = recipe()
+        tables["run"] |= {"name": f"{name}-{seed}", "seed": seed}
+        tables["scores"]["mmd"]["weight"] = weight
+        (directory / "recipe.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+        value = accuracy + 0.002 * source.normal()
+        change(
+            directory / "evaluation.json", lambda e: e["metrics"]["accuracy"].update(value=value)
+        )
+        resamples = pd.DataFrame({"accuracy": value + hard + source.normal(0, 0.003, 101)})
+        resamples.to_csv(directory / "bootstrap.csv", index=False)
+        return directory
+
+    base = [made("plain", 0.25, seed, 0.7) for seed in (0, 1, 2)]
+    better = [made("better", 0.5, seed, 0.8) for seed in (0, 1, 2)]
+    page = compared(tmp_path, *base, *better)
+    assert "Difference from plain-0 (seeds 0, 1, 2), paired by seed" in page.said
+    assert "adjusted for how many are shown, 1 (Holm)" in page.said  # AUCs are the same in all runs
+    assert "better-0 (seeds 0, 1, 2)" in page.said
+    assert re.search(r"accuracy \+0\.099 \(\+0\.095 to \+0\.104\), p <0\.001, 3 seeds", page.said)
+    assert "3 seeds" in page.text["mark"]
+    alike = [made("alike", 0.75, seed, 0.7) for seed in (0, 1, 2)]
+    page = compared(tmp_path, *base, *alike)
+    assert "alike-0 (seeds 0, 1, 2)" in page.said
+    assert "3 seeds" not in page.text["mark"]
 
 
 def test_comparison_warns_of_runs_that_were_not_measured_alike(

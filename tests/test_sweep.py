@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 import tomli_w
 
 from xraygan import UserError
-from xraygan.sweep import load, shipped, write_tables
-from xraygan.sweep.runner import plan
+from xraygan.seed_variance import SeedVariance
+from xraygan.sweep import Sweep, load, shipped, write_tables
+from xraygan.sweep.runner import Run, plan
 
 SMALL = {
     "title": "A small sweep",
@@ -125,40 +127,102 @@ def fake_run(directory: Path, figures: dict[str, np.ndarray], patients: list[str
     pd.DataFrame(figures).to_csv(directory / "bootstrap.csv", index=False)
 
 
-def test_the_table_is_the_mean_over_seeds_with_intervals_over_patients(tmp_path: Path) -> None:
+def drawn_runs(sweep: Sweep, out: Path, effect: float, sd: float) -> list[Run]:
+    """Fake runs of two rows, tested on patients some of whom are hard for all networks.
+
+    The second row is better by ``effect``; its seeds differ by ``sd``, the first's the other way.
+    """
+    source = np.random.default_rng(0)
+    runs = plan(sweep, out)
+    hard = source.normal(0, 0.01, 400)
+    for run in runs:
+        own = source.normal(0, 0.004, 400)
+        second = run.row.label == "0.001"
+        middle = 0.8 + effect * second + sd * (run.seed - 1) * (1 if second else -1)
+        values = (middle + hard + own - (hard + own).mean()).round(9)
+        fake_run(run.place.path, {"accuracy": values, "auc/mean": values / 2}, ["a", "b", "b"])
+    return runs
+
+
+def test_the_table_is_the_mean_over_seeds_with_intervals_over_seeds_and_patients(
+    tmp_path: Path,
+) -> None:
     layout = {**SMALL["table"], "baseline": "0.0001"}
     sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=layout))
-    source = np.random.default_rng(0)
-    runs = plan(sweep, tmp_path)
-    drawn: dict[tuple[str, int], np.ndarray] = {}
-    for run in runs:
-        if (run.row.label, run.seed) == ("0.001", 2):
-            run.failure = "exit code 2: it had a fault"
-            continue
-        values = drawn[run.row.label, run.seed] = source.normal(0.8, 0.05, 400).round(9)
-        fake_run(run.place.path, {"accuracy": values, "auc/mean": values / 2}, ["a", "b", "b"])
+    runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
+    failed = next(run for run in runs if (run.row.label, run.seed) == ("0.001", 2))
+    shutil.rmtree(failed.place.path)
+    failed.failure = "exit code 2: it had a fault"
     write_tables(sweep, runs, tmp_path, "xraygan sweep small.toml")
     table = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"])
-    means = {}
+    drawn = {
+        (float(run.row.label), run.seed): pd.read_csv(run.place.path / "bootstrap.csv")["accuracy"]
+        for run in runs
+        if run is not failed
+    }
     for label, seeds in ((0.0001, (0, 1, 2)), (0.001, (0, 1))):
-        each = [drawn[str(label), seed] for seed in seeds]
-        means[label] = np.mean(each, axis=0)
         line = table.loc[label, "accuracy"]
-        values = [values.mean() for values in each]
+        values = [drawn[label, seed].mean() for seed in seeds]
         assert line["mean"] == pytest.approx(np.mean(values), abs=1e-6)
         assert line["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
         assert line["seeds"] == len(seeds)
-        low, high = np.quantile(means[label], [0.025, 0.975])
-        assert (line["low"], line["high"]) == pytest.approx((low, high), abs=1e-6)
+        mean = np.mean([drawn[label, seed] for seed in seeds], axis=0)
+        patients = np.quantile(mean, [0.025, 0.975])
+        found = (line["patients_low"], line["patients_high"])
+        assert found == pytest.approx(patients, abs=1e-6)
+        assert line["low"] < patients[0] < patients[1] < line["high"]
     line = table.loc[0.001, "accuracy"]
-    gap = np.quantile(means[0.001] - means[0.0001], [0.025, 0.975])
-    assert (line["difference_low"], line["difference_high"]) == pytest.approx(gap, abs=1e-6)
+    gaps = [drawn[0.001, seed] - drawn[0.0001, seed] for seed in (0, 1)]
+    assert line["difference_seeds"] == 2
+    assert line["difference"] == pytest.approx(np.mean(gaps), abs=1e-6)
+    patients = np.quantile(np.mean(gaps, axis=0), [0.025, 0.975])
+    found = (line["difference_patients_low"], line["difference_patients_high"])
+    assert found == pytest.approx(patients, abs=1e-6)
+    width = SeedVariance.of([gap.mean() for gap in gaps], gaps).half_width()
+    found = (line["difference_low"], line["difference_high"])
+    assert found == pytest.approx(
+        (line["difference"] - width, line["difference"] + width), abs=1e-5
+    )
     assert line["paper"] == 0.9
     assert np.isnan(table.loc[0.0001, "accuracy"]["paper"])
     text = (tmp_path / "table.md").read_text()
     assert "- 0.001, seed 2: exit code 2: it had a fault" in text
+    assert "0.001: without seed 2, which one of the two rows lacks." in text
     assert "not a result" not in text
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("sd", [0.0002, 0.01])
+def test_a_difference_is_marked_if_seeds_and_patients_allow(tmp_path: Path, sd: float) -> None:
+    """0.012 of accuracy: patients alone tell it from 0, but seeds that differ by 0.01 do not."""
+    layout = {"metrics": ["accuracy", "auc/mean"], "baseline": "0.0001", "difference": 0.02}
+    sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=layout))
+    write_tables(sweep, drawn_runs(sweep, tmp_path, effect=0.012, sd=sd), tmp_path, "")
+    line = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"]).loc[0.001, "accuracy"]
+    assert line["difference_patients_low"] > 0
+    text = (tmp_path / "table.md").read_text()
+    small = sd < 0.001
+    assert (line["difference_low"] > 0) == small
+    assert (line["p_holm"] < 0.05) == small
+    assert ("\\*" in text) == small
+    assert "`accuracy` is the primary metric: p is adjusted for 1 comparison (Holm)" in text
+    assert ("- 0.001: " in text) and (
+        ("are enough for 0.02" if small else "0.02 would take") in text
+    )
+    assert line["detectable"] == pytest.approx(0.008 if small else 0.05, rel=0.8)
+
+
+def test_one_seed_cannot_speak_of_training(tmp_path: Path) -> None:
+    layout = {"metrics": ["accuracy"], "baseline": "0.0001"}
+    sweep = load(written(tmp_path / "small.toml", seeds=[0], table=layout))
+    write_tables(sweep, drawn_runs(sweep, tmp_path, effect=0.2, sd=0.0), tmp_path, "")
+    line = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"]).loc[0.001, "accuracy"]
+    assert line["difference_patients_low"] > 0.15
+    assert line[["difference_low", "p", "p_holm", "detectable"]].isna().all()
+    text = (tmp_path / "table.md").read_text()
+    assert "over test patients alone" in text
+    assert "One pair of runs cannot tell what the recipe does from what its seed does" in text
+    assert "\\*" not in text
 
 
 def test_seeds_that_were_tested_on_other_patients_have_no_common_interval(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from .errors import UserError
 from .figures import MOST_RUNS, classifier_curves, curve, intervals, key
 from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import NONE, Html, body, count, document, duration, join, number, panel, table, tag
-from .paired import Difference, Resampled
+from .paired import Estimate, Resampled, difference
 from .report import METRICS, missing, protocol, summary, weights_and_audiences
 from .runfiles import ByClass, Lacking, Object, RunFiles, Series
+from .systems import over_seeds, signed
 
 WARNINGS = 10  # shown of each run at most; its log has them all
 
@@ -26,9 +27,10 @@ WARNINGS = 10  # shown of each run at most; its log has them all
 OF_NO_CONCERN = ("started", "command")
 
 PAIRED = (
-    "Under a value stands its interval, then its difference from the first run with an interval "
-    "over the same resamples of the same test patients, where both runs have them. A difference is "
-    "marked where its interval leaves out zero; among many, some do by chance."
+    "Under a value stands its interval over test patients, then its difference from the first run "
+    "with an interval over the same resamples of the same test patients, where both runs have "
+    "them. Two runs cannot tell what a recipe does from what its seed does: with other seeds "
+    "either may be the better one. Recipes that ran with two seeds or more are compared over seeds."
 )
 
 Runs = Sequence[tuple[str, RunFiles]]
@@ -197,9 +199,8 @@ def _metrics(runs: Runs) -> Html:
             rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name, resampled)))
     head = ["Metric", *_heads(runs), "Intervals, each row on its own scale"]
     numbers = range(1, len(runs) + 1)
-    return join(
-        [_protocols(runs), tag("p", PAIRED), table(head, rows, numbers=numbers, style="wide")]
-    )
+    shown = table(head, rows, numbers=numbers, style="wide")
+    return join([_protocols(runs), tag("p", PAIRED), shown, over_seeds(runs, [*names])])
 
 
 def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:
@@ -217,25 +218,21 @@ def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[obj
         low, high = found.get("interval") or (value, value)
         drawn.append((value, low, high))
         span = f"{number(low)} to {number(high)}" if found.get("interval") else "no interval"
-        gap = resampled[i].less(resampled[0], name) if i else None
+        gap = difference({0: resampled[i]}, {0: resampled[0]}, name) if i else None
         cells.append(join([number(value), tag("div", span, class_="muted"), _gap(gap)]))
     known = any(one is not None for one in drawn)
     return [*cells, intervals(drawn, f"{name} of each run, with intervals") if known else ""]
 
 
-def _gap(gap: Difference | None) -> Html | None:
-    """A difference from the first run, marked where its interval leaves out zero."""
-    if gap is None:
+def _gap(gap: Estimate | None) -> Html | None:
+    """A difference from the first run, over the test patients that they share."""
+    if gap is None or gap.patients is None:
         return None
-    coarse = max(map(abs, gap)) >= 1e-3  # then what is below is zero to a reader
-    value, low, high = (_signed(round(x, 3) if coarse else x) for x in gap)
-    shown = join([f"{value} ", tag("span", f"({low} to {high})", class_="n")])
-    clear = gap.low > 0 or gap.high < 0
-    return tag("div", tag("mark", shown) if clear else shown, class_="gap muted")
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else "") + number(abs(value))
+    figures = (gap.value, *gap.patients)
+    coarse = max(map(abs, figures)) >= 1e-3  # then what is below is zero to a reader
+    value, low, high = (signed(round(x, 3) if coarse else x) for x in figures)
+    shown = join([f"{value} ", tag("span", f"({low} to {high}, patients alone)", class_="n")])
+    return tag("div", shown, class_="gap muted")
 
 
 def _images_measured(runs: Runs, name: str) -> str:

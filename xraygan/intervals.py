@@ -110,7 +110,7 @@ def score_interval(
     """
     degrees = patients - 1 + PRIOR
     ratio = 1.0
-    if 0 < value < 1 and variance > 0:
+    if _EDGE < value < 1 - _EDGE and variance > 0:
         ratio = variance / model(value)
         ratio = max(ratio, ((patients - 1) * ratio + PRIOR) / degrees)
     squared = ratio * float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) ** 2
@@ -127,6 +127,22 @@ def score_interval(
     return low, high
 
 
+def scaled_share_interval(value: float, variance: float, critical: float) -> Interval:
+    """All t with (value - t)^2 <= critical^2 variance t (1 - t) / (value (1 - value)).
+
+    Wilson's interval with as many images as would give this variance: it stays within [0, 1].
+
+    Args:
+        value: in (0, 1).
+        variance: of all that the figure varies by, above 0.
+        critical: the quantile that belongs to it, for example 1.96.
+    """
+    excess = critical**2 * variance / (value * (1 - value))
+    middle = (value + excess / 2) / (1 + excess)
+    half = float(np.sqrt(excess * value * (1 - value) + excess**2 / 4)) / (1 + excess)
+    return middle - half, middle + half
+
+
 def mean_interval(
     values: Sequence[float], intervals: Sequence[Interval], resamples: Sequence[np.ndarray]
 ) -> Interval:
@@ -139,16 +155,15 @@ def mean_interval(
 
     Args:
         values, intervals: of the K figures.
-        resamples: ``(B,)`` each, shared between the figures; r_kl is their correlation, 0 where a
-            figure does not vary.
+        resamples: ``(B,)`` each, shared between the figures; r_kl is their correlation, 1 where a
+            figure does not vary and nothing is known of it.
     """
     matrix = np.stack(resamples)
     matrix = matrix[:, np.isfinite(matrix).all(axis=0)]
-    correlation = np.eye(len(values))
+    correlation = np.ones((len(values), len(values)))
     if matrix.shape[1] > 1:
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.atleast_2d(np.corrcoef(matrix))
-        correlation = np.where(np.isfinite(found), found, np.eye(len(values)))
+            correlation = np.nan_to_num(np.atleast_2d(np.corrcoef(matrix)), nan=1.0)
     mean = float(np.mean(values))
     below = np.array([value - low for value, (low, _) in zip(values, intervals, strict=True)])
     above = np.array([high - value for value, (_, high) in zip(values, intervals, strict=True)])

@@ -1,52 +1,173 @@
-"""What two runs measured on the same patients, less each other, patient by patient."""
+"""What runs measured, as a mean over their training seeds and as differences between systems.
+
+Runs that were tested on the same images share the resamples of their test patients, whatever their
+seeds, so that means and differences can be taken within each resample.
+"""
 
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .intervals import Interval, percentile_interval, scaled_share_interval
 from .runfiles import RunFiles
+from .seed_variance import SeedVariance
 
-
-class Difference(NamedTuple):
-    """A value less another run's, with the percentile interval over shared resamples."""
-
-    value: float
-    low: float
-    high: float
+OTHER_PATIENTS = "the runs were tested on other patients, or with other resamples"
+ONE_SEED = "one seed says nothing of training"
+ALIKE = "neither seeds nor patients make a difference, so nothing is known of how it varies"
 
 
 class Resampled:
-    """A run's metrics in each bootstrap resample of its test patients.
+    """A run's metrics, and each in the bootstrap resamples of its test patients.
 
-    Runs that were tested on the same images share the resamples, whatever their seeds, so that the
-    difference of two metrics can be taken in each of them.
+    Attributes:
+        tested: whose images it was tested on, image by image; empty where that is not known.
     """
 
     def __init__(self, run: RunFiles) -> None:
-        self._metrics = run.evaluation.get("metrics", {})
-        self._confidence = run.evaluation.get("protocol", {}).get("confidence", 0.95)
+        self._metrics: Mapping[str, Any] = run.evaluation.get("metrics", {})
         self._values = run.optional("bootstrap.csv", _numbers) or {}
-        self._tested = run.optional("predictions.csv", _patients)
+        self.tested = tuple(run.optional("predictions.csv", _patients) or ())
 
-    def less(self, base: Resampled, name: str) -> Difference | None:
-        """A metric less that of another run; None where the two cannot be paired."""
-        if not self._tested or self._tested != base._tested or self._confidence != base._confidence:
+    def measured(self, name: str) -> Mapping[str, Any]:
+        """What ``evaluation.json`` has of a metric; empty where it has none."""
+        return self._metrics.get(name) or {}
+
+    def value(self, name: str) -> float | None:
+        """A metric; None where it has no finite value, or is no single number."""
+        value = self.measured(name).get("value")
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def resamples(self, name: str) -> np.ndarray | None:
+        """A metric in each resample, ``(B,)``; None where test patients do not enter it."""
+        return self._values.get(name)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over training seeds, of a metric or of the difference of two systems.
+
+    Attributes:
+        values: one a seed.
+        interval: 95 % over training seeds and test patients; None of a single seed, which says
+            nothing of training, and where ``why`` says so.
+        patients: 95 % over test patients alone, these seeds held fixed; None where test patients
+            do not enter the metric.
+        variance: what it varies by; None where that is not known.
+        why: why there is no interval, empty if there is one.
+    """
+
+    values: Mapping[int, float]
+    interval: Interval | None = None
+    patients: Interval | None = None
+    variance: SeedVariance | None = None
+    why: str = ""
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN of no seed."""
+        return float(np.mean(list(self.values.values()))) if self.values else math.nan
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds (S - 1); NaN of fewer than two."""
+        found = list(self.values.values())
+        return float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of no difference; None of a single seed, and where nothing is known."""
+        if self.interval is None or self.variance is None:
             return None
-        ours, theirs = (side._values.get(name, np.empty(0)) for side in (self, base))
-        values = [side._metrics.get(name, {}).get("value") for side in (self, base)]
-        if len(ours) != len(theirs) or not all(isinstance(v, int | float) for v in values):
-            return None
-        gaps = ours - theirs
-        gaps = gaps[np.isfinite(gaps)]
-        if not len(gaps):
-            return None
-        tail = (1 - self._confidence) / 2
-        low, high = np.quantile(gaps, [tail, 1 - tail])
-        return Difference(values[0] - values[1], float(low), float(high))
+        return self.variance.p_value(self.value)
+
+
+def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
+    """A metric of one system.
+
+    Args:
+        runs: its runs by seed.
+    """
+    values = {seed: value for seed, run in runs.items() if (value := run.value(name)) is not None}
+    used = [runs[seed] for seed in values]
+    shared = _shared(used, name)
+    if not values or shared is None:
+        return Estimate(values, why=OTHER_PATIENTS if values else "not measured")
+    variance = SeedVariance.of([*values.values()], shared or None)
+    own = [run.measured(name).get("interval") for run in used]
+    ends = [tuple(map(float, one)) for one in own if one]
+    if len(values) == 1:
+        patients = (ends[0][0], ends[0][1]) if ends else None
+        return Estimate(values, None, patients, variance, ONE_SEED)
+    mean = float(np.mean([*values.values()]))
+    interval: Interval | None
+    if used[0].measured(name).get("limits") != [0.0, 1.0]:
+        width = variance.half_width()
+        interval = (mean - width, mean + width)
+    elif 0 < mean < 1 and variance.total:
+        interval = scaled_share_interval(mean, variance.total, variance.critical())
+    else:  # all seeds are perfect: then as far as one of them may be from it
+        low, high = np.mean(ends, axis=0) if ends else (mean, mean)
+        interval = (float(low), float(high))
+    return Estimate(values, interval, _of_patients(shared), variance)
+
+
+def difference(
+    ours: Mapping[int, Resampled], theirs: Mapping[int, Resampled], name: str
+) -> Estimate | None:
+    """A metric of one system less that of another, paired by seed; None without a common seed.
+
+    Args:
+        ours, theirs: each system's runs by seed.
+    """
+    values, pairs = {}, []
+    for seed in ours:
+        if seed in theirs:
+            left, right = ours[seed].value(name), theirs[seed].value(name)
+            if left is not None and right is not None:
+                values[seed] = left - right
+                pairs.append((ours[seed], theirs[seed]))
+    if not values:
+        return None
+    shared = _shared([run for pair in pairs for run in pair], name)
+    if shared is None:
+        return Estimate(values, why=OTHER_PATIENTS)
+    gaps = [left - right for left, right in zip(shared[::2], shared[1::2], strict=True)]
+    variance = SeedVariance.of([*values.values()], gaps or None)
+    patients = _of_patients(gaps)
+    if len(values) == 1 or not variance.total:
+        return Estimate(values, None, patients, variance, ALIKE if variance.count > 1 else ONE_SEED)
+    mean, width = float(np.mean([*values.values()])), variance.half_width()
+    return Estimate(values, (mean - width, mean + width), patients, variance)
+
+
+def _shared(runs: Sequence[Resampled], name: str) -> list[np.ndarray] | None:
+    """A metric's resamples of each run, where all are of the same patients.
+
+    Empty where no run has any: test patients do not enter the metric. None where they cannot be
+    put side by side.
+    """
+    found = [run.resamples(name) for run in runs]
+    known = [one for one in found if one is not None]
+    if not known:
+        return []
+    if len(known) < len(runs) or len({len(one) for one in known}) > 1:
+        return None
+    if len({run.tested for run in runs}) > 1 or not runs[0].tested:
+        return None
+    return known
+
+
+def _of_patients(resamples: Sequence[np.ndarray]) -> Interval | None:
+    """The percentile interval of a mean over these very seeds."""
+    return percentile_interval(np.mean(resamples, axis=0)) if len(resamples) else None
 
 
 def _numbers(text: str) -> dict[str, np.ndarray]:

@@ -7,12 +7,13 @@ variance that other seeds would bring, the interval of a mean of S seeds is
 
     mean +- c sqrt(v_p + v_s)
 
-v_s = s^2 / S, with s the standard deviation between seeds. It also holds what each network makes of
-single patients (two networks of one recipe err on different ones), which the bootstrap over
-patients sees too; so v_p is the bootstrap's variance of the mean less that share, or that part would
-count twice. c lies between the normal quantile (v_s = 0) and Student's t of S - 1 degrees of freedom
-(v_p = 0). Welch's and Satterthwaite's c is too small with few seeds (level up to 8 % with three),
-that of Behrens and Fisher too large (down to 2.4 %): their geometric mean holds 3.4 to 6 %.
+v_s = s^2 / S, with s the standard deviation between seeds. It also holds what each network makes
+of single patients (two networks of one recipe err on different ones), which the bootstrap over
+patients sees too; so v_p is the bootstrap's variance of the mean less that share, or that part
+would count twice. c lies between the normal quantile (v_s = 0) and Student's t of S - 1 degrees of
+freedom (v_p = 0). Welch's and Satterthwaite's c is too small with few seeds (level up to 8 % with
+three), that of Behrens and Fisher too large (down to 2.4 %): their geometric mean holds 3.4 to 6 %
+(docs/metrics.md).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..figures import COLOURS, STYLE, rendered, write_whole
 from .file import Sweep
 
 if TYPE_CHECKING:
-    from .table import Results
+    from .results import Results
 
 OURS, PAPER = COLOURS[:2]
 
@@ -24,7 +24,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
     """Write one panel a metric: points with 95 % intervals, each seed small behind its mean.
 
     Args:
-        results: what :mod:`xraygan.sweep.table` gathered, one a row.
+        results: what :mod:`xraygan.sweep.results` gathered, one a row.
         path: a ``.png``.
     """
     metrics = sweep.table.metrics
@@ -51,9 +51,10 @@ def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) ->
     labels = [one.row.label for one in results]
     for y, one in enumerate(results):
         cell = one.cells[metric]
-        if cell.values:
-            axes.plot(cell.values, [y] * len(cell.values), ".", color=OURS, alpha=0.35, ms=4)
-            axes.plot(cell.mean, y, "o", color=OURS, ms=5, label="ours" if y == 0 else None)
+        if values := list(cell.estimate.values.values()):
+            axes.plot(values, [y] * len(values), ".", color=OURS, alpha=0.35, ms=4)
+            mean = cell.estimate.value
+            axes.plot(mean, y, "o", color=OURS, ms=5, label="ours" if y == 0 else None)
             if cell.interval is not None:
                 axes.plot(cell.interval, [y, y], color=OURS, linewidth=1.5)
         published = sweep.table.paper.get(one.row.label, [math.nan] * (column + 1))[column]

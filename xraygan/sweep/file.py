@@ -38,14 +38,19 @@ class Layout(Table):
     """``[table]``: what is shown of each row.
 
     ``paper`` holds, by a row's label, the published figures in the order of ``metrics``, NaN where
-    there is none. ``baseline`` is the label of the row that the others are compared with, patient
-    by patient; where the label is part of several rows' (a variant's name beside a grid), each is
-    compared with the one of its own grid point.
+    there is none. ``baseline`` is the label of the row that the others are compared with, paired by
+    seed and patient; where the label is part of several rows' (a variant's name beside a grid),
+    each is compared with the one of its own grid point. ``primary`` is the metric that decides, the
+    first by default: its differences alone are tested, adjusted for how many there are.
+    ``difference`` is the difference in it that is worth finding: the table says how many seeds that
+    would take.
     """
 
     metrics: Annotated[list[str], Field(min_length=1)]
     paper: dict[str, list[Annotated[float, Field(allow_inf_nan=True)]]] = Field({})
     baseline: str | None = None
+    primary: str | None = None
+    difference: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
 
 
 class Preset(Table):
@@ -284,5 +289,7 @@ def _check_labels(sweep: Sweep) -> None:
     variants = {row.variant for row in sweep.rows}
     if (base := sweep.table.baseline) is not None and base not in variants | {*labels}:
         faults.append(f"table.baseline: no row is called {base!r}; {nearest(base, labels)}")
+    if (primary := sweep.table.primary) is not None and primary not in sweep.table.metrics:
+        faults.append(f"table.primary: {nearest(primary, sweep.table.metrics)}")
     if faults:
         raise RecipeError([f"{sweep.source}: {fault}" for fault in faults], "sweep")

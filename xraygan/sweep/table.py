@@ -1,68 +1,22 @@
-"""A sweep's runs as a table: mean over seeds, intervals over patients, the paper's figures beside.
-
-It reads run directories and nothing else, so a table can be made of whatever is done.
-"""
+"""A sweep's results written down: table.md, table.csv and figure.png."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ..evaluate import percentile_interval
+from ..paired import Estimate
 from ..rundir import write_atomically, write_table
-from ..runfiles import RunFiles
-from .file import Row, Sweep
+from ..seed_variance import LEVEL, POWER
+from .file import Sweep
+from .results import Cell, Difference, Differences, Results, differences, gather, published
 from .runner import Run
 
 NONE = "n/a"
 PATHS = ("data.root", "data.cache")  # of no concern to a reader of the table
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of one row.
-
-    Attributes:
-        values: the figure of each seed that is done and has one.
-        interval: 95 % percentile-bootstrap interval of the mean over those seeds, by resampling
-            the test patients; None where the metric has no resamples or the seeds were not tested
-            on the same patients.
-        resamples: the mean over seeds in each resample, ``(B,)``.
-        n: test images that it was measured on.
-        notes: what the runs say of how it was measured.
-    """
-
-    values: list[float]
-    interval: tuple[float, float] | None = None
-    resamples: np.ndarray | None = None
-    n: int = 0
-    notes: frozenset[str] = frozenset()
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values)) if self.values else math.nan
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation over seeds (n - 1); NaN of fewer than two."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else math.nan
-
-
-@dataclass(frozen=True)
-class Results:
-    """What one row's runs measured."""
-
-    row: Row
-    cells: dict[str, Cell]
-    protocols: list[dict[str, Any]]
-    patients: tuple[str, ...]
-    seconds: list[float]
 
 
 def write_tables(sweep: Sweep, runs: Sequence[Run], out: Path, command: str) -> Path:
@@ -74,10 +28,10 @@ def write_tables(sweep: Sweep, runs: Sequence[Run], out: Path, command: str) -> 
     Returns:
         The path of ``table.md``.
     """
-    results = [_gather(sweep, row, [r for r in runs if r.row is row]) for row in sweep.rows]
-    differences = _differences(sweep, results)
-    write_table(out / "table.csv", _long(sweep, results, differences))
-    text = "\n".join(_markdown(sweep, results, differences, runs, command)) + "\n"
+    results = gather(sweep, runs)
+    gaps = differences(sweep, results)
+    write_table(out / "table.csv", _long(sweep, results, gaps))
+    text = "\n".join(_markdown(sweep, results, gaps, runs, command)) + "\n"
     write_atomically(out / "table.md", text)
     from .figure import write_figure  # matplotlib takes seconds to import
 
@@ -85,116 +39,34 @@ def write_tables(sweep: Sweep, runs: Sequence[Run], out: Path, command: str) -> 
     return out / "table.md"
 
 
-# -- gathering -------------------------------------------------------------------------------------
+# -- table.csv -------------------------------------------------------------------------------------
 
 
-def _gather(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
-    done = [RunFiles(run.place.path) for run in runs if run.done]
-    tested = {_patients(files) for files in done}
-    same = len(tested) == 1
-    cells = {}
-    for metric in sweep.table.metrics:
-        found = [f.evaluation.get("metrics", {}).get(metric) or {} for f in done]
-        values = {i: float(m["value"]) for i, m in enumerate(found) if m.get("value") is not None}
-        resamples = [_resamples(done[i], metric) for i in values]
-        known = [r for r in resamples if r is not None]
-        mean = None
-        if same and known and len(known) == len(values) and len({len(r) for r in known}) == 1:
-            mean = np.mean(known, axis=0)
-        cells[metric] = Cell(
-            values=list(values.values()),
-            interval=None if mean is None else percentile_interval(mean),
-            resamples=mean,
-            n=max((found[i]["n"] for i in values), default=0),
-            notes=frozenset(found[i]["note"] for i in values),
-        )
-    return Results(
-        row,
-        cells,
-        [files.evaluation.get("protocol", {}) for files in done],
-        tested.pop() if same else (),
-        [files.seconds for files in done],
-    )
-
-
-def _patients(files: RunFiles) -> tuple[str, ...]:
-    """Whose images a run was tested on, image by image."""
-    path = files.directory / "predictions.csv"
-    if not path.exists():
-        return ()
-    return tuple(pd.read_csv(path, usecols=["patient"], dtype=str)["patient"])
-
-
-def _resamples(files: RunFiles, metric: str) -> np.ndarray | None:
-    path = files.directory / "bootstrap.csv"
-    if not path.exists():
-        return None
-    table = pd.read_csv(path)
-    return table[metric].to_numpy(float) if metric in table else None
-
-
-def _differences(sweep: Sweep, results: Sequence[Results]) -> dict[str, dict[str, Cell]]:
-    """Each row less its baseline: row label -> metric -> the difference, patient by patient."""
-    base = sweep.table.baseline
-    found: dict[str, dict[str, Cell]] = {}
-    for one in results:
-        against = next(
-            (
-                r
-                for r in results
-                if r.row.label == base or (r.row.variant == base and r.row.point == one.row.point)
-            ),
-            None,
-        )
-        if against is None or against is one or one.patients != against.patients:
-            continue
-        found[one.row.label] = {}
-        for metric, cell in one.cells.items():
-            other = against.cells[metric]
-            if not cell.values or not other.values:
-                continue
-            resamples = None
-            if (
-                cell.resamples is not None
-                and other.resamples is not None
-                and len(cell.resamples) == len(other.resamples)
-            ):
-                resamples = cell.resamples - other.resamples
-            interval = None if resamples is None else percentile_interval(resamples)
-            found[one.row.label][metric] = Cell([cell.mean - other.mean], interval, resamples)
-    return found
-
-
-# -- writing ---------------------------------------------------------------------------------------
-
-
-def _long(
-    sweep: Sweep, results: Sequence[Results], differences: Mapping[str, Mapping[str, Cell]]
-) -> pd.DataFrame:
+def _long(sweep: Sweep, results: Sequence[Results], gaps: Differences) -> pd.DataFrame:
     """One line a row and metric, for those who go on computing."""
     lines = []
     for one in results:
-        paper = sweep.table.paper.get(one.row.label, [math.nan] * len(sweep.table.metrics))
+        label = one.row.label
+        paper = published(sweep, label)
         protocol = one.protocols[0] if one.protocols else {}
-        for metric, published in zip(sweep.table.metrics, paper, strict=True):
-            cell = one.cells[metric]
-            low, high = cell.interval or (math.nan, math.nan)
-            gap = differences.get(one.row.label, {}).get(metric)
-            gap_low, gap_high = (gap.interval if gap else None) or (math.nan, math.nan)
+        for metric in sweep.table.metrics:
+            cell, gap = one.cells[metric], gaps.get(label, {}).get(metric)
             lines.append(
                 {
-                    "row": one.row.label,
+                    "row": label,
                     "metric": metric,
-                    "mean": cell.mean,
-                    "sd": cell.sd,
-                    "low": low,
-                    "high": high,
-                    "seeds": len(cell.values),
+                    **_columns("", cell.estimate),
+                    "mean": cell.estimate.value,
+                    "sd": cell.estimate.sd,
+                    "seeds": len(cell.estimate.values),
                     "n": cell.n,
-                    "paper": published,
-                    "difference": gap.mean if gap else math.nan,
-                    "difference_low": gap_low,
-                    "difference_high": gap_high,
+                    "paper": paper[metric],
+                    "difference": gap.estimate.value if gap else math.nan,
+                    **_columns("difference_", gap.estimate if gap else Estimate({})),
+                    "difference_seeds": len(gap.estimate.values) if gap else 0,
+                    "p": gap.estimate.p if gap else None,
+                    "p_holm": gap.adjusted if gap else None,
+                    "detectable": gap.detectable if gap else None,
                     "protocol": protocol.get("name", ""),
                     "trained_on": protocol.get("trained_on", ""),
                     "reduced": sweep.reduced,
@@ -203,14 +75,24 @@ def _long(
     return pd.DataFrame(lines).round(6)
 
 
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """Both intervals of an estimate: over seeds and patients, and over patients alone."""
+    low, high = estimate.interval or (math.nan, math.nan)
+    patients_low, patients_high = estimate.patients or (math.nan, math.nan)
+    return {
+        f"{name}low": low,
+        f"{name}high": high,
+        f"{name}patients_low": patients_low,
+        f"{name}patients_high": patients_high,
+    }
+
+
+# -- table.md --------------------------------------------------------------------------------------
+
+
 def _markdown(
-    sweep: Sweep,
-    results: Sequence[Results],
-    differences: Mapping[str, Mapping[str, Cell]],
-    runs: Sequence[Run],
-    command: str,
+    sweep: Sweep, results: Sequence[Results], gaps: Differences, runs: Sequence[Run], command: str
 ) -> list[str]:
-    metrics = sweep.table.metrics
     lines = [f"# {sweep.title}", ""]
     if sweep.changed:
         changed = ", ".join(
@@ -218,31 +100,8 @@ def _markdown(
         )
         says = "**Reduced settings, not a result:**" if sweep.reduced else "Settings changed:"
         lines += [f"{says} {changed}.", ""]
-    if len(results) == 1:  # one row would be a very wide table
-        paper = _published(sweep, results[0].row.label)
-        body = [[m, *_ours(results[0].cells[m]), p] for m, p in zip(metrics, paper, strict=True)]
-        lines += _table(["", "ours", "95 % interval", "paper"], body)
-    else:
-        head = [""]
-        for metric in metrics:
-            head += [metric, "paper"] if sweep.table.paper else [metric]
-        body = []
-        for one in results:
-            cells = [one.row.label]
-            for metric, published in zip(metrics, _published(sweep, one.row.label), strict=True):
-                ours, interval = _ours(one.cells[metric])
-                cells.append(ours if interval == NONE else f"{ours} ({interval})")
-                cells += [published] if sweep.table.paper else []
-            body.append(cells)
-        lines += _table(head, body)
-    lines += ["", _protocol(sweep, results), "", *_notes(metrics, results), ""]
-    if differences:
-        lines += [f"Difference from {sweep.table.baseline}, with its 95 % interval:", ""]
-        body = [
-            [label, *(_difference(cells.get(metric)) for metric in metrics)]
-            for label, cells in differences.items()
-        ]
-        lines += [*_table(["", *metrics], body), ""]
+    lines += [*_figures(sweep, results), "", _protocol(sweep, results), "", *_notes(sweep, results)]
+    lines += ["", *_differences(sweep, gaps)]
     undone = [run for run in runs if not run.done]
     if undone:
         lines += ["Not in the table:", ""]
@@ -250,33 +109,43 @@ def _markdown(
             f"- {run.row.label}, seed {run.seed}: {run.failure or 'not run yet'}" for run in undone
         ]
         lines.append("")
-    lines += ["```sh", command, "```"]
-    return lines
+    return [*lines, "```sh", command, "```"]
 
 
-def _published(sweep: Sweep, label: str) -> list[str]:
-    figures = sweep.table.paper.get(label)
-    if figures is None:
-        return [NONE] * len(sweep.table.metrics)
-    return [NONE if math.isnan(figure) else f"{figure:g}" for figure in figures]
+def _figures(sweep: Sweep, results: Sequence[Results]) -> list[str]:
+    metrics = sweep.table.metrics
+    if len(results) == 1:  # one row would be a very wide table
+        only, paper = results[0], published(sweep, results[0].row.label)
+        body = [[m, *_ours(only.cells[m]), _paper(paper[m])] for m in metrics]
+        return _table(["", "ours", "95 % interval", "paper"], body)
+    head = [""]
+    for metric in metrics:
+        head += [metric, "paper"] if sweep.table.paper else [metric]
+    body = []
+    for one in results:
+        paper = published(sweep, one.row.label)
+        cells = [one.row.label]
+        for metric in metrics:
+            ours, interval = _ours(one.cells[metric])
+            cells.append(ours if interval == NONE else f"{ours} ({interval})")
+            cells += [_paper(paper[metric])] if sweep.table.paper else []
+        body.append(cells)
+    return _table(head, body)
+
+
+def _paper(figure: float) -> str:
+    return NONE if math.isnan(figure) else f"{figure:g}"
 
 
 def _ours(cell: Cell) -> tuple[str, str]:
-    if not cell.values:
+    estimate = cell.estimate
+    if not estimate.values:
         return NONE, NONE
-    ours = number(cell.mean) + ("" if math.isnan(cell.sd) else f" ± {number(cell.sd)}")
+    spread = "" if math.isnan(estimate.sd) else f" ± {number(estimate.sd)}"
+    ours = number(estimate.value) + spread
     if cell.interval is None:
         return ours, NONE
     return ours, f"{number(cell.interval[0])} to {number(cell.interval[1])}"
-
-
-def _difference(cell: Cell | None) -> str:
-    if cell is None or not cell.values:
-        return NONE
-    text = f"{cell.mean:+.3f}"
-    if cell.interval is not None:
-        text += f" ({cell.interval[0]:+.3f} to {cell.interval[1]:+.3f})"
-    return text
 
 
 def number(value: float) -> str:
@@ -287,10 +156,16 @@ def number(value: float) -> str:
 def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     """How the figures came about, in sentences."""
     seeds = ", ".join(map(str, sweep.seeds))
-    text = (
-        f"Ours: mean ± standard deviation over seeds ({seeds}), and the 95 % interval of the mean "
-        "by a bootstrap over test patients. "
-    )
+    if len(sweep.seeds) > 1:
+        text = (
+            f"Ours: mean ± standard deviation over seeds ({seeds}), and the 95 % interval of the "
+            f"mean over training seeds and test patients{_seeds_alone(results)}. "
+        )
+    else:
+        text = (
+            f"Ours: one seed ({seeds}), and the 95 % interval over test patients alone, which "
+            "says nothing of what another seed would give. "
+        )
     found = [p for one in results for p in one.protocols]
     named = {(p.get("name"), p.get("dataset"), p.get("images"), p.get("patients")) for p in found}
     for name, dataset, images, patients in sorted(named, key=str):
@@ -306,14 +181,112 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     return text.rstrip()
 
 
-def _notes(metrics: Sequence[str], results: Sequence[Results]) -> list[str]:
+def _seeds_alone(results: Sequence[Results]) -> str:
+    """The metrics that test patients do not enter, in brackets."""
+    estimates = [(name, cell.estimate) for one in results for name, cell in one.cells.items()]
+    alone = {n for n, estimate in estimates if estimate.interval and not estimate.patients}
+    ordered = [name for name in dict.fromkeys(n for n, _ in estimates) if name in alone]
+    return f" (of {', '.join(ordered)}: over training seeds alone)" if ordered else ""
+
+
+def _notes(sweep: Sweep, results: Sequence[Results]) -> list[str]:
     """What every row says alike of how a metric was measured."""
     lines = []
-    for metric in metrics:
+    for metric in sweep.table.metrics:
         notes = frozenset().union(*(one.cells[metric].notes for one in results))
         if len(notes) == 1 and (note := next(iter(notes))):
             lines.append(f"- {metric}: {note}, n = {max(one.cells[metric].n for one in results)}")
     return lines
+
+
+# -- differences -----------------------------------------------------------------------------------
+
+
+def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
+    """Each row less the baseline, what may be concluded, and what could have been found."""
+    if not any(gaps.values()):
+        return []
+    primary, base = sweep.table.primary or sweep.table.metrics[0], sweep.table.baseline
+    known = [cells[primary] for cells in gaps.values() if primary in cells]
+    judged = [gap for gap in known if gap.adjusted is not None]
+    others = [metric for metric in sweep.table.metrics if metric != primary]
+    if judged:
+        says = (
+            f"Difference from {base}, paired by seed, with its 95 % interval over training seeds "
+            f"and test patients. `{primary}` is the primary metric: p is adjusted for "
+            f"{len(judged)} comparison{'s' * (len(judged) > 1)} (Holm), and * marks p below "
+            f"{LEVEL:g}."
+        )
+        if others:
+            says += " The other metrics describe; their intervals are not adjusted."
+    else:
+        says = (
+            f"Difference from {base}, with its 95 % interval over test patients alone. One pair of "
+            "runs cannot tell what the recipe does from what its seed does: with other seeds, "
+            "either may be the better one. Give the sweep three seeds or more."
+        )
+    columns: list[tuple[str, str, Callable[[Difference | None], str]]] = [(primary, primary, _gap)]
+    if judged:
+        columns += [("p", primary, _p), ("patients alone", primary, _alone)]
+    columns += [(metric, metric, _gap) for metric in others]
+    head = ["", *(title for title, _, _ in columns)]
+    body = [
+        [label, *(show(cells.get(metric)) for _, metric, show in columns)]
+        for label, cells in gaps.items()
+    ]
+    lines = [says, "", *_table(head, body), ""]
+    lacking = {label: cells[primary].lacking for label, cells in gaps.items() if primary in cells}
+    for label, seeds in lacking.items():
+        if seeds:
+            missing = ", ".join(map(str, seeds))
+            lines += [f"{label}: without seed {missing}, which one of the two rows lacks.", ""]
+    return [*lines, *_power(sweep, gaps, primary)]
+
+
+def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
+    """What differences the sweep could have found, and with how many seeds it would find one."""
+    asked = sweep.table.difference
+    lines = []
+    for label, cells in gaps.items():
+        gap = cells.get(primary)
+        if gap is None or gap.detectable is None:
+            continue
+        if gap.needed is None:
+            more = f"more seeds would not find {asked:g} on these test patients"
+        elif gap.needed <= len(gap.estimate.values):
+            more = f"{len(gap.estimate.values)} seeds are enough for {asked:g}"
+        else:
+            more = f"{asked:g} would take {gap.needed} seeds"
+        lines.append(f"- {label}: {number(gap.detectable)}; {more}")
+    if not lines:
+        return []
+    says = (
+        f"The smallest difference in `{primary}` that this sweep would have found with a power of "
+        f"{POWER:.0%}, if seeds and patients vary as they did here:"
+    )
+    return [says, "", *lines, ""]
+
+
+def _gap(gap: Difference | None) -> str:
+    if gap is None:
+        return NONE
+    star = "\\*" if gap.found else ""
+    return f"{gap.estimate.value:+.3f}{star}{_ends(gap.estimate.interval or gap.estimate.patients)}"
+
+
+def _alone(gap: Difference | None) -> str:
+    patients = gap.estimate.patients if gap else None
+    return NONE if patients is None else f"{patients[0]:+.3f} to {patients[1]:+.3f}"
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def _p(gap: Difference | None) -> str:
+    if gap is None or gap.adjusted is None:
+        return NONE
+    return "<0.001" if gap.adjusted < 0.001 else f"{gap.adjusted:.3f}"
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -321,4 +294,4 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
-__all__ = ["Cell", "Results", "number", "write_tables"]
+__all__ = ["number", "write_tables"]

@@ -1,0 +1,109 @@
+"""Runs of one recipe that differ in their seed alone, taken as one system; systems compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .page import NONE, Html, join, number, table, tag
+from .paired import Estimate, Resampled, difference
+from .runfiles import Object, RunFiles
+from .seed_variance import LEVEL, holm
+
+#: keys of a recipe in which the runs of one system differ
+OF_A_SEED = {"run": ("seed", "name")}
+
+Comparisons = dict[tuple[int, str], Estimate]
+
+
+@dataclass
+class System:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        name: the first run's.
+        runs: by seed; of two runs with one seed, the first.
+    """
+
+    name: str
+    runs: dict[int, Resampled] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        seeds = ", ".join(map(str, self.runs))
+        return f"{self.name} (seed{'s' * (len(self.runs) > 1)} {seeds})"
+
+
+def systems(runs: Sequence[tuple[str, RunFiles]]) -> list[System]:
+    """The systems of named runs, by their first runs; a run without a recipe is of none."""
+    found: dict[str, System] = {}
+    for name, run in runs:
+        if not run.recipe_text:
+            continue
+        seed = run.recipe.get("run", {}).get("seed", 0)
+        system = found.setdefault(_without_seed(run.recipe), System(name))
+        system.runs.setdefault(seed, Resampled(run))
+    return list(found.values())
+
+
+def _without_seed(recipe: Object) -> str:
+    rest = {
+        name: {key: value for key, value in keys.items() if key not in OF_A_SEED.get(name, ())}
+        if isinstance(keys, Mapping)
+        else keys
+        for name, keys in recipe.items()
+    }
+    return json.dumps(rest, sort_keys=True, default=str)
+
+
+def over_seeds(runs: Sequence[tuple[str, RunFiles]], metrics: Sequence[str]) -> Html | None:
+    """Differences from the first system over training seeds and test patients.
+
+    None where no two systems share two seeds: training cannot be spoken of then.
+    """
+    base, *others = systems(runs) or [System("")]
+    found: Comparisons = {}
+    for i, other in enumerate(others):
+        for name in metrics:
+            gap = difference(other.runs, base.runs, name)
+            if gap is not None and gap.interval is not None:
+                found[i, name] = gap
+    if not found:
+        return None
+    p_values = [gap.p if gap.p is not None else 1.0 for gap in found.values()]
+    adjusted = dict(zip(found, holm(p_values), strict=True))
+    shown = sorted({i for i, _ in found})
+    rows = [
+        (tag("code", name), *(_cell(found, adjusted, (i, name)) for i in shown))
+        for name in metrics
+        if any((i, name) in found for i in shown)
+    ]
+    says = (
+        f"Difference from {base.title}, paired by seed, with a 95 % interval over training seeds "
+        f"and test patients. p is adjusted for how many are shown, {len(found)} (Holm); what is below "
+        f"{LEVEL:g} is marked."
+    )
+    heads = ["Metric", *(others[i].title for i in shown)]
+    return join(
+        [tag("h3", "Over training seeds"), tag("p", says), table(heads, rows, style="wide")]
+    )
+
+
+def _cell(
+    found: Comparisons, adjusted: Mapping[tuple[int, str], float], at: tuple[int, str]
+) -> Html:
+    if at not in found:
+        return tag("span", NONE)
+    gap, p = found[at], adjusted[at]
+    low, high = gap.interval or (gap.value, gap.value)
+    says = f"{signed(gap.value)} ({signed(low)} to {signed(high)}), p "
+    says += "<0.001" if p < 0.001 else f"{p:.3f}"
+    shown = tag("span", f"{says}, {len(gap.values)} seeds")
+    return tag("mark", shown) if p < LEVEL else shown
+
+
+def signed(value: float) -> str:
+    """A number with its sign, a true minus."""
+    sign = "+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else ""
+    return sign + number(abs(value))
