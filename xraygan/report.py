@@ -243,8 +243,9 @@ def protocol(run: RunFiles) -> str:
     )
     if words.get("bootstrap"):
         text += (
-            f"Intervals come from {count(words['bootstrap'])} bootstrap resamples by "
-            f"{words.get('unit', 'image')}, unless a note says otherwise. "
+            f"Intervals are over {words.get('unit', 'image')}s, from "
+            f"{count(words['bootstrap'])} bootstrap resamples, unless a note says otherwise. They "
+            "hold this run's seed fixed: another seed trains another network. "
         )
     return text + "n counts the images that a value was measured on."
 

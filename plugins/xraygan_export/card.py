@@ -188,8 +188,8 @@ def _results(evaluation: Object, step: int) -> str:
     return f"""\
 ## Results
 
-{_of_another_step("measured", evaluation.get("step"), step)}Protocol: {protocol}. Intervals are \
-95 % percentile intervals of a bootstrap over test patients, or over generated images.
+{_of_another_step("measured", evaluation.get("step"), step)}Protocol: {protocol}. Intervals \
+are over test patients, or over generated images; they hold the training seed fixed.
 
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""
 
