@@ -110,7 +110,7 @@ def test_page_names_every_metric_term_and_class(run: Path) -> None:
     assert "1,234 train images of 56 patients, 6 test images of 3 patients" in said
     assert "Area under the ROC curve (AUC)" in said
     assert "0.833 0.500 to 1.000 6 argmax" in said
-    assert "1,000 bootstrap resamples by patient" in said
+    assert "Intervals are over patients, from 1,000 bootstrap resamples" in said
     assert "Median: 80.25 real images per second" in said
     assert "Missing" not in said
 
