@@ -227,7 +227,7 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
         )
     columns: list[tuple[str, str, Callable[[Difference | None], str]]] = [(primary, primary, _gap)]
     if judged:
-        columns += [("p", primary, _p), ("patients alone", primary, _alone)]
+        columns += [("p", primary, _p), (f"{primary}, patients alone", primary, _alone)]
     columns += [(metric, metric, _gap) for metric in others]
     head = ["", *(title for title, _, _ in columns)]
     body = [
@@ -262,7 +262,7 @@ def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
         return []
     says = (
         f"The smallest difference in `{primary}` that this sweep would have found with a power of "
-        f"{POWER:.0%}, if seeds and patients vary as they did here:"
+        f"{100 * POWER:.0f} %, if seeds and patients vary as they did here:"
     )
     return [says, "", *lines, ""]
 
