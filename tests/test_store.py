@@ -211,7 +211,8 @@ def test_processes_and_threads_decode_the_same(
         dataset = noting(root, tmp_path / f"{way}.log", seconds=0.003)
         paths = list(dataset.index()["path"])
         (root / paths[5]).write_bytes(b"")
-        digest, bad = decode.decode(dataset, paths, 16, tmp_path / "x.npy", store.no_progress)
+        found = decode.decode(dataset, paths, 16, tmp_path / "x.npy", store.no_progress)
+        digest, bad = found.sha256, found.bad
         digests.add(digest)
         assert {*bad} == {paths[5]}
         pixels = np.load(tmp_path / "x.npy")
