@@ -33,11 +33,13 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """100 radiographs of the Zhang Lab's layout, of a grey each."""
+    """100 radiographs of the Zhang Lab's layout, of a grey each but for a white corner."""
     for i in range(100):
         folder = tmp_path / "zhang/chest_xray" / SPLITS[i >= 60] / CLASSES[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 20), (2 * i,) * 3).save(folder / f"{i:03}.jpeg", quality=100)
+        picture = Image.new("RGB", (20, 20), (2 * i,) * 3)
+        picture.paste((255,) * 3, (0, 0, 6, 6))  # or its greys would be said to be too few
+        picture.save(folder / f"{i:03}.jpeg", quality=100)
     return tmp_path / "zhang"
 
 

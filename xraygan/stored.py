@@ -180,11 +180,12 @@ def _key(recipe: Recipe, asked: _Asked, contents: Sequence[str]) -> str:
     """The name of the one store whose pixels these are."""
     part = recipe.choices["data"].part
     key: list[Any] = [STORE_VERSION, part.name, part.version, asked.size, asked.grey]
-    if part.distribution != "xraygan":  # whose options may change what it loads
+    # What others call the same image need not be so with other options or in another folder.
+    if part.distribution != "xraygan":
         options = {name: plain(value) for name, value in recipe.choices["data"].options.items()}
         key += [part.distribution, options]
-    if not all(content.startswith(PREFIX) for content in contents if content):
-        key.append(_root(recipe))  # what a plugin calls the same need not be so in another folder
+        if not all(content.startswith(PREFIX) for content in contents if content):
+            key.append(_root(recipe))
     text = json.dumps([key, asked.paths, contents], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
