@@ -40,10 +40,12 @@ def file_identity(root: Path, path: str) -> str:
     except (OSError, ValueError):
         return ""
     digest = ""
-    if stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+    if stat.S_ISREG(about.st_mode):  # a pipe would be waited for, and a folder has no bytes
         known = _remembered.get()
-        with suppress(OSError):  # reading the image says why, too
+        try:
             digest = known.of(root, path, about) if known else _digest(root, path, about)
+        except OSError:
+            digest = ""  # reading the image says why, too
     return f"{PREFIX}{about.st_size}:{about.st_mtime_ns}:{digest}"
 
 
@@ -81,12 +83,11 @@ class _Remembered:
 
     def of(self, root: Path, path: str, about: os.stat_result) -> str:
         """The digest of a file, read only if its stamp is another than the remembered one."""
-        if root not in self._tables:
-            self._tables[root] = self._read(root)
-        table, now = self._tables[root], stamp(about)
-        before, _, digest = table.get(path, "").rpartition(" ")
-        if before == now:
-            return digest
+        if (table := self._tables.get(root)) is None:
+            table = self._tables[root] = self._read(root)
+        now = stamp(about)
+        if (known := table.get(path, "")).startswith(f"{now} "):
+            return known[len(now) + 1 :]
         digest = _digest(root, path, about)
         if self._is_telling(about):
             table[path] = f"{now} {digest}"

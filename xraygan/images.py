@@ -190,7 +190,7 @@ def _white(image: Image.Image, file: BufferedReader) -> int:
     elif image.format == "JPEG2000":
         at = file.tell()
         file.seek(0)
-        bits = coded_bits(file.read(2**16))
+        bits = _coded_bits(file.read(2**16)) or (16 if image.mode.startswith("I") else 8)
         file.seek(at)
     else:
         tiles = getattr(image, "tile", ())
@@ -201,10 +201,13 @@ def _white(image: Image.Image, file: BufferedReader) -> int:
     return 2 ** max(bits, 8) - 1 if bits <= 16 else 65535
 
 
-def coded_bits(head: bytes) -> int:
-    """The bits of a sample, from the first bytes of a JPEG 2000 file (ISO 15444-1, A.5.1)."""
+def _coded_bits(head: bytes) -> int:
+    """The bits of a sample, from the first bytes of a JPEG 2000 file (ISO 15444-1, A.5.1).
+
+    0 where its code stream begins later.
+    """
     at = head.find(b"\xff\x4f\xff\x51")
-    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else 8
+    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else 0
 
 
 def _wide(image: Image.Image, white: int, grey: Grey) -> np.ndarray:

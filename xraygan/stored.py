@@ -251,6 +251,10 @@ def _check_links(recipe: Recipe, paths: list[str]) -> None:
     if root is None:
         return
     folder = Folder(Path(root))
+    # Nearly always no folder has a link in it, and paths need not be looked at one by one.
+    around = {path.rpartition("/")[0] for path in paths}
+    if not any(folder.leaves(f) or any(folder.entries(f).values()) for f in around):
+        return
     for path in paths:
         if folder.leaves(path):
             raise UserError(
