@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from xraygan_zhang.dataset import Zhang
 
-from xraygan import UserError, decode, store
+from xraygan import UserError, decode, store, stored
 from xraygan.cli import cli
 from xraygan.recipe import Recipe, load
 from xraygan.store import StoredImages, prepare
@@ -33,11 +33,13 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """100 radiographs of the Zhang Lab's layout, of a grey each."""
+    """100 radiographs of the Zhang Lab's layout, of a grey each but for a white corner."""
     for i in range(100):
         folder = tmp_path / "zhang/chest_xray" / SPLITS[i >= 60] / CLASSES[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 20), (2 * i,) * 3).save(folder / f"{i:03}.jpeg", quality=100)
+        picture = Image.new("RGB", (20, 20), (2 * i,) * 3)
+        picture.paste((255,) * 3, (0, 0, 6, 6))  # or its greys would be said to be too few
+        picture.save(folder / f"{i:03}.jpeg", quality=100)
     return tmp_path / "zhang"
 
 
@@ -126,10 +128,17 @@ def flip(folder: Path) -> None:
     (folder / "images.npy").write_bytes(content)
 
 
+def flip_and_keep_the_time(folder: Path) -> None:
+    about = (folder / "images.npy").stat()
+    flip(folder)
+    os.utime(folder / "images.npy", ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         flip,
+        flip_and_keep_the_time,
         lambda folder: os.truncate(folder / "images.npy", 5000),
         lambda folder: (folder / "images.npy").write_bytes(b""),
         lambda folder: np.save(folder / "images.npy", np.zeros((100, 16, 16), dtype=np.int8)),
@@ -150,12 +159,21 @@ def test_a_damaged_store_is_written_anew(root: Path, damage: Callable[[Path], ob
     np.testing.assert_allclose(greys(again.splits["train"].images), names, atol=1)
 
 
-def test_a_store_that_was_copied_is_used(root: Path) -> None:
+def test_a_store_that_was_copied_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(recipe(root))
     os.utime(first.store.folder / "images.npy", ns=(1, 1))
-    again = prepare(recipe(root))
-    assert again.store.seconds is None
-    assert again.fingerprint == first.fingerprint
+    read: list[int] = []
+
+    def noting(pixels: np.ndarray) -> str:
+        read.append(len(pixels))
+        return decode.digest_of(pixels)
+
+    monkeypatch.setattr(stored, "digest_of", noting)
+    for _ in range(2):
+        again = prepare(recipe(root))
+        assert again.store.seconds is None
+        assert again.fingerprint == first.fingerprint
+    assert read == [100]  # once, and not at every start
 
 
 @pytest.mark.parametrize(
@@ -211,7 +229,8 @@ def test_processes_and_threads_decode_the_same(
         dataset = noting(root, tmp_path / f"{way}.log", seconds=0.003)
         paths = list(dataset.index()["path"])
         (root / paths[5]).write_bytes(b"")
-        digest, bad = decode.decode(dataset, paths, 16, tmp_path / "x.npy", store.no_progress)
+        found = decode.decode(dataset, paths, 16, tmp_path / "x.npy", store.no_progress)
+        digest, bad = found.sha256, found.bad
         digests.add(digest)
         assert {*bad} == {paths[5]}
         pixels = np.load(tmp_path / "x.npy")

@@ -25,7 +25,7 @@ _TAKEN = (
 )  # fmt: skip
 
 #: how pydantic marks the branch of a union in an error's location
-_UNION_MARKS = ("literal[", "constrained-", "list[", "function-")
+_UNION_MARKS = ("literal[", "constrained-", "list[", "tuple[", "function-")
 
 
 @dataclass

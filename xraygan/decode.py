@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .errors import UserError
+from .greys import Grey, reading
 from .interfaces import Dataset
 from .registry import describe_error
 
@@ -36,27 +37,55 @@ class LoadFault(Exception):
     """A dataset's ``load`` did what it must not; the message says what."""
 
 
-def load(dataset: Dataset, path: str, size: int) -> np.ndarray:
-    """One image of a dataset, ``(size, size)`` uint8.
+class GreyFault(LoadFault):
+    """A dataset's ``load`` does not follow the recipe's range of greys."""
+
+
+def load(
+    dataset: Dataset, path: str, size: int, grey: Grey = "full"
+) -> tuple[np.ndarray, set[str]]:
+    """One image of a dataset.
+
+    Returns:
+        Its pixels, ``(size, size)`` uint8, and what is doubtful of them: keys of
+        :data:`xraygan.greys.DOUBTS`.
 
     Raises:
         UserError: the image cannot be read.
         LoadFault: the dataset raised something else, or gave something else.
     """
     try:
-        image = dataset.load(path, size)
+        with reading(grey) as found:
+            image = dataset.load(path, size)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise LoadFault(f"load({path!r}, {size}) raised {describe_error(error)}") from error
+    if grey != "full" and not found.asked:
+        raise GreyFault(f"load({path!r}, {size}) does not read its image with read_grey")
     if isinstance(image, np.ndarray):
         given = f"{image.dtype} of shape {image.shape}"
         if image.dtype == np.uint8 and image.shape == (size, size):
-            return image
+            return image, found.doubts
     else:
         given = type(image).__name__
     expected = f"expected uint8 of shape {(size, size)}"
     raise LoadFault(f"load({path!r}, {size}) returned {given}; {expected}")
+
+
+@dataclass
+class Decoded:
+    """What came of images that were decoded.
+
+    Attributes:
+        bad: what cannot be read: path -> reason.
+        doubts: what can be read and may be ruined: path -> keys of :data:`xraygan.greys.DOUBTS`.
+        sha256: a digest of all pixels.
+    """
+
+    bad: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, set[str]] = field(default_factory=dict)
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,7 @@ class Job:
 
     Attributes:
         offset: where in the file the pixels begin.
+        grey: the range of greys.
     """
 
     dataset: Dataset
@@ -72,25 +102,29 @@ class Job:
     size: int
     file: Path
     offset: int
+    grey: Grey
 
-    def chunk(self, start: int) -> tuple[bytes, dict[str, str]]:
+    def chunk(self, start: int) -> tuple[bytes, Decoded]:
         """Decode :data:`CHUNK` images from row ``start`` on and write them.
 
         Returns:
-            The sha256 of their pixels, and what cannot be read: path -> reason; it stays black.
+            The sha256 of their pixels, and what came of them; what cannot be read stays black.
         """
         paths = self.paths[start : start + CHUNK]
         pixels = np.zeros((len(paths), self.size, self.size), dtype=np.uint8)
-        bad = {}
+        found = Decoded()
         for row, path in enumerate(paths):
             try:
-                pixels[row] = load(self.dataset, path, self.size)
+                pixels[row], doubts = load(self.dataset, path, self.size, self.grey)
             except UserError as error:
-                bad[path] = str(error)
+                found.bad[path] = str(error)
+            else:
+                if doubts:
+                    found.doubts[path] = doubts
         with self.file.open("r+b") as out:
             out.seek(self.offset + start * self.size**2)
             out.write(pixels.data)
-        return hashlib.sha256(pixels.data).digest(), bad
+        return hashlib.sha256(pixels.data).digest(), found
 
 
 def digest_of(pixels: np.ndarray) -> str:
@@ -104,8 +138,13 @@ def _joined(digests: Sequence[bytes]) -> str:
 
 
 def decode(
-    dataset: Dataset, paths: Sequence[str], size: int, file: Path, progress: Progress
-) -> tuple[str, dict[str, str]]:
+    dataset: Dataset,
+    paths: Sequence[str],
+    size: int,
+    file: Path,
+    progress: Progress,
+    grey: Grey = "full",
+) -> Decoded:
     """Decode images into a new ``.npy`` file, ``(N, size, size)`` uint8, in the order of ``paths``.
 
     Each processor decodes in a process of its own: what Pillow does in Python between two images
@@ -113,7 +152,7 @@ def decode(
     dataset need not be picklable; where forking is not to be had, threads take their place.
 
     Returns:
-        A digest of all pixels, and what cannot be read: path -> reason.
+        What came of them, in the order of ``paths``.
 
     Raises:
         UserError: the operating system has killed a worker.
@@ -125,9 +164,12 @@ def decode(
         np.lib.format.write_array_header_1_0(out, header)
         offset = out.tell()
     starts = range(0, len(paths), CHUNK)
-    pool, chunk = _pool(Job(dataset, paths, size, file, offset), min(processors(), len(starts)))
+    pool, chunk = _pool(
+        Job(dataset, paths, size, file, offset, grey), min(processors(), len(starts))
+    )
     digests: dict[int, bytes] = {}
     bad: dict[str, str] = {}
+    doubts: dict[str, set[str]] = {}
     try:
         # All are submitted, and so all workers forked, before a display starts its thread.
         futures = {pool.submit(chunk, start): start for start in starts}
@@ -135,7 +177,8 @@ def decode(
             for future in as_completed(futures):
                 start = futures[future]
                 digests[start], found = future.result()
-                bad |= found
+                bad |= found.bad
+                doubts |= found.doubts
                 advance(len(paths[start : start + CHUNK]))
                 # Or a power cut would leave a store of black images; now and then, for the disk
                 # to work while images are decoded and not after.
@@ -150,8 +193,11 @@ def decode(
         # Waiting is a matter of milliseconds. Not to wait would be a race where this process is
         # itself a child: its exit may close the queue before the workers are told to end.
         pool.shutdown(cancel_futures=True)
-    digest = _joined([digests[start] for start in starts])
-    return digest, {path: bad[path] for path in paths if path in bad}
+    return Decoded(
+        {path: bad[path] for path in paths if path in bad},
+        {path: doubts[path] for path in paths if path in doubts},
+        _joined([digests[start] for start in starts]),
+    )
 
 
 def processors() -> int:
@@ -166,7 +212,7 @@ def _can_fork() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
-def _pool(job: Job, count: int) -> tuple[Executor, Callable[[int], tuple[bytes, dict[str, str]]]]:
+def _pool(job: Job, count: int) -> tuple[Executor, Callable[[int], tuple[bytes, Decoded]]]:
     if count < 2 or not _can_fork():
         return ThreadPoolExecutor(max(1, count)), job.chunk
     context = multiprocessing.get_context("fork")
@@ -187,7 +233,7 @@ def _begin(job: Job) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _chunk(start: int) -> tuple[bytes, dict[str, str]]:
+def _chunk(start: int) -> tuple[bytes, Decoded]:
     return _job.chunk(start)
 
 

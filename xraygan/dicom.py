@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .greys import Grey, Picture, few_are_left, own_range, stretch, to_bytes
+
 SUFFIXES = (".dcm", ".dicom")
 HEAD = 132  # bytes to read of a file to know whether it is DICOM
 INSTALL = 'pip install "pydicom>=3"'
@@ -41,7 +43,7 @@ def is_dicom(head: bytes, suffix: str) -> bool:
     return head[128:] == b"DICM" or suffix.lower() in SUFFIXES
 
 
-def decode_dicom(data: bytes, most: int) -> np.ndarray:
+def decode_dicom(data: bytes, most: int, grey: Grey = "full") -> Picture:
     """The picture of a DICOM file as a viewer first shows it, in grey.
 
     Stored values go through the modality LUT or ``slope * value + intercept``, then through the
@@ -54,12 +56,18 @@ def decode_dicom(data: bytes, most: int) -> np.ndarray:
     cut to [0, 1], and else from the least to the greatest value of the picture. MONOCHROME1 is then
     inverted. Padding is black and counts for neither. Colour becomes ITU-R 601 luma.
 
+    White of a VOI LUT is the greatest value of the bits that its descriptor declares (PS3.3
+    C.11.2.1.1). Where its entries need fewer or more bits, the descriptor is wrong, and it is that
+    of the bits that they need.
+
     Args:
         data: the file.
         most: pixels that are decoded at most.
+        grey: as for :func:`xraygan.images.read_grey`; another range than ``"full"`` stands in the
+            place of VOI LUT and window, and is of the values after the modality's step.
 
     Returns:
-        ``(rows, columns)`` uint8.
+        ``(rows, columns)`` pixels, with what is doubtful of them.
 
     Raises:
         Refused: it is not a single picture of 8 or 16 bits whose pixels can be decoded here.
@@ -69,7 +77,7 @@ def decode_dicom(data: bytes, most: int) -> np.ndarray:
     except ImportError:
         raise Refused(f"a DICOM file, which pydicom 3 or later reads: {INSTALL}") from None
     try:
-        return _decode(data, most)
+        return _decode(data, most, grey)
     except Refused:
         raise
     except Exception as error:
@@ -77,7 +85,7 @@ def decode_dicom(data: bytes, most: int) -> np.ndarray:
         raise Refused(f"a DICOM file that is damaged or out of the ordinary: {kind}") from None
 
 
-def _decode(data: bytes, most: int) -> np.ndarray:
+def _decode(data: bytes, most: int, grey: Grey) -> Picture:
     from pydicom.pixels import pixel_array
 
     image = _elements(data)
@@ -89,8 +97,12 @@ def _decode(data: bytes, most: int) -> np.ndarray:
         stored = pixel_array(image, index=0)
     if stored.ndim == 3:
         luma = stored.astype(np.float32) @ LUMA
-        return (luma * (255 / (2**image.BitsStored - 1))).round().clip(0, 255).astype(np.uint8)
-    return _grey(stored, image)
+        if grey == "full":
+            white = 2**image.BitsStored - 1
+            return Picture(to_bytes(stretch(luma, 0, white)), "wide" if white > 255 else "range")
+        span = own_range(*np.unique(luma, return_counts=True)) if grey == "image" else grey
+        return Picture(to_bytes(stretch(luma, *span)))
+    return _grey(stored, image, grey)
 
 
 # -- the data elements -----------------------------------------------------------------------------
@@ -228,28 +240,48 @@ def _coded_size(stream: bytes) -> tuple[int, int] | None:
 # -- stored values to grey -------------------------------------------------------------------------
 
 
-def _grey(stored: np.ndarray, image: Any) -> np.ndarray:
+def _grey(stored: np.ndarray, image: Any, chosen: Grey) -> Picture:
     """Stored values as greys, through a table of what each value between the extremes becomes."""
     low, high = int(stored.min()), int(stored.max())
     levels = np.arange(low, high + 1)
     place = stored.astype(np.int32) - low
     padding = _is_padding(levels, image)
-    counted = (np.bincount(place.ravel(), minlength=len(levels)) > 0) & ~padding
-    if not counted.any():
+    counts = np.bincount(place.ravel(), minlength=len(levels)) * ~padding
+    if not counts.any():
         raise Refused("every pixel of it is padding")
     values = _modality(levels, image)
-    grey = _voi(values, image)
-    if grey is None:
-        bottom, top = values[counted].min(), values[counted].max()
-        grey = (values - bottom) / (top - bottom or 1.0)
-    if not np.isfinite(grey).all():
-        raise Refused("its rescale slope, intercept or window is no number")
-    grey = grey.clip(0, 1)
+    if not np.isfinite(values).all():
+        raise Refused("its rescale slope or intercept is no number")
+    suspect, doubts = "range", set[str]()
+    if chosen == "full":
+        grey, suspect, doubts = _shown(values, counts > 0, image)
+    else:
+        span = own_range(values, counts) if chosen == "image" else chosen
+        grey = stretch(values, *span)
+    if few_are_left(grey, counts):
+        doubts.add(suspect)
     if image.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
-    table = (grey * 255).round().astype(np.uint8)
+    table = to_bytes(grey)
     table[padding] = 0
-    return table[place]
+    return Picture(table[place], "", doubts)
+
+
+def _shown(values: np.ndarray, counted: np.ndarray, image: Any) -> tuple[np.ndarray, str, set[str]]:
+    """What a viewer first makes of values, in [0, 1], and what may be wrong with that."""
+    suspect, doubts = "window", set[str]()
+    if image.get("VOILUTSequence"):
+        found, declared, needed = _look_up(image.VOILUTSequence[0], values, image)
+        grey = found / (2.0**needed - 1)
+        doubts = {"lut"} if needed != declared else set()
+    elif (windowed := _windowed(values, image)) is not None:
+        grey = windowed
+    else:
+        bottom, top = float(values[counted].min()), float(values[counted].max())
+        grey, suspect = stretch(values, bottom, top), "outliers" if bottom < top else "range"
+    if not np.isfinite(grey).all():
+        raise Refused("its window is no number")
+    return grey.clip(0, 1), suspect, doubts
 
 
 def _is_padding(levels: np.ndarray, image: Any) -> np.ndarray:
@@ -271,11 +303,8 @@ def _modality(levels: np.ndarray, image: Any) -> np.ndarray:
     return levels * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
-def _voi(values: np.ndarray, image: Any) -> np.ndarray | None:
-    """PS3.3 C.11.2: to [0, 1]; None where neither a table nor a window says how."""
-    if image.get("VOILUTSequence"):
-        found, bits = _look_up(image.VOILUTSequence[0], values, image)
-        return found / (2.0**bits - 1)
+def _windowed(values: np.ndarray, image: Any) -> np.ndarray | None:
+    """PS3.3 C.11.2: to [0, 1]; None where no window says how."""
     center, width = _first(image.get("WindowCenter")), _first(image.get("WindowWidth"))
     function = image.get("VOILUTFunction") or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
@@ -292,8 +321,8 @@ def _voi(values: np.ndarray, image: Any) -> np.ndarray | None:
     return (values - center) / width + 0.5
 
 
-def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int]:
-    """What a LUT makes of values, and how many bits its entries have."""
+def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int, int]:
+    """What a LUT makes of values, how many bits its entries should have, and how many they need."""
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count % 65536 or 65536
     data = item.LUTData
@@ -305,7 +334,8 @@ def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int
     if len(entries) < count or not 8 <= bits <= 16:
         raise Refused(f"its lookup table holds {len(entries)} of {count} entries of {bits} bits")
     found = entries[:count]
-    return found[np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)], bits
+    needed = max(8, int(found.max()).bit_length())
+    return found[np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)], bits, needed
 
 
 def _first(value: Any) -> float | None:

@@ -16,8 +16,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from .contents import file_identity as file_identity
 from .dicom import HEAD, MAX_BYTES, decode_dicom, is_dicom
 from .errors import UserError
+from .greys import (
+    Grey,
+    Picture,
+    doubt_of,
+    own_range,
+    present_reading,
+    regreyed,
+    stretch,
+    to_bytes,
+)
 
 # A chest radiograph of 10,000 x 10,000 pixels does not exist; a decompression bomb does.
 Image.MAX_IMAGE_PIXELS = 100_000_000
@@ -38,13 +49,15 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 0x0112
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 0x0102, 0x0106, 0  # of TIFF
 
 
-def read_grey(path: Path, size: int) -> np.ndarray:
+def read_grey(path: Path, size: int, grey: Grey | None = None) -> np.ndarray:
     """Decode an image file to grey and resize it.
 
     Colour is reduced by ITU-R 601 luma, which leaves equal channels as they are; transparency is
-    dropped; 16-bit greys are scaled to 8 bits, 65,535 to 255. A picture that says in its EXIF data
+    dropped. Greys of more than 8 bits are scaled to 8, the greatest value of the file's bits to 255
+    (65,535 of 16). A picture that says in its EXIF data
     that it lies on its side is turned upright, as viewers show it. A DICOM file, known by its
     content or its suffix, is read as :func:`xraygan.dicom.decode_dicom` says. The whole picture is
     squeezed into the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear
@@ -55,6 +68,11 @@ def read_grey(path: Path, size: int) -> np.ndarray:
     Args:
         path: a file in one of :data:`FORMATS`, or DICOM.
         size: S, pixels.
+        grey: which values become black and white; by default what the recipe says (``[data] grey``)
+            while the image store is written, else ``"full"``. ``"image"``: the least and the
+            greatest value of the image, but for 0.05 % of its pixels at either end, at least one.
+            ``(low, high)``: these values, as the file stores them; of 8 bits or fewer, and of a
+            palette, the 8-bit greys that they stand for.
 
     Returns:
         ``(S, S)`` uint8.
@@ -62,40 +80,37 @@ def read_grey(path: Path, size: int) -> np.ndarray:
     Raises:
         UserError: the file is missing, cannot be decoded as one picture, has less than
             :data:`MIN_SIDE` pixels on a side or more than ``Image.MAX_IMAGE_PIXELS``, or has greys
-            of no known range (floating point, or beyond 16 bits).
+            of no known range (floating point, or beyond 16 bits, with ``"full"``).
     """
+    reading = present_reading()
+    reading.asked = True
+    grey = reading.grey if grey is None else grey
     try:
         with _open(path) as file:
-            grey = _plain_jpeg(file, size)
-            if grey is None:
-                grey = _other(file, path.suffix, size)
+            luma = _plain_jpeg(file, size)
+            if luma is not None:
+                picture = Picture(regreyed(luma, grey))
+            else:
+                picture = _other(file, path.suffix, size, grey)
     except FileNotFoundError:
         raise UserError(f"{path}: the image is not there") from None
     except Exception as error:  # a damaged file makes a decoder raise whatever there is
         raise UserError(f"{path}: not a readable image ({_reason(error)})") from None
-    height, width = grey.shape
+    height, width = picture.pixels.shape
     if min(height, width) < MIN_SIDE:
         raise UserError(
             f"{path}: not a readable image ({width} x {height} pixels; {MIN_SIDE} x {MIN_SIDE} are "
             "the least)"
         )
-    return _resized(grey, size)
-
-
-def file_identity(root: Path, path: str) -> str:
-    """The size and the time of change of a file, for :meth:`xraygan.Dataset.identity`.
-
-    Empty where there is none: reading the image says what is wrong.
-    """
-    try:
-        about = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
-    except (OSError, ValueError):
-        return ""
-    return f"{about.st_size}:{about.st_mtime_ns}"
+    resized = _resized(picture.pixels, size)
+    reading.doubts |= picture.doubts
+    if picture.suspect and (doubt := doubt_of(resized, picture.suspect)):
+        reading.doubts.add(doubt)
+    return resized
 
 
 def _open(path: Path) -> BufferedReader:
-    about = os.stat(path)  # noqa: PTH116  (as above)
+    about = os.stat(path)  # noqa: PTH116  (half the time of a Path's)
     if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
         raise ValueError("a folder" if stat.S_ISDIR(about.st_mode) else "no regular file")
     if about.st_size == 0:
@@ -130,19 +145,18 @@ def _plain_jpeg(file: BufferedReader, size: int) -> np.ndarray | None:
     return grey[:, :, 0]
 
 
-def _other(file: BufferedReader, suffix: str, size: int) -> np.ndarray:
+def _other(file: BufferedReader, suffix: str, size: int, grey: Grey) -> Picture:
     """The grey picture of any other file, upright."""
     file.seek(0)
     dicom = is_dicom(file.read(HEAD), suffix)
     file.seek(0)
     with _quiet:
         if not dicom:
-            # A copy: the view that asarray gives is read-only, which torch warns of.
-            return np.array(_decode(file, size))
-        return decode_dicom(file.read(), Image.MAX_IMAGE_PIXELS or 2**62)
+            return _decode(file, size, grey)
+        return decode_dicom(file.read(), Image.MAX_IMAGE_PIXELS or 2**62, grey)
 
 
-def _decode(file: BufferedReader, size: int) -> Image.Image:
+def _decode(file: BufferedReader, size: int, grey: Grey) -> Picture:
     with Image.open(file, formats=FORMATS) as image:
         # Pillow itself warns above its limit and refuses only above twice that.
         limit = Image.MAX_IMAGE_PIXELS
@@ -150,18 +164,71 @@ def _decode(file: BufferedReader, size: int) -> Image.Image:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}")
         if (count := getattr(image, "n_frames", 1)) > 1:
             raise ValueError(f"{count} pictures; save the one that counts as a file of its own")
+        white = _white(image, file)
         # For JPEGs alone, which hold luma by itself, and blocks that halve: half the time.
         image.draft("L", (2 * size, 2 * size))
         image.info.pop("transparency", None)  # of a palette, whose colours alone count
         if image.mode.startswith(("I", "F")):
-            wide = np.asarray(image, dtype=np.float32)
-            if image.mode == "F" or wide.min() < 0 or wide.max() > 65535:
-                raise ValueError("its greys are not 8-bit or 16-bit, so its white is unknown")
-            grey = Image.fromarray((wide / 257.0).round().astype(np.uint8))
+            pixels = _wide(image, white, grey)
+        elif white > 255 and grey != "full":
+            raise ValueError(
+                "its colours have more than 8 bits, of which 8 are read: data.grey needs a file of "
+                "greys"
+            )
         else:
-            grey = image.convert("L")
-        turn = _turn(image)
-        return grey if turn is None else grey.transpose(turn)
+            # A copy: the view that asarray gives is read-only, which torch warns of.
+            pixels = regreyed(np.array(image.convert("L")), grey)
+        if (turn := _turn(image)) is not None:
+            pixels = np.array(Image.fromarray(pixels).transpose(turn))
+        return Picture(pixels, "wide" if white > 255 and grey == "full" else "range")
+
+
+def _white(image: Image.Image, file: BufferedReader) -> int:
+    """The greatest value that the samples of an opened and not yet loaded file can have."""
+    if image.format == "TIFF":
+        bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    elif image.format == "JPEG2000":
+        at = file.tell()
+        file.seek(0)
+        bits = _coded_bits(file.read(2**16)) or (16 if image.mode.startswith("I") else 8)
+        file.seek(at)
+    else:
+        tiles = getattr(image, "tile", ())
+        arguments = tiles[0][3] if tiles else ""
+        if isinstance(arguments, tuple) and image.format == "PPM":
+            return max(int(arguments[-1]), 255)
+        bits = 16 if "16B" in str(arguments) else 8
+    return 2 ** max(bits, 8) - 1 if bits <= 16 else 65535
+
+
+def _coded_bits(head: bytes) -> int:
+    """The bits of a sample, from the first bytes of a JPEG 2000 file (ISO 15444-1, A.5.1).
+
+    0 where its code stream begins later.
+    """
+    at = head.find(b"\xff\x4f\xff\x51")
+    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else 0
+
+
+def _wide(image: Image.Image, white: int, grey: Grey) -> np.ndarray:
+    """The greys of a picture of more than 8 bits as uint8."""
+    # Pillow scales the values of these two formats to 16 bits.
+    scale = {"PPM": 65535 / white, "JPEG2000": 65536 // (white + 1)}.get(image.format or "", 1)
+    inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
+    values = np.asarray(image, np.float32 if image.mode.startswith("I;16") else np.float64)
+    if grey == "full":
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                "its greys are not 8-bit or 16-bit, so its white is unknown; data.grey can name it"
+            )
+        grey = (0.0, white)
+    elif not np.isfinite(values).all():
+        raise ValueError("its greys are not all numbers")
+    low, high = own_range(*np.unique(values, return_counts=True)) if grey == "image" else grey
+    if grey != "image":
+        low, high = low * scale, high * scale
+    greys = stretch(values, low, high)
+    return to_bytes(1 - greys if inverted else greys)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -309,15 +309,16 @@ class Dataset(ABC):
         """The image of one row: ``(size, size)`` uint8.
 
         Called in several forked processes, or threads, at once: open files here, not earlier. Read
-        images with :func:`xraygan.images.read_grey`; a :class:`~xraygan.UserError` says that one is
-        unreadable.
+        images with :func:`xraygan.images.read_grey`, which follows ``[data] grey``; a
+        :class:`~xraygan.UserError` says that one is unreadable.
         """
 
     def identity(self, path: str) -> str:
         """What changes when the image at ``path`` changes; the image store is keyed by it.
 
-        Asked for every image whenever a run starts. For files,
-        :func:`xraygan.images.file_identity`.
+        Asked for every image whenever a run starts, and again when all are decoded. For files,
+        return :func:`xraygan.images.file_identity`, which is also used where a dataset has no
+        ``identity`` of its own and the recipe sets ``data.root``.
         """
         return path
 

@@ -135,9 +135,20 @@ class Data(Part):
         False, description="give the training images beyond the limit to parts without their labels"
     )
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
+    grey: Literal["full", "image"] | tuple[float, float] = Field(
+        "full",
+        description="values that become black and white: the whole range of the file's bits (of "
+        "DICOM its VOI LUT or window), each image's own range without outliers, or [low, high]",
+    )
     cache: FolderName | None = Field(
         None, description="folder of image stores; the user's cache folder"
     )
+
+    @model_validator(mode="after")
+    def _grey_range(self) -> Data:
+        if isinstance(self.grey, tuple) and not self.grey[0] < self.grey[1]:
+            raise ValueError("grey must be [low, high] with low < high")
+        return self
 
 
 class Optimizer(Table):

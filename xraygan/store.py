@@ -127,6 +127,10 @@ class ImageData:
                 for name, split in self.splits.items()
             },
             "skipped": self.store.bad,
+            "doubtful": {
+                found.kind: {"images": found.count, "first": found.paths}
+                for found in self.store.doubtful
+            },
         }
 
 
@@ -226,6 +230,8 @@ def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> N
             f"{len(bad)} of {len(data.store.pixels)} images cannot be read and are left out; "
             f"environment.json names them under dataset, skipped. The first:{some_of(bad, 1)}"
         )
+    count = len(data.store.pixels)
+    data.warnings += [found.said(count, 3) for found in data.store.doubtful]
 
 
 def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:

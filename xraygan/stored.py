@@ -8,26 +8,60 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from .decode import LoadFault, Progress, decode, digest_of, load
+from .cache import (
+    ABOUT,
+    PIXELS,
+    STORE_VERSION,
+    building_folder,
+    cache_folder,
+    read_about,
+    store_lock,
+)
+from .contents import PREFIX, file_identity, remembering, stamp
+from .decode import GreyFault, LoadFault, Progress, decode, digest_of, load
 from .errors import UserError
+from .greys import DOUBTS, Grey
 from .index import asking, dataset_fault
 from .interfaces import Dataset
 from .paths import Folder
-from .recipe import Recipe
+from .recipe import Recipe, plain
+from .rundir import write_json
 
-#: raised whenever the same file would be decoded to other bytes, or a store holds other files
-STORE_VERSION = 5
 #: unreadable images that are tried again when a store is opened
 RETRIES = 200
+#: paths that are kept of images that may be ruined in one way
+NAMED = 100
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """Images of a store that can be read and may be ruined, all in one way.
+
+    Attributes:
+        kind: a key of :data:`xraygan.greys.DOUBTS`.
+        count: how many they are.
+        paths: the first of them.
+    """
+
+    kind: str
+    count: int
+    paths: list[str]
+
+    def said(self, images: int, names: int) -> str:
+        """A sentence of them, with their number of all ``images`` and the first ``names``."""
+        shown = ", ".join(self.paths[:names]) + (", ..." if self.count > names else "")
+        return f"{self.count:,} of {images:,} images {DOUBTS.get(self.kind, self.kind)}: {shown}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +73,7 @@ class Store:
         pixels: ``(M, S, S)`` uint8, mapped into memory: read from the disk when they are used.
         sha256: a digest of the pixels.
         bad: unreadable images, which are black here: path -> reason.
+        doubtful: images that can be read and may be ruined, by the way.
         seconds: how long decoding them took; None where that had been done before.
     """
 
@@ -46,6 +81,7 @@ class Store:
     pixels: Tensor
     sha256: str
     bad: dict[str, str]
+    doubtful: list[Doubtful]
     seconds: float | None
 
     def account(self) -> str:
@@ -59,6 +95,8 @@ class Store:
         if self.bad:
             lines += f"\n{len(self.bad)} of them cannot be read and are left out:"
             lines += some_of(self.bad, 20)
+        for found in self.doubtful:
+            lines += f"\n{found.said(count, 20)}"
         return f"{lines}\n{self.folder}"
 
 
@@ -76,32 +114,41 @@ def unreadable(bad: dict[str, str], count: int) -> UserError:
     )
 
 
-def cache_folder(recipe: Recipe) -> Path:
-    """Where image stores are kept: ``[data] cache``, or the user's cache folder."""
-    if recipe.tables.data.cache is not None:
-        return Path(recipe.tables.data.cache).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "xraygan"
+@dataclass(frozen=True)
+class _Asked:
+    """What a store is to hold."""
+
+    dataset: Dataset
+    paths: list[str]
+    size: int
+    grey: Grey
 
 
 def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Progress) -> Store:
-    """The store of every image of a table, written now unless it is there."""
-    size = recipe.tables.data.image_size
-    choice = recipe.choices["data"]
-    with asking(choice, "identity()"):
-        contents = [dataset.identity(path) for path in paths]
-        identity = [STORE_VERSION, choice.part.name, choice.part.version, size]
-        key = hashlib.sha256(json.dumps([identity, paths, contents]).encode()).hexdigest()[:32]
-    folder = cache_folder(recipe) / key
+    """The store of every image of a table, written now unless it is there.
+
+    Raises:
+        UserError: a path leaves the data's folder, the store cannot be written, the dataset is at
+            fault, or files changed while they were decoded.
+    """
+    data, choice = recipe.tables.data, recipe.choices["data"]
+    asked = _Asked(dataset, paths, data.image_size, data.grey)
+    _check_links(recipe, paths)
+    contents = _contents(recipe, asked)
+    folder = cache_folder(data.cache) / _key(recipe, asked, contents)
     try:
-        if (store := _usable(folder, dataset, len(paths), size)) is not None:
+        if (store := _usable(folder, asked)) is not None:
             return store
-        _check_links(recipe, paths)
-        if recipe.tables.data.on_bad_image == "stop":
+        if data.on_bad_image == "stop":
             gone = [path for path, content in zip(paths, contents, strict=True) if not content]
-            if bad := _tried(dataset, gone, size):
+            if bad := _tried(asked, gone):
                 raise unreadable(bad, len(paths))  # before the others are decoded in vain
-        seconds = _write_store(folder, dataset, paths, size, progress)
+        seconds = _write_store(folder, recipe, asked, contents, progress)
+    except GreyFault:
+        raise UserError(
+            f"[data] grey: the dataset {choice.part.name!r} does not read its images with "
+            'xraygan.images.read_grey, so it has no other range than "full"'
+        ) from None
     except LoadFault as fault:
         if choice.part.distribution == "xraygan":
             raise
@@ -111,7 +158,7 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
             f"{folder}: the image store cannot be written ({error.strerror}); name another "
             "folder with --set data.cache=DIR"
         ) from error
-    if (store := _read_store(folder, len(paths), size)) is None:
+    if (store := _read_store(folder, len(paths), asked.size)) is None:
         raise UserError(
             f"{folder}: the image store was taken away or changed while it was opened; the same "
             "command decodes it anew"
@@ -119,42 +166,80 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
     return replace(store, seconds=seconds)
 
 
+def _contents(recipe: Recipe, asked: _Asked) -> list[str]:
+    """What tells whether each image is the same."""
+    data, dataset = recipe.tables.data, asked.dataset
+    with asking(recipe.choices["data"], "identity()"), remembering(cache_folder(data.cache)):
+        if data.root is not None and type(dataset).identity is Dataset.identity:
+            # It says no more than the path, and another folder has the same.
+            return [file_identity(Path(data.root), path) or path for path in asked.paths]
+        return [dataset.identity(path) for path in asked.paths]
+
+
+def _key(recipe: Recipe, asked: _Asked, contents: Sequence[str]) -> str:
+    """The name of the one store whose pixels these are."""
+    part = recipe.choices["data"].part
+    key: list[Any] = [STORE_VERSION, part.name, part.version, asked.size, asked.grey]
+    # What others call the same image need not be so with other options or in another folder.
+    if part.distribution != "xraygan":
+        options = {name: plain(value) for name, value in recipe.choices["data"].options.items()}
+        key += [part.distribution, options]
+        if not all(content.startswith(PREFIX) for content in contents if content):
+            key.append(_root(recipe))
+    text = json.dumps([key, asked.paths, contents], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _root(recipe: Recipe) -> str | None:
+    root = recipe.tables.data.root
+    return None if root is None else str(Path(root).resolve())
+
+
 def _read_store(folder: Path, count: int, size: int) -> Store | None:
     """The store that a folder holds; None unless it is whole and what was written."""
-    images = folder / "images.npy"
+    images, about = folder / PIXELS, read_about(folder)
     try:
-        about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         # Copy on write: torch wants writable memory, and nothing of ours writes to it.
         mapped = np.load(images, mmap_mode="c" if count else None)
         if mapped.shape != (count, size, size) or mapped.dtype != np.uint8:
             return None
         # Of a file that was touched or copied since, only its pixels can tell.
-        if images.stat().st_mtime_ns != about["written"] and digest_of(mapped) != about["sha256"]:
-            return None
-        return Store(folder, torch.from_numpy(mapped), about["sha256"], dict(about["bad"]), None)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        if (now := stamp(images.stat())) != about["written"]:
+            if digest_of(mapped) != about["sha256"]:
+                return None
+            with suppress(OSError):
+                write_json(folder / ABOUT, about | {"written": now})
+        with suppress(OSError):
+            os.utime(folder / ABOUT)  # it was used now
+        doubtful = [
+            Doubtful(kind, found["images"], list(found["first"]))
+            for kind, found in about["doubtful"].items()
+        ]
+        pixels, bad = torch.from_numpy(mapped), dict(about["bad"])
+        return Store(folder, pixels, about["sha256"], bad, doubtful, None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
-def _usable(folder: Path, dataset: Dataset, count: int, size: int) -> Store | None:
+def _usable(folder: Path, asked: _Asked) -> Store | None:
     """The store that a folder holds; None where it is to be written anew.
 
     An image may have become readable without a change of its file: a decoder was installed, its
     mode was set. So the first of those that were not are tried again.
     """
-    if (store := _read_store(folder, count, size)) is None:
+    if (store := _read_store(folder, len(asked.paths), asked.size)) is None:
         return None
     first = list(store.bad)[:RETRIES]
-    now = _tried(dataset, first, size)
+    now = _tried(asked, first)
     return replace(store, bad=store.bad | now) if len(now) == len(first) else None
 
 
-def _tried(dataset: Dataset, paths: Sequence[str], size: int) -> dict[str, str]:
+def _tried(asked: _Asked, paths: Sequence[str]) -> dict[str, str]:
     """Those of some images that cannot be read: path -> reason."""
     bad = {}
     for path in paths:
         try:
-            load(dataset, path, size)
+            load(asked.dataset, path, asked.size, asked.grey)
         except UserError as error:
             bad[path] = str(error)
     return bad
@@ -166,6 +251,10 @@ def _check_links(recipe: Recipe, paths: list[str]) -> None:
     if root is None:
         return
     folder = Folder(Path(root))
+    # Nearly always no folder has a link in it, and paths need not be looked at one by one.
+    around = {path.rpartition("/")[0] for path in paths}
+    if not any(folder.leaves(f) or any(folder.entries(f).values()) for f in around):
+        return
     for path in paths:
         if folder.leaves(path):
             raise UserError(
@@ -176,7 +265,7 @@ def _check_links(recipe: Recipe, paths: list[str]) -> None:
 
 
 def _write_store(
-    folder: Path, dataset: Dataset, paths: list[str], size: int, progress: Progress
+    folder: Path, recipe: Recipe, asked: _Asked, contents: Sequence[str], progress: Progress
 ) -> float | None:
     """Decode every image into a new store and move it into place when it is whole.
 
@@ -184,26 +273,67 @@ def _write_store(
         How many seconds it took; None if another process was just doing it.
 
     Raises:
+        UserError: a file changed meanwhile, so that the store would not be of what its name says.
         OSError: there is no room for it, or the folder cannot be written.
     """
+    count = len(asked.paths)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f".{folder.name}.building")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _usable(folder, dataset, len(paths), size) is not None:
+    building = building_folder(folder)
+    with store_lock(folder):
+        if _usable(folder, asked) is not None:
             return None
         shutil.rmtree(building, ignore_errors=True)  # what a killed process left
-        if shutil.disk_usage(folder.parent).free < len(paths) * size**2:
+        if shutil.disk_usage(folder.parent).free < count * asked.size**2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         building.mkdir()
         began = time.monotonic()
         try:
-            images = building / "images.npy"
-            digest, bad = decode(dataset, paths, size, images, progress)
-            about = {"sha256": digest, "count": len(paths), "size": size, "bad": bad}
-            about["written"] = images.stat().st_mtime_ns
-            (building / "store.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+            images = building / PIXELS
+            found = decode(asked.dataset, asked.paths, asked.size, images, progress, asked.grey)
+            seconds = time.monotonic() - began
+            _check_unchanged(asked.paths, contents, _contents(recipe, asked))
+            about = {
+                **_origin(recipe),
+                "count": count,
+                "size": asked.size,
+                "sha256": found.sha256,
+                "written": stamp(images.stat()),
+                "doubtful": _by_kind(found.doubts),
+                "bad": found.bad,
+            }
+            write_json(building / ABOUT, about)
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return time.monotonic() - began
+        return seconds
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """What a store says of where it is from, for who lists stores."""
+    return {
+        "version": STORE_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plugin": recipe.choices["data"].part.name,
+        "root": _root(recipe),
+        "grey": recipe.tables.data.grey,
+    }
+
+
+def _by_kind(doubts: Mapping[str, set[str]]) -> dict[str, Any]:
+    """How many images are doubtful in each way, and the first of them."""
+    paths = {kind: [path for path, kinds in doubts.items() if kind in kinds] for kind in DOUBTS}
+    return {
+        kind: {"images": len(those), "first": those[:NAMED]}
+        for kind, those in paths.items()
+        if those
+    }
+
+
+def _check_unchanged(paths: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
+    changed = [p for p, was, now in zip(paths, before, after, strict=True) if was != now]
+    if changed:
+        raise UserError(
+            f"{len(changed)} of {len(paths)} images changed while they were decoded, "
+            f"{changed[0]!r} the first; run the same command again when they change no more"
+        )
