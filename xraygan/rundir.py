@@ -42,6 +42,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.csv"
+        self.conditions = path / "conditions.csv"
         self.bootstrap = path / "bootstrap.csv"
         self.audit = path / "audit.json"
         self.audit_picture = path / "audit.png"
@@ -145,17 +146,17 @@ class RunDirectory:
             self._check_same(recipe.resolved())
 
     def begin(self, recipe: Recipe) -> None:
-        """Make the directory, unless it holds the run already.
+        """Make the directory and what is missing in it; the recipe of a run that it holds stays.
 
         Raises:
             UserError: it cannot be written.
         """
-        if self.recipe.exists():
-            return
         try:
+            # Also of a run that is resumed: some archives and cloud disks drop empty folders.
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
+            if not self.recipe.exists():
+                write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
@@ -215,6 +216,14 @@ class RunDirectory:
                 line = parse_json(text)
                 if isinstance(line, dict) and isinstance(line.get("step"), int):
                     yield line
+
+    def best_step(self) -> int | None:
+        """The step that ``metrics.jsonl`` says is the best so far by ``[run] keep_best``."""
+        # A long log is parsed only if there is such a line.
+        if self.metrics.exists() and b'"best": true' in self.metrics.read_bytes():
+            steps = [line["step"] for line in self.read_metrics() if line.get("best") is True]
+            return steps[-1] if steps else None
+        return None
 
     def append_metrics(self, content: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
