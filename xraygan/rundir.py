@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
+from .precision import thread_settings
 from .reading import parse_json, parse_toml, read_text
 from .recipe import Recipe
 
@@ -192,7 +193,7 @@ class RunDirectory:
             **{name: version(name) for name in PACKAGES},
             "device": device_name(device),
             "ranks": ranks,
-            "threads": torch.get_num_threads(),
+            **thread_settings(),
             "seed": recipe.tables.run.seed,
             "git": git_revision(),
             "command": sys.argv,
@@ -201,6 +202,28 @@ class RunDirectory:
             "plugins": parts,
         }
         write_json(self.environment, content)
+
+    def what_moved(self, device: torch.device) -> str:
+        """What this process computes with, other than the run did so far; "" if nothing.
+
+        The bits of a resumed run may then differ from those of an uninterrupted one.
+        """
+        try:
+            before = parse_json(read_text(self.environment))
+        except (OSError, ValueError):
+            return ""
+        now = {**thread_settings(), "device": device_name(device), "torch": version("torch")}
+        names = ("threads", "cpu_capability", "device", "torch")
+        known = before if isinstance(before, dict) else {}
+        # How many cores a processor has does not matter: its threads do.
+        pairs = {
+            n: [str(x[n]).partition(" (")[0] for x in (known, now)] for n in names if n in known
+        }
+        return ", ".join(
+            f"{name.replace('_', ' ')} {to} (was {was})"
+            for name, (was, to) in pairs.items()
+            if was != to
+        )
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the logged lines after a step, which a resumed run will write again."""
