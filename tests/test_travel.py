@@ -139,10 +139,11 @@ def as_copies(folder: Path) -> None:
 
 
 def as_the_only_copies(folder: Path) -> None:
-    """The same, where the folder that the link named did not come along."""
-    target = folder / (folder / "best").read_text().strip()
+    """The same, where the folders that the links named did not come along."""
+    targets = {folder / (folder / name).read_text().strip() for name in ("latest", "best")}
     as_copies(folder)
-    shutil.rmtree(target)
+    for target in targets:
+        shutil.rmtree(target)
 
 
 def as_empty_folders(folder: Path) -> None:
@@ -198,14 +199,15 @@ def test_a_run_resumes_to_the_same_bits_whatever_became_of_its_pointers(
         assert pointer.read_bytes() == (whole / "checkpoints" / name).read_bytes()
 
 
-def test_a_checkpoint_that_only_a_copied_pointer_holds_is_not_lost(
-    stopped: Path, tmp_path: Path
+def test_checkpoints_that_only_copied_pointers_hold_are_not_lost(
+    stopped: Path, whole: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(stopped, tmp_path / "run") / "checkpoints"
-    best = checkpoint.find(folder, "best")
-    as_the_only_copies(folder)
-    checkpoint.point(folder, "best", 4)
-    assert checkpoint.find(folder, best.directory.name).manifest == best.manifest
+    out = shutil.copytree(stopped, tmp_path / "run")
+    as_the_only_copies(out / "checkpoints")
+    run(recipe, out, resume=True, display=SILENT)
+    assert "at step 4 of 6" in (out / "run.log").read_text()
+    assert state(out) == state(whole)
+    assert names(out / "checkpoints") == names(whole / "checkpoints")
 
 
 def test_a_zipped_run_resumes_elsewhere_to_the_same_bits(

@@ -224,6 +224,16 @@ def point(folder: Path, name: str, step: int) -> None:
             pointer.unlink(missing_ok=True)
 
 
+def adopt(folder: Path) -> None:
+    """Give checkpoints their names back of which only a copy under a pointer's name is left.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for name in (LATEST, BEST):
+        _make_way(folder / name)
+
+
 def _make_way(pointer: Path) -> None:
     """Remove a folder where a pointer is to be written.
 

@@ -160,6 +160,8 @@ def run(
             place.check(recipe, resume=resume)  # before the data is prepared, not after
             session = Session.of(recipe, display, ranks)
             place.begin(recipe)
+            with place.said_of_the_disk():
+                checkpoint.adopt(place.checkpoints)
             ranks.wait()
             with place.said_of_the_disk(), logging_to(place.log, display):
                 _warn_if_moved(place, session.device)
