@@ -65,7 +65,7 @@ def _dying(save: Callable[..., Path]) -> Callable[..., Path]:
     """Arm the calls by which a checkpoint changes the file system, while it is written."""
     calls = (
         (checkpoint, "save_file"), (checkpoint, "_sync"), (shutil, "rmtree"),
-        (Path, "rename"), (Path, "replace"), (Path, "symlink_to"),
+        (Path, "rename"), (Path, "replace"),
     )  # fmt: skip
 
     def saving(*arguments: Any) -> Path:

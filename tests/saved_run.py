@@ -13,6 +13,7 @@ from xraygan.display import Display
 from xraygan.engine import Session
 from xraygan.evaluate import evaluate
 from xraygan.recipe import load
+from xraygan.recorded import write_conditions
 from xraygan.rundir import RunDirectory, write_json
 
 DATA = """
@@ -63,6 +64,7 @@ def saved(folder: Path, *tables: str) -> Path:
             parameter.data.mul_(1.5)  # from where the average still is
     save(place.checkpoints, 1, session.graph)
     place.write_environment(recipe, session.device, session.data.summary())
+    write_conditions(place, session.data.splits["train"], session.graph)
     write_json(place.evaluation, evaluate(session.evaluation(), 1)[0])
     return place.path
 

@@ -77,6 +77,9 @@ def test_an_edited_manifest(text: str, tmp_path: Path) -> None:
     (folder / "manifest.json").write_bytes(content)
     found = checkpoint.latest(folder.parent)
     assert found is None or not found.manifest.files
+    (folder.parent / "best").write_bytes(content)
+    with contextlib.suppress(UserError):
+        assert checkpoint.find(folder.parent, "best").directory == folder
     (tmp_path / "metrics.jsonl").write_bytes(content)
     for line in RunDirectory(tmp_path).read_metrics():
         assert isinstance(line["step"], int)

@@ -16,7 +16,7 @@ from xraygan_residual.blocks import ConditionalNorm, SelfAttention, with_deviati
 from xraygan_residual.discriminators import ProjectionDiscriminator, ResidualDiscriminator
 from xraygan_residual.generators import ConditionalResidualGenerator, ResidualGenerator
 
-from xraygan import Task, UserError, engine, testing
+from xraygan import Task, UserError, checkpoint, engine, testing
 from xraygan.display import Display
 from xraygan.loop import Loop
 from xraygan.recipe import load
@@ -256,9 +256,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     monkeypatch.setattr(Loop, "step", take_step)
     engine.run(recipe, tmp_path / "killed", resume=True, display=silent)
 
-    whole, resumed = (
-        json.loads((tmp_path / d / "checkpoints/latest/manifest.json").read_text())["files"]
-        for d in ("whole", "killed")
-    )
+    found = [checkpoint.latest(tmp_path / d / "checkpoints") for d in ("whole", "killed")]
+    whole, resumed = (one.manifest.files for one in found if one is not None)
     assert whole == resumed
     assert {"discriminator.safetensors", "discriminator.average.safetensors"} < set(whole)

@@ -45,8 +45,10 @@ def xraygan(*arguments: str, code: int = 0, cwd: Path | None = None) -> str:
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    manifest = (directory / "checkpoints" / "latest" / "manifest.json").read_text()
-    return json.loads(manifest)["files"]
+    found = checkpoint.latest(directory / "checkpoints")
+    assert found is not None
+    assert (found.directory.parent / "latest").read_text() == found.directory.name + "\n"
+    return found.manifest.files
 
 
 def logged(directory: Path) -> list[dict]:
@@ -66,7 +68,8 @@ def test_the_run_directory_is_whole(finished: Path) -> None:
         "recipe.toml", "environment.json", "metrics.jsonl", "evaluation.json", "predictions.csv",
         "report.html", "run.log", "samples/step-00000012.png", "samples/real.png",
         "samples/step-00000012.csv", "samples/real.csv",
-        "checkpoints/step-00000012/manifest.json", "checkpoints/latest/generator.safetensors",
+        "checkpoints/step-00000012/manifest.json",
+        "checkpoints/step-00000012/generator.safetensors", "checkpoints/latest",
     ):  # fmt: skip
         assert (finished / name).stat().st_size > 0, name
     lines = logged(finished)

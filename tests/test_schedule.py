@@ -80,8 +80,9 @@ def test_a_killed_run_with_ada_and_wgan_gp_resumes_to_the_same_bits(
 
     manifests, lines = [], []
     for name in ("whole", "cut"):
-        latest = tmp_path / name / "checkpoints" / "latest"
-        manifests.append(json.loads((latest / "manifest.json").read_text())["files"])
+        latest = checkpoint.latest(tmp_path / name / "checkpoints")
+        assert latest is not None
+        manifests.append(latest.manifest.files)
         text = (tmp_path / name / "metrics.jsonl").read_text()
         lines.append([json.loads(line) for line in text.splitlines()])
     assert "augmenter.safetensors" in manifests[0] and manifests[0] == manifests[1]

@@ -119,7 +119,8 @@ class Run:
         from .engine import restore
 
         display = Display(quiet=True)
-        return restore(self.path, self._overrides, display, self._checkpoint)[0]
+        which = self._checkpoint
+        return restore(self.path, self._overrides, display, which, measure=False)[0]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from . import schema
 from .errors import RecipeError, UserError
 from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
-from .options import takes_positional
+from .options import allows_literal, options_of, takes_positional
 from .ranks import Ranks, synchronise
 from .recipe import Choice, Recipe
 from .registry import describe_error
@@ -24,6 +26,9 @@ from .step import Step
 
 _log = logging.getLogger(__name__)
 
+#: names that files can have everywhere, and no network beside another's average or optimizer
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
 
 def assemble(
     recipe: Recipe,
@@ -31,10 +36,17 @@ def assemble(
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     ranks: Ranks | None = None,
+    *,
+    weights: bool = True,
+    extractors: bool = True,
 ) -> TrainingGraph:
     """Build what a recipe describes.
 
     Initial weights depend on the recipe's seed and on the network's own name, nothing else.
+
+    Args:
+        weights: read the weights that networks start from; False where a checkpoint has theirs.
+        extractors: build the networks that scores read; False where nothing is trained or measured.
 
     Raises:
         UserError: a part refused its options or could not be built; the message names its table.
@@ -44,8 +56,9 @@ def assemble(
     terms: list[Term] = []
     for name in MODELS:
         if name in recipe.choices:
-            networks[name] = build(recipe.choices[name], task, seed=seed)
-    extractors: dict[str, Extractor] = {}
+            choice = recipe.choices[name]
+            networks[name] = build(choice if weights else from_random(choice), task, seed=seed)
+    read_by_scores: dict[str, Extractor] = {}
     scores: dict[str, Score] = {}
     for name, choice in recipe.chosen("scores").items():
         if choice.words.weight != 0:
@@ -53,10 +66,11 @@ def assemble(
             if trained_parameters(scores[name]):
                 networks[name] = scores[name]
             read = choice.options.get("extractor")
-            if read and read not in extractors:
-                extractors[read] = build_extractor(recipe, read, task)
+            if extractors and read and read not in read_by_scores:
+                read_by_scores[read] = build_extractor(recipe, read, task)
+    _check_names(networks)
     terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
-    for module in (*networks.values(), *extractors.values(), *scores.values()):
+    for module in (*networks.values(), *read_by_scores.values(), *scores.values()):
         if ranks:
             synchronise(module, ranks)
         module.to(memory_format=_memory_order(module, torch.device(device))).to(device)
@@ -73,8 +87,29 @@ def assemble(
     }
     schedules = {name: recipe.network(name).words.optimizer.factor for name in optimizers}
     return TrainingGraph(
-        task, networks, extractors, terms, optimizers, decays, autocast, ranks, schedules
+        task, networks, read_by_scores, terms, optimizers, decays, autocast, ranks, schedules
     )
+
+
+def _check_names(networks: Iterable[str]) -> None:
+    """Hold that networks can be saved under their names on every file system.
+
+    Raises:
+        UserError: a score has networks of its own and a name that is no file name everywhere, or
+            that a file system without upper and lower case takes for another network's.
+    """
+    known: dict[str, str] = {}
+    for name in networks:
+        if not _FILE_NAME.fullmatch(name):
+            raise UserError(
+                f"[scores.{name}]: it has networks of its own, which are saved under its name: use "
+                "letters, digits, _ and - alone, and plugin = to say which score it is"
+            )
+        if (other := known.setdefault(name.lower(), name)) != name:
+            raise UserError(
+                f"[scores.{name}]: its networks would be saved under the same name as those of "
+                f"{other} on file systems that do not tell upper from lower case; rename it"
+            )
 
 
 def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_format:
@@ -97,18 +132,30 @@ def rehearse(recipe: Recipe, task: Task) -> None:
     read = {f"extractors.{choice.options.get('extractor')}" for choice in readers}
     wanted = [c for table, c in recipe.choices.items() if table in {*MODELS, *read}]
     faults = []
+    networks = [name for name in MODELS if name in recipe.choices]
     for choice in (*wanted, *scores):
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 # Each tensor of a file of weights would be said to go nowhere.
                 warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
-                build(choice, task)
+                part = build(choice, task)
+            if choice in scores and trained_parameters(part):
+                networks.append(choice.name)
         except UserError as error:
             faults.append(str(error))
         except Exception as error:  # a constructor that computes needs numbers; the real one tells
             _log.debug("[%s] cannot be rehearsed: %s", choice.table, error)
     if faults:
         raise RecipeError(faults)
+    _check_names(networks)
+
+
+def from_random(choice: Choice) -> Choice:
+    """The same choice without the file or download that its network would start from."""
+    option = options_of(choice.part.cls).get("weights")
+    if option is None or not allows_literal(option.type, "random"):
+        return choice
+    return replace(choice, options={**choice.options, "weights": "random"})
 
 
 def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:

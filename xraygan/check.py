@@ -30,12 +30,17 @@ _UNION_MARKS = ("literal[", "constrained-", "list[", "tuple[", "function-")
 
 @dataclass
 class Checker:
-    """Checks one merged tree and gathers every fault before it gives up."""
+    """Checks one merged tree and gathers every fault before it gives up.
+
+    Attributes:
+        files: whether the files that options name must be there.
+    """
 
     path: Path
     origins: Mapping[Key, str]
     registry: Registry
     faults: list[str] = field(default_factory=list)
+    files: bool = True
 
     def check(self, tree: Tree) -> Recipe:
         for group in schema.GROUPS:  # the key names the plugin unless `plugin` does
@@ -85,6 +90,9 @@ class Checker:
         chosen: dict[str, Choice] = {}
         for table, (kind, words) in tables.parts().items():
             key = tuple(table.split("."))
+            if len(key) > 2:
+                self.fault((key[0], table.partition(".")[2]), "a name cannot hold a dot; rename it")
+                continue
             try:
                 part = self.registry.get(kind, words.plugin)
                 options, faults = check_options(part.cls, words.options)
@@ -95,7 +103,7 @@ class Checker:
             for name, message in faults.items():
                 self.fault((*key, name), message)
             for name, value in options.items():
-                if isinstance(value, Path):
+                if isinstance(value, Path) and self.files:
                     options[name] = self._existing((*key, name), value)
             chosen[table] = Choice(table, part, words, options)
         return chosen
@@ -104,7 +112,7 @@ class Checker:
         """A file that an option names, absolute."""
         try:
             found = path.resolve(strict=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self.fault(key, f"no such file: {path}")
         except (OSError, ValueError) as error:  # too long, or with a zero byte
             self.fault(key, f"no file can be called {str(path)[:60]!r} ({error})")

@@ -6,11 +6,13 @@ optimizer states and the step are all that it takes to go on to the same bits.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,9 +26,14 @@ from torch import Tensor, nn
 from .errors import UserError
 from .graph import TrainingGraph, flattened
 from .reading import read_text
+from .rundir import RunDirectory, write_atomically
 
 LATEST, BEST = "latest", "best"
-_NAME = re.compile(r"step-(\d{8,})")
+#: bytes of a pointer, at most: it holds the name of a folder
+_POINTER = 256
+#: what a file system answers to the fsync of a folder where it has no such thing
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)
+_NAME = re.compile(r"step-([0-9]{8,})")
 _log = logging.getLogger(__name__)
 
 
@@ -78,8 +85,11 @@ class Checkpoint:
         try:
             network.load_state_dict(self._tensors(f"{name}.safetensors"))
         except RuntimeError as error:
+            # The first line only says that there are more.
+            reasons = [line.strip() for line in str(error).splitlines()] + [""]
             raise UserError(
-                f"{self.directory}: the checkpoint's {name} does not fit the recipe's ({error})"
+                f"{self.directory}: the checkpoint's {name} does not fit the recipe's ("
+                f"{reasons[1] or reasons[0]})"
             ) from None
 
     def load_optimizer(self, name: str, network: nn.Module, optimizer: Any) -> None:
@@ -127,7 +137,7 @@ def save(
     best: bool = False,
     log: Gathered | None = None,
 ) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and point ``folder/latest`` at it.
+    """Write ``folder/step-NNNNNNNN`` and its name into ``folder/latest``.
 
     A crash at any moment leaves the former checkpoints and ``latest`` as they were.
 
@@ -135,7 +145,7 @@ def save(
         folder: the run's ``checkpoints``.
         step: steps done.
         keep: how many of the newest checkpoints to keep; 0 for all.
-        best: point ``folder/best`` at it too, which is kept whatever its age.
+        best: write its name into ``folder/best`` too; that one is kept whatever its age.
         log: what the log has gathered since its last line, for the manifest.
 
     Returns:
@@ -174,13 +184,13 @@ def _save(
             _sync(path)
         shutil.rmtree(target, ignore_errors=True)  # there only if it was damaged
         building.rename(target)
-        _sync(folder)
+        _sync_folder(folder)
     for name in (LATEST, BEST) if best else (LATEST,):
         point(folder, name, step)
     if keep:
-        kept = {target, (folder / BEST).resolve()}
+        kept = {target, _best(folder)}
         for old in [path for path in _all(folder) if path != target][keep - 1 :]:
-            if old.resolve() not in kept:
+            if old not in kept:
                 shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -196,13 +206,81 @@ def _refuse_what_is_not_finite(graph: TrainingGraph, folder: Path, step: int) ->
 
 
 def point(folder: Path, name: str, step: int) -> None:
-    """Let ``folder/latest`` or ``folder/best`` be the checkpoint of a step, if that is there."""
-    target = folder / f"step-{step:08d}"
-    if target.is_dir():
-        pointer = folder / f".{name}.building"
-        pointer.unlink(missing_ok=True)
-        pointer.symlink_to(target.name)
-        pointer.replace(folder / name)
+    """Let ``folder/latest`` or ``folder/best`` name the checkpoint of a step, if that is there.
+
+    The pointer is a text file that holds the name of the checkpoint's folder: file systems,
+    archives and cloud disks that have no links keep it as it is. The checkpoint is found without
+    it, so a pointer that cannot be written is a warning, and the former one is removed.
+    """
+    target, pointer = folder / f"step-{step:08d}", folder / name
+    if not target.is_dir():
+        return
+    try:
+        _make_way(pointer)
+        write_atomically(pointer, target.name + "\n")
+    except OSError as error:
+        _log.warning("%s: cannot be written (%s); %s is saved", pointer, error, target)
+        with suppress(OSError):
+            pointer.unlink(missing_ok=True)
+
+
+def adopt(folder: Path) -> None:
+    """Give checkpoints their names back of which only a copy under a pointer's name is left.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for name in (LATEST, BEST):
+        _make_way(folder / name)
+
+
+def _make_way(pointer: Path) -> None:
+    """Remove a folder where a pointer is to be written.
+
+    Former versions made links, and what copies a run without links makes whole folders of them. A
+    folder that is the only copy of a checkpoint gets its name back.
+    """
+    building = pointer.with_name(f".{pointer.name}.building")
+    if building.is_symlink():  # a former version was killed here
+        building.unlink()
+    if pointer.is_dir() and not pointer.is_symlink():
+        owner = _pointed(pointer)
+        if owner is not None and not owner.exists():
+            pointer.rename(owner)
+        else:
+            shutil.rmtree(pointer)
+
+
+def _pointed(pointer: Path) -> Path | None:
+    """The checkpoint that ``latest`` or ``best`` names, which need not be there; None if it is
+    damaged or missing.
+
+    It is one beside the pointer, whatever the pointer says.
+    """
+    try:
+        if pointer.is_symlink():
+            name = pointer.readlink().name
+        elif pointer.is_dir():
+            manifest = Manifest.model_validate_json(read_text(pointer / "manifest.json"))
+            name = f"step-{manifest.step:08d}"
+        else:
+            name = read_text(pointer, _POINTER).strip()
+    except (OSError, ValueError):
+        return None
+    return pointer.parent / name if _NAME.fullmatch(name) else None
+
+
+def _best(folder: Path) -> Path | None:
+    """The best checkpoint, as ``best`` names it or, where that is missing or damaged, the log."""
+    every = _all(folder)
+    if (pointed := _pointed(folder / BEST)) in every:
+        return pointed
+    step = RunDirectory(folder.parent).best_step()
+    found = None if step is None else folder / f"step-{step:08d}"
+    if found not in every:
+        return None
+    _log.warning("%s: missing or damaged; by metrics.jsonl it is %s", folder / BEST, found)
+    return found
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -229,10 +307,10 @@ def find(folder: Path, which: str) -> Checkpoint:
     if which == LATEST:
         path = every[0]
     elif which == BEST:
-        path = (folder / BEST).resolve()
+        path = _best(folder) or folder / BEST
     else:
         path = folder / (f"step-{int(which):08d}" if which.isdecimal() else which)
-    if (path.parent != folder.resolve() and path not in every) or not path.is_dir():
+    if path not in every:
         known = ", ".join(str(int(p.name[5:])) for p in every)
         raise UserError(f"{folder}: there is no checkpoint {which!r}; there are the steps {known}")
     found = _verified(path)
@@ -310,3 +388,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """:func:`_sync` of a folder, where the file system has that."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

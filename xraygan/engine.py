@@ -3,56 +3,125 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
 from . import checkpoint
-from .assemble import assemble, rehearse
+from .assemble import assemble, from_random, rehearse
 from .display import Display, logging_to
 from .errors import UserError
 from .evaluate import Evaluation, evaluate, predictions
-from .graph import TrainingGraph
+from .graph import MODELS, TrainingGraph
 from .loop import Loop
-from .precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
+from .precision import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    make_deterministic,
+    threads,
+)
 from .ranks import Ranks, join
 from .recipe import Recipe, load
+from .recorded import Conditions, read_conditions, recorded_task, write_conditions
 from .rundir import RunDirectory, write_json, write_table
 from .selection import task_of
-from .store import ImageData, open_dataset, prepare
+from .store import ImageData, ImageSplit, open_dataset, prepare
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Session:
-    """A recipe brought to life: its data, its graph, and where they are."""
+    """A recipe brought to life: its graph, its data, and where they are.
+
+    Attributes:
+        place: the run directory, of a run that was restored.
+    """
 
     recipe: Recipe
     device: torch.device
-    data: ImageData
     graph: TrainingGraph
+    _prepare: Callable[[], ImageData]
+    place: RunDirectory | None = None
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images; those of a restored run are prepared when they are first needed.
+
+        Raises:
+            UserError: they are not there, or have other classes than the run's networks.
+        """
+        return self._prepare()
 
     @classmethod
     def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
         """Prepare the data and build the networks."""
-        make_deterministic()
-        keep_freed_memory()
-        words = recipe.tables.run
-        device = choose_device(words.device)
-        autocast = choose_precision(words.precision, device)
+        device, autocast = _modes(recipe)
         rehearse(recipe, task_of(recipe, open_dataset(recipe)))
         data = prepare(recipe, display.progress)
-        return cls(recipe, device, data, assemble(recipe, data.task, device, autocast, ranks))
+        graph = assemble(recipe, data.task, device, autocast, ranks)
+        return cls(recipe, device, graph, lambda: data)
+
+    @classmethod
+    def of_run(
+        cls, place: RunDirectory, recipe: Recipe, display: Display, *, measure: bool
+    ) -> Session:
+        """Build the networks of a run, of which a checkpoint has the weights.
+
+        The data are prepared now if the run has not recorded what its networks were built for.
+        """
+        device, autocast = _modes(recipe)
+        task = recorded_task(place, recipe)
+        data = prepare(recipe, display.progress) if task is None else None
+        task = task or cast(ImageData, data).task
+
+        def prepared() -> ImageData:
+            found = data or prepare(recipe, display.progress)
+            if found.task.classes != task.classes:
+                raise UserError(
+                    f"[data] classes: the data have {', '.join(found.task.classes)}, and the "
+                    f"networks of {place.path} were trained for {', '.join(task.classes)}"
+                )
+            return found
+
+        graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
+        return cls(recipe, device, graph, prepared, place)
 
     def evaluation(self) -> Evaluation:
         """What metrics measure, with the networks as they are now."""
-        splits = self.data.splits
-        return Evaluation(self.recipe, self.graph, splits["train"], splits["test"], self.device)
+
+        def split(name: str) -> Callable[[], ImageSplit]:
+            return lambda: self.data.splits[name]
+
+        return Evaluation(self.recipe, self.graph, split("train"), split("test"), self.device)
+
+    def conditions(self) -> Conditions:
+        """The labels and metadata that images are generated from, unless others are asked for.
+
+        Raises:
+            UserError: the run has recorded none, and its data are not there.
+        """
+        if self.place is not None:
+            with suppress(FileNotFoundError):
+                return read_conditions(self.place, self.graph.task)
+        try:
+            train = self.data.splits["train"]
+        except UserError as error:
+            if self.place is None:
+                raise
+            raise UserError(
+                f"{self.place.path}: an earlier version made this run and has not recorded the "
+                f"labels and metadata to generate from; its training data are needed: {error}"
+            ) from None
+        labels = torch.from_numpy(train.label_matrix)
+        return Conditions(labels, train.encoded(self.graph.task.metadata))
 
 
 def run(
@@ -87,13 +156,17 @@ def run(
         if not ranks.first:
             _follow(recipe, place, ranks)
             return place
-        with place.locked():
+        with place.locked(), threads(recipe.tables.run.threads):
             place.check(recipe, resume=resume)  # before the data is prepared, not after
             session = Session.of(recipe, display, ranks)
             place.begin(recipe)
+            with place.said_of_the_disk():
+                checkpoint.adopt(place.checkpoints)
             ranks.wait()
             with place.said_of_the_disk(), logging_to(place.log, display):
+                _warn_if_moved(place, session.device)
                 place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
+                write_conditions(place, session.data.splits["train"], session.graph)
                 for warning in session.data.warnings:
                     _log.warning(warning)
                 loop = Loop(session, place, display, ranks)
@@ -111,25 +184,86 @@ def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
     ranks.wait()  # the first prepares the data
-    Loop(Session.of(recipe, silent, ranks), place, silent, ranks).run()
+    with threads(recipe.tables.run.threads):
+        Loop(Session.of(recipe, silent, ranks), place, silent, ranks).run()
+
+
+def _warn_if_moved(place: RunDirectory, device: torch.device) -> None:
+    """Say before a run goes on that its bits will not be those of an uninterrupted one."""
+    moved = place.what_moved(device)
+    if moved and checkpoint.latest(place.checkpoints) is not None:
+        _log.warning(
+            "%s: the run goes on with %s. Its results are as valid, but may differ in their last "
+            "bits from those of a run that was never stopped. OMP_NUM_THREADS sets the number of "
+            "threads; [run] threads fixes it in a recipe",
+            place.path,
+            moved,
+        )
 
 
 def restore(
-    directory: Path, overrides: Iterable[str], display: Display, which: str = checkpoint.LATEST
+    directory: Path,
+    overrides: Iterable[str],
+    display: Display,
+    which: str = checkpoint.LATEST,
+    *,
+    measure: bool = True,
 ) -> tuple[Session, RunDirectory, int]:
     """A run's session with the networks of one of its checkpoints, and that checkpoint's step.
 
     Args:
         which: ``"latest"``, ``"best"``, or a step.
+        measure: whether metrics will be computed. Otherwise the run directory is enough: files
+            that the recipe names need not be there, and the networks that scores read are left out.
 
     Raises:
-        UserError: it is no run, or has no such checkpoint whose files match their hashes.
+        UserError: it is no run, has no such checkpoint whose files match their hashes, or was
+            trained with other networks or classes than the overrides ask for.
     """
     place = RunDirectory.open(directory)
     found = checkpoint.find(place.checkpoints, which)
-    session = Session.of(load(place.recipe, overrides), display)
+    recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
+    if overrides:
+        _check_trained(place, load(place.recipe, files=False), recipe)
+    session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
     return session, place, found.step
+
+
+def _check_trained(place: RunDirectory, before: Recipe, now: Recipe) -> None:
+    """Refuse to change what a run's networks were built from.
+
+    Raises:
+        UserError: naming each key that would.
+    """
+    words = [recipe.tables.data for recipe in (before, now)]
+    pairs = {
+        f"data.{key}": tuple(getattr(data, key) for data in words)
+        for key in ("classes", "image_size", "label_policy", "metadata")
+    }
+    for name in MODELS:
+        if name in before.choices and name in now.choices:
+            first, second = (from_random(recipe.choices[name]) for recipe in (before, now))
+            pairs[f"{name}.plugin"] = (first.part.name, second.part.name)
+            for key in first.options.keys() & second.options.keys():
+                pairs[f"{name}.{key}"] = (first.options[key], second.options[key])
+    changed = [f"\n  {key}: {a} there, {b} now" for key, (a, b) in pairs.items() if a != b]
+    if changed:
+        raise UserError(
+            f"{place.path}: its networks are trained, and these keys cannot be changed any more:"
+            f"{''.join(changed)}\nLeave them out, or train another run with them"
+        )
+
+
+def _modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
+    """Set up this process as the recipe asks for: its device, and what networks run in."""
+    make_deterministic()
+    keep_freed_memory()
+    words = recipe.tables.run
+    if words.threads:
+        torch.set_num_threads(words.threads)
+    device = choose_device(words.device)
+    return device, choose_precision(words.precision, device)
 
 
 def _check_shares(recipe: Recipe, ranks: Ranks) -> None:

@@ -30,8 +30,9 @@ class Evaluation:
     Args:
         recipe: the run's recipe.
         graph: its networks; they are put into evaluation mode while they are used.
-        train: the training images, from which the reference of the Frechet distances is drawn.
-        test: the test images.
+        train: the training images, from which the reference of the Frechet distances is drawn, or
+            what gets them when they are first needed.
+        test: the test images, alike.
         device: where the networks are.
     """
 
@@ -39,19 +40,29 @@ class Evaluation:
         self,
         recipe: Recipe,
         graph: TrainingGraph,
-        train: ImageSplit,
-        test: ImageSplit,
+        train: ImageSplit | Callable[[], ImageSplit],
+        test: ImageSplit | Callable[[], ImageSplit],
         device: torch.device,
     ) -> None:
         self.recipe = recipe
         self.graph = graph
         self.task = graph.task
-        self.train = train
-        self.test = test
+        self._train = train
+        self._test = test
         self.device = device
         self._words = recipe.tables.evaluation
         self._seed = recipe.tables.run.seed
         self._extracted: dict[str, dict[str, np.ndarray]] = {}
+
+    @cached_property
+    def train(self) -> ImageSplit:
+        """The training images."""
+        return self._train() if callable(self._train) else self._train
+
+    @cached_property
+    def test(self) -> ImageSplit:
+        """The test images."""
+        return self._test() if callable(self._test) else self._test
 
     @property
     def classes(self) -> dict[str, int]:

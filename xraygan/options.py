@@ -120,6 +120,13 @@ _PLAIN = {
 }  # fmt: skip
 
 
+def allows_literal(annotation: Any, value: str) -> bool:
+    """Whether an option's annotation lists a value, as ``Literal["imagenet", "random"] | Path``."""
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    return any(allows_literal(part, value) for part in get_args(annotation))
+
+
 def type_text(annotation: Any) -> str:
     """An annotation in the words of a TOML recipe."""
     origin, args = get_origin(annotation), get_args(annotation)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
 from .errors import UserError
+
+#: environment variables by which OpenMP, MKL and torch choose threads and instructions
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "MKL_DYNAMIC",
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY",
+)  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,6 +43,31 @@ def choose_device(name: str) -> torch.device:
             f"[run] device: {name} is not there; this machine has {torch.cuda.device_count()} GPUs"
         )
     return device
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within it torch computes with that many processor threads, as ``[run] threads`` asks for.
+
+    Args:
+        count: None for as many as there are now.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def thread_settings() -> dict[str, Any]:
+    """What besides the versions decides how processors add up, for ``environment.json``."""
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "thread_variables": {n: os.environ[n] for n in THREAD_VARIABLES if n in os.environ},
+    }
 
 
 def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager]:

@@ -149,6 +149,8 @@ def load(
     reference: str | Path,
     overrides: Iterable[str] = (),
     registry: Registry | None = None,
+    *,
+    files: bool = True,
 ) -> Recipe:
     """Read a recipe and check all of it.
 
@@ -156,6 +158,7 @@ def load(
         reference: see :func:`find`.
         overrides: ``"table.key=value"`` each; the value is TOML, or a plain string.
         registry: where parts are looked up; the installed plugins by default.
+        files: whether the files that options name must be there.
 
     Raises:
         RecipeError: with every fault that was found.
@@ -165,7 +168,7 @@ def load(
     for override in overrides:
         key, value = parse_override(override)
         _merge(tree, _nest(key, value), origins, f"--set {override}")
-    return _check(path, tree, origins, registry)
+    return _check(path, tree, origins, registry, files=files)
 
 
 def load_tree(tree: Tree, path: Path) -> Recipe:
@@ -186,10 +189,17 @@ def tables_of(path: Path) -> set[str]:
     }
 
 
-def _check(path: Path, tree: Tree, origins: dict[Key, str], registry: Registry | None) -> Recipe:
+def _check(
+    path: Path,
+    tree: Tree,
+    origins: dict[Key, str],
+    registry: Registry | None,
+    *,
+    files: bool = True,
+) -> Recipe:
     from .check import Checker  # it needs the classes above
 
-    return Checker(path, origins, registry or installed()).check(tree)
+    return Checker(path, origins, registry or installed(), files=files).check(tree)
 
 
 # -- reading ---------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
+from .precision import thread_settings
 from .reading import parse_json, parse_toml, read_text
 from .recipe import Recipe
 
@@ -42,6 +43,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.csv"
+        self.conditions = path / "conditions.csv"
         self.bootstrap = path / "bootstrap.csv"
         self.audit = path / "audit.json"
         self.audit_picture = path / "audit.png"
@@ -145,17 +147,17 @@ class RunDirectory:
             self._check_same(recipe.resolved())
 
     def begin(self, recipe: Recipe) -> None:
-        """Make the directory, unless it holds the run already.
+        """Make the directory and what is missing in it; the recipe of a run that it holds stays.
 
         Raises:
             UserError: it cannot be written.
         """
-        if self.recipe.exists():
-            return
         try:
+            # Also of a run that is resumed: some archives and cloud disks drop empty folders.
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
+            if not self.recipe.exists():
+                write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
@@ -191,7 +193,7 @@ class RunDirectory:
             **{name: version(name) for name in PACKAGES},
             "device": device_name(device),
             "ranks": ranks,
-            "threads": torch.get_num_threads(),
+            **thread_settings(),
             "seed": recipe.tables.run.seed,
             "git": git_revision(),
             "command": sys.argv,
@@ -200,6 +202,28 @@ class RunDirectory:
             "plugins": parts,
         }
         write_json(self.environment, content)
+
+    def what_moved(self, device: torch.device) -> str:
+        """What this process computes with, other than the run did so far; "" if nothing.
+
+        The bits of a resumed run may then differ from those of an uninterrupted one.
+        """
+        try:
+            before = parse_json(read_text(self.environment))
+        except (OSError, ValueError):
+            return ""
+        now = {**thread_settings(), "device": device_name(device), "torch": version("torch")}
+        names = ("threads", "cpu_capability", "device", "torch")
+        known = before if isinstance(before, dict) else {}
+        # How many cores a processor has does not matter: its threads do.
+        pairs = {
+            n: [str(x[n]).partition(" (")[0] for x in (known, now)] for n in names if n in known
+        }
+        return ", ".join(
+            f"{name.replace('_', ' ')} {to} (was {was})"
+            for name, (was, to) in pairs.items()
+            if was != to
+        )
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the logged lines after a step, which a resumed run will write again."""
@@ -215,6 +239,14 @@ class RunDirectory:
                 line = parse_json(text)
                 if isinstance(line, dict) and isinstance(line.get("step"), int):
                     yield line
+
+    def best_step(self) -> int | None:
+        """The step that ``metrics.jsonl`` says is the best so far by ``[run] keep_best``."""
+        # A long log is parsed only if there is such a line.
+        if self.metrics.exists() and b'"best": true' in self.metrics.read_bytes():
+            steps = [line["step"] for line in self.read_metrics() if line.get("best") is True]
+            return steps[-1] if steps else None
+        return None
 
     def append_metrics(self, content: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:

@@ -89,16 +89,15 @@ def sample(
     if wanted is not None:
         labels = torch.zeros(1, len(names), dtype=torch.uint8)
         labels[0, wanted] = 1
-    elif conditional:
-        labels = torch.from_numpy(session.data.splits["train"].label_matrix)
     task = graph.task
     if metadata and not conditional:
         raise UserError("metadata: the run's generator is unconditional and is told of none")
-    told = (
-        parse(metadata, task.metadata)
-        if metadata
-        else session.data.splits["train"].encoded(task.metadata)
-    )
+    told = parse(metadata, task.metadata) if metadata else None
+    draws_labels = labels is None and conditional and not task.exclusive
+    if draws_labels or (told is None and task.metadata):
+        known = session.conditions()
+        labels = known.labels if draws_labels else labels
+        told = known.metadata if told is None else told
     found: list[tuple[Tensor, ...]] = []
     have = drawn = 0
     with display.progress("generating", count) as advance:

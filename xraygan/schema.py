@@ -45,6 +45,11 @@ class Run(Table):
         description="torch.compile the networks; graphs: as CUDA graphs too, for small batches",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:INDEX")
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = Field(
+        None,
+        description="processor threads of each process, torch's own choice by default; another "
+        "number adds up in another order, to other bits",
+    )
     log_every: Annotated[int, Field(gt=0)] = Field(10, description="steps between logged lines")
     save_every: Annotated[int, Field(ge=0)] = Field(
         1000, description="steps between checkpoints; 0 for the last only"

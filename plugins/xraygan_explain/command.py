@@ -57,7 +57,8 @@ def explain(
 
     Grad-CAM of the classifier on real test images and on generated ones, class by class; what lies
     between two latents and between two classes; the nearest training images of generated ones.
-    What RUN has no network for is left out and named. Pictures of the same names are replaced.
+    What RUN has no network for, or whose real images are not there, is left out and named.
+    Pictures of the same names are replaced.
     """
     from xraygan.display import Display
     from xraygan.engine import restore
@@ -65,7 +66,7 @@ def explain(
     from .pictures import Explanation, write
 
     display = Display(quiet=quiet)
-    session, _, _ = restore(directory, overrides, display, which)
+    session, _, _ = restore(directory, overrides, display, which, measure=False)
     explanation = Explanation(session, count, classes, layer, seed, display)
     paths, notes = write(explanation, out or directory / "explain")
     for line in (*paths, *notes):

@@ -173,6 +173,7 @@ def cams(asked: Explanation) -> list[Panel]:
     """Grad-CAM: a row a class, real test images beside generated ones."""
     if not asked.has("classifier"):
         raise Lacking("the run has no classifier")
+    _needs_data(asked)
     names = list(asked.columns)
     real = [_heated(asked, name, asked.real(k)[:], real=True) for name, k in asked.columns.items()]
     panels = [Panel("real test images", names, real, asked.count)]
@@ -216,6 +217,7 @@ def classes(asked: Explanation) -> list[Panel]:
 def neighbours(asked: Explanation) -> list[Panel]:
     """Generated images, and the training images that are nearest in each space of the audit."""
     _needs_generator(asked)
+    _needs_data(asked)
     # Of every class one, then the second of each.
     turns = [
         (name, images[i])
@@ -256,6 +258,15 @@ PICTURES: dict[str, Callable[[Explanation], list[Panel]]] = {
 def _needs_generator(asked: Explanation) -> None:
     if not asked.has("generator"):
         raise Lacking("the run has no generator")
+
+
+def _needs_data(asked: Explanation) -> None:
+    root = asked.session.recipe.tables.data.root
+    if root is not None and not Path(root).is_dir():
+        raise Lacking(
+            f"it shows real images, and their folder {root} is not there; --set data.root=DIR says "
+            "where it is"
+        )
 
 
 def _heated(

@@ -45,7 +45,7 @@ def card(
         _front_matter(session, models, evaluation, step),
         f"# {_plain(session.recipe.name)}",
         _what(session, models, step),
-        _data(session),
+        _data(session, place),
         _results(evaluation, step),
         _audit(place, step),
         _interface(session, models),
@@ -132,8 +132,10 @@ Networks for grey chest radiographs of {task.image_size} x {task.image_size} pix
 It was trained on the weighted sum of these terms: {terms}."""
 
 
-def _data(session: Session) -> str:
-    recipe, data = session.recipe, session.data.summary()
+def _data(session: Session, place: RunDirectory) -> str:
+    recipe, data = session.recipe, RunFiles(place.path).environment.get("dataset", {})
+    if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
+        data = session.data.summary()
     part, words = recipe.choices["data"].part, recipe.tables.data
     splits = list(data["images"])
     rows = [

@@ -55,6 +55,7 @@ def export(
     out = out or directory / "export"
     RunDirectory.open(directory)
     refuse_early(wanted, out)
-    session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
+    display = Display(quiet=quiet)
+    session, place, step = restore(directory, overrides, display, which, measure=False)
     for path in write(session, place, step, wanted, out):
         click.echo(path)

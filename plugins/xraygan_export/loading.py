@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from xraygan.assemble import from_random
 from xraygan.engine import Session
-from xraygan.options import check_value, options_of
 from xraygan.recipe import Choice, plain
 
 from .models import Model
@@ -99,11 +99,4 @@ def _unpacked(model: Model) -> str:
 
 def _options(choice: Choice) -> dict[str, object]:
     """The options that build a network again, without weights to start from: it gets its own."""
-    options = {name: plain(value) for name, value in choice.options.items()}
-    if "weights" in options:
-        try:
-            check_value(options_of(choice.part.cls)["weights"].type, "random")
-        except ValueError:
-            return options
-        options["weights"] = "random"
-    return options
+    return {name: plain(value) for name, value in from_random(choice).options.items()}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,9 @@ def read_manifest(content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     (HERE / "run" / "metrics.jsonl").write_bytes(content)
     checkpoint.latest(folder.parent)
+    (folder.parent / "best").write_bytes(content)
+    with suppress(UserError):
+        checkpoint.find(folder.parent, "best")
     list(RunDirectory(HERE / "run").read_metrics())
 
 

@@ -45,7 +45,7 @@ def audit(
     from ..engine import restore
 
     display = Display(quiet=quiet)
-    session, place, step = restore(directory, overrides, display, which)
+    session, place, step = restore(directory, overrides, display, which, measure=False)
     with place.locked():
         found = measure(session, place, step, count, seed, display)
     for line in _summary(found):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from .common import checkpoint_option, quiet_option, run_argument
+from .common import checkpoint_option, quiet_option, run_argument, set_option
 
 
 @click.command()
 @run_argument
 @checkpoint_option
+@set_option
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
 @click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
 @click.option(
@@ -33,6 +34,7 @@ from .common import checkpoint_option, quiet_option, run_argument
 def generate(
     directory: Path,
     which: str,
+    overrides: tuple[str, ...],
     count: int,
     class_name: str | None,
     told: tuple[str, ...],
@@ -43,7 +45,8 @@ def generate(
     """Write images that RUN's generator makes, as PNG files and a table of them.
 
     A conditional generator makes the class that is asked for. Of an unconditional one, the images
-    are kept that the run's classifier takes for that class.
+    are kept that the run's classifier takes for that class. The training data are not needed.
+    With --set keys can be changed that networks do not depend on, for example run.device=cpu.
     """
     from ..display import Display
     from ..engine import restore
@@ -57,6 +60,6 @@ def generate(
             raise UserError(f"--metadata: expected NAME=VALUE, found {word!r}")
         metadata[name] = value
     display = Display(quiet=quiet)
-    session, _, step = restore(directory, (), display, which)
+    session, _, step = restore(directory, overrides, display, which, measure=False)
     write_images(session, step, count, class_name, seed, out, display, metadata)
     click.echo(f"{count} images in {out}")
