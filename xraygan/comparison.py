@@ -18,7 +18,7 @@ from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import NONE, Html, body, count, document, duration, join, number, panel, table, tag
 from .paired import Difference, Resampled
 from .report import METRICS, missing, protocol, summary, weights_and_audiences
-from .runfiles import ByClass, Lacking, Object, RunFiles, Series
+from .runfiles import ALSO_LOGGED, ByClass, Lacking, Object, RunFiles, Series
 
 WARNINGS = 10  # shown of each run at most; its log has them all
 
@@ -312,8 +312,8 @@ def _losses(runs: Runs) -> Html:
         return {name: found[name] for name in (*about, *found) if name in found}
 
     shown = [_panels(runs, terms, _weights)]
-    for title, key_ in (("Also recorded", "records"), ("Measured during training", "evaluation")):
-        drawn = _panels(runs, lambda run, k=key_: run.series(lambda line: line.get(k)))  # type: ignore[misc]
+    for title, values in ALSO_LOGGED.items():
+        drawn = _panels(runs, lambda run, values=values: run.series(values))  # type: ignore[misc]
         if drawn is not None:
             shown += [tag("h3", title), drawn]
     return join(shown) if shown[0] is not None else tag("p", "None of the runs has logged a line.")
@@ -363,7 +363,8 @@ def _classes(runs: Runs) -> Html:
         )
         for name in names
     ]
-    says = "ROC and precision-recall curves on the test split; thin and dashed: guessing."
+    kinds = " and ".join(dict.fromkeys(run.kind for _, run in runs))
+    says = f"ROC and precision-recall curves on {kinds} images; thin and dashed: guessing."
     return join([tag("p", says), tag("div", *panels, class_="panels pairs")])
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -38,21 +37,42 @@ class Session:
     graph: TrainingGraph
 
     @classmethod
-    def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
-        """Prepare the data and build the networks."""
+    def of(
+        cls,
+        recipe: Recipe,
+        display: Display,
+        ranks: Ranks | None = None,
+        *,
+        training: bool = True,
+    ) -> Session:
+        """Prepare the data and build the networks.
+
+        Args:
+            training: see :func:`xraygan.store.prepare`.
+        """
         make_deterministic()
         keep_freed_memory()
         words = recipe.tables.run
         device = choose_device(words.device)
         autocast = choose_precision(words.precision, device)
         rehearse(recipe, task_of(recipe, open_dataset(recipe)))
-        data = prepare(recipe, display.progress)
+        data = prepare(recipe, display.progress, training=training)
         return cls(recipe, device, data, assemble(recipe, data.task, device, autocast, ranks))
 
-    def evaluation(self) -> Evaluation:
-        """What metrics measure, with the networks as they are now."""
-        splits = self.data.splits
-        return Evaluation(self.recipe, self.graph, splits["train"], splits["test"], self.device)
+    def evaluation(self, split: str | None = None) -> Evaluation:
+        """What metrics measure, with the networks as they are now.
+
+        Args:
+            split: ``"test"`` or ``"val"``; the recipe's ``[evaluation] split`` by default.
+        """
+        split, splits = split or self.recipe.tables.evaluation.split, self.data.splits
+        train, measured = splits["train"], splits[split]
+        return Evaluation(self.recipe, self.graph, train, measured, self.device, split)
+
+    @property
+    def watched(self) -> str:
+        """The split that is measured while the run trains: the validation images if it has any."""
+        return "val" if "val" in self.data.splits else "test"
 
 
 def run(
@@ -96,6 +116,8 @@ def run(
                 place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
                 for warning in session.data.warnings:
                     _log.warning(warning)
+                for reason, count in session.data.left_out.items():
+                    _log.info("left out: %s: %d", reason, count)
                 loop = Loop(session, place, display, ranks)
                 try:
                     loop.run()
@@ -127,7 +149,9 @@ def restore(
     """
     place = RunDirectory.open(directory)
     found = checkpoint.find(place.checkpoints, which)
-    session = Session.of(load(place.recipe, overrides), display)
+    recipe = load(place.recipe, overrides)
+    place.check_validation(recipe)
+    session = Session.of(recipe, display, training=False)
     found.load_networks(session.graph)
     return session, place, found.step
 
@@ -143,16 +167,27 @@ def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
-    """Write ``evaluation.json``, ``predictions.csv`` and the report; returns the evaluation."""
+def finish(session: Session, place: RunDirectory, step: int) -> Path:
+    """Measure the split that the recipe names and write its figures and predictions.
+
+    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
+    written anew. If the run was trained to be measured on another split, these are left as they
+    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
+
+    Returns:
+        The evaluation's file.
+    """
     from .report import write_report  # matplotlib takes seconds to import: only when it is needed
 
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
+    own = evaluation.split == place.split
+    files = place if own else place.of_split(evaluation.split)
     if "classifier" in session.graph.networks:
-        write_table(place.predictions, predictions(evaluation))
+        write_table(files.predictions, predictions(evaluation))
     if len(resamples):
-        write_table(place.bootstrap, resamples.round(6))
-    write_json(place.evaluation, result)
-    write_report(place.path)
-    return result
+        write_table(files.bootstrap, resamples.round(6))
+    write_json(files.evaluation, result)
+    if own:
+        write_report(place.path)
+    return files.evaluation

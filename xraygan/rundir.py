@@ -49,6 +49,39 @@ class RunDirectory:
         self.samples = path / "samples"
         self.log = path / "run.log"
 
+    @property
+    def split(self) -> str:
+        """The split that ``evaluation.json`` is of: ``[evaluation] split`` of the run's recipe."""
+        return self._word("evaluation", "split", "test")
+
+    def of_split(self, split: str) -> RunDirectory:
+        """The run with the files of figures that another split has: ``evaluation-SPLIT.json``."""
+        other = RunDirectory(self.path)
+        other.evaluation = self.path / f"evaluation-{split}.json"
+        other.predictions = self.path / f"predictions-{split}.csv"
+        other.bootstrap = self.path / f"bootstrap-{split}.csv"
+        return other
+
+    def check_validation(self, recipe: Recipe) -> None:
+        """Hold that a recipe's validation images are those that the run set aside.
+
+        Raises:
+            UserError: the run was trained with another share of validation images.
+        """
+        trained, asked = self._word("data", "validation", 0.0), recipe.tables.data.validation
+        if asked != trained:
+            raise UserError(
+                f"[data] validation: {self.path} was trained with {trained}, and {asked} would "
+                "take images for validation that it was trained on; leave the key as it was"
+            )
+
+    def _word(self, table: str, key: str, default: Any) -> Any:
+        """A value of the run's recipe as it was written; runs of former versions may lack it."""
+        try:
+            return parse_toml(read_text(self.recipe)).get(table, {}).get(key, default)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.recipe}: {error}") from None
+
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run.

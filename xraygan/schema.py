@@ -54,11 +54,14 @@ class Run(Table):
         500, description="steps between sample grids; 0 for the last only"
     )
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps between evaluations; 0 for the last only"
+        0,
+        description="steps between evaluations while the run trains, on the validation images if "
+        "there are any, else on the test images; 0 for the last only",
     )
     keep_best: str | None = Field(
         None,
-        description="a metric by which the best checkpoint is kept too; needs evaluate_every",
+        description="a metric by which the best checkpoint is kept too, measured on the validation "
+        "images; needs evaluate_every, and a validation list or data.validation",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
@@ -133,6 +136,11 @@ class Data(Part):
     )
     unlabelled: bool = Field(
         False, description="give the training images beyond the limit to parts without their labels"
+    )
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of the training patients that are set aside as validation images, for "
+        "choices such as keep_best, where the data set has no validation images of its own",
     )
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
     cache: FolderName | None = Field(
@@ -262,7 +270,13 @@ class Evaluation(Table):
     protocol: Literal["official", "paper", "multilabel14"] = Field(
         "official",
         description="test images: the dataset's test list; those of it with exactly one finding, a "
-        "selected one; or the test list with all 14 findings, as CheXNet's",
+        "selected one; or the test list with all 14 findings, as CheXNet's; validation images "
+        "likewise",
+    )
+    split: Literal["test", "val"] = Field(
+        "test",
+        description="the images that the final figures are of: test, or val for a run that serves "
+        "to choose something",
     )
     generated: Annotated[int, Field(ge=2)] = Field(1000, description="images to generate")
     bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="resamples per interval")

@@ -17,6 +17,7 @@ import pandas as pd
 from ..evaluate import percentile_interval
 from ..rundir import write_atomically, write_table
 from ..runfiles import RunFiles
+from ..shapes import SPLIT_NAMES
 from .file import Row, Sweep
 from .runner import Run
 
@@ -196,6 +197,7 @@ def _long(
                     "difference_low": gap_low,
                     "difference_high": gap_high,
                     "protocol": protocol.get("name", ""),
+                    "split": protocol.get("split", ""),
                     "trained_on": protocol.get("trained_on", ""),
                     "reduced": sweep.reduced,
                 }
@@ -289,12 +291,14 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     seeds = ", ".join(map(str, sweep.seeds))
     text = (
         f"Ours: mean ± standard deviation over seeds ({seeds}), and the 95 % interval of the mean "
-        "by a bootstrap over test patients. "
+        "by a bootstrap over the patients that are measured. "
     )
     found = [p for one in results for p in one.protocols]
-    named = {(p.get("name"), p.get("dataset"), p.get("images"), p.get("patients")) for p in found}
-    for name, dataset, images, patients in sorted(named, key=str):
-        text += f"Protocol `{name}` on {dataset}: {images} test images of {patients} patients. "
+    keys = ("name", "dataset", "images", "split", "patients")
+    named = {tuple(p.get(key) for key in keys) for p in found}
+    for name, dataset, images, split, patients in sorted(named, key=str):
+        kind = SPLIT_NAMES.get(split or "test", split)
+        text += f"Protocol `{name}` on {dataset}: {images} {kind} images of {patients} patients. "
     trained = {one.row.label: one.protocols[0]["trained_on"] for one in results if one.protocols}
     if len({*trained.values()}) == 1:
         text += f"Classifiers learn from {next(iter(trained.values()))} images. "
