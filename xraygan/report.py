@@ -188,7 +188,7 @@ def _data(run: RunFiles) -> Html:
         "Folder": words.get("root"),
         "Known of training images": "; ".join(f"{n}: {count(k)}" for n, k in known.items()),
         "Left out": left_out,
-        "Not known": " ".join(data.get("notes", [])),
+        "Notes": " ".join(data.get("notes", [])),
         "Fingerprint": data.get("fingerprint"),
     }
     counted = table(["", *images], rows, numbers=range(1, len(images) + 1))

@@ -8,7 +8,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FolderName = Annotated[str, Field(pattern=r"^[^\x00]{1,4095}$")]
@@ -146,6 +153,14 @@ class Data(Part):
     cache: FolderName | None = Field(
         None, description="folder of image stores; the user's cache folder"
     )
+
+    @field_validator("classes", "only", "metadata", mode="before")
+    @classmethod
+    def _lists(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say once what a list is: the union with "all" would be at fault twice."""
+        if isinstance(value, str) and (info.field_name, value) != ("classes", "all"):
+            raise ValueError('expected a list of names in quotes, such as ["Effusion", "Edema"]')
+        return value
 
 
 class Optimizer(Table):
