@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from conftest import SMALL
 from made_run import make
 from PIL import Image
 from saved_run import CLASSIFIER, gan, saved, xraygan
 from test_sweep import fake_run, written
 
+from xraygan import UserError
 from xraygan.comparison import comparison
 from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.recipe import Recipe, load
 from xraygan.report import report
+from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.store import ImageData, prepare
 from xraygan.sweep import load as load_sweep
@@ -122,6 +125,7 @@ GIVEN = (
     "run.evaluate_every=1",
     "run.keep_best=auc/mean",
     "metrics.fid=false",
+    "trackers.csv={}",
 )
 
 
@@ -159,6 +163,24 @@ def test_while_it_trains_a_run_is_measured_on_its_validation_images(
     assert measured[-1]["evaluation"] != pytest.approx(figures(trained / "evaluation.json"))
     best = max(measured, key=lambda line: line["evaluation"]["auc/mean"])["step"]
     assert (trained / "checkpoints/best").resolve().name == f"step-{best:08d}"
+
+
+def test_trackers_are_told_of_which_images_a_figure_is(trained: Path) -> None:
+    table = pd.read_csv(trained / "metrics.csv")
+    assert table["validation/auc/mean"].notna().sum() == 3
+    assert not [name for name in table if name.startswith("evaluation/")]
+
+
+def test_a_run_says_what_its_data_come_to(trained: Path) -> None:
+    """In environment.json, the log and the report, as ``data prepare`` prints it."""
+    data = json.loads((trained / "environment.json").read_text())["dataset"]
+    found = prepare(recipe())
+    assert {name: data[name] for name in found.summary()} == found.summary()
+    assert sum(data["images"].values()) + sum(data["left_out"].values()) == 160
+    log, page = ((trained / name).read_text() for name in ("run.log", "report.html"))
+    for reason, count in data["left_out"].items():
+        assert f"left out: {reason}: {count}" in log
+        assert f"{reason}: {count}" in page
 
 
 def test_the_files_of_a_split_are_of_its_patients(
@@ -221,6 +243,16 @@ def test_the_best_is_never_chosen_by_test_images(
     said = xraygan(capsys, *command.split(), "ucgan_full", *sets, code=2)
     assert "[run] keep_best" in said and "set data.validation = 0.1" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) -> None:
+    now = load("quickstart")
+    tree = now.resolved()
+    del tree["data"]["validation"], tree["evaluation"]["split"]
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
+    RunDirectory(tmp_path).check(now, resume=True)
+    with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
+        RunDirectory(tmp_path).check(load("quickstart", ["data.validation=0.1"]), resume=True)
 
 
 # -- which split a figure is of --------------------------------------------------------------------

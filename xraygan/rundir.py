@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .reading import parse_json, parse_toml, read_text
-from .recipe import Recipe
+from .recipe import Recipe, load_tree
 
 LOCK = ".lock"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
@@ -194,13 +194,14 @@ class RunDirectory:
 
     def _check_same(self, resolved: dict[str, Any]) -> None:
         try:
-            before = dict(_flat(parse_toml(read_text(self.recipe))))
+            # A run of a former version lacks keys that came since: they have their defaults.
+            there = load_tree(parse_toml(read_text(self.recipe)), self.recipe).resolved()
         except ValueError as error:
             raise UserError(
                 f"{self.recipe}: {error}. The run cannot be resumed without its recipe; choose "
                 "another directory with --out DIR"
             ) from None
-        now = dict(_flat(parse_toml(tomli_w.dumps(resolved))))
+        before, now = (dict(_flat(parse_toml(tomli_w.dumps(tree)))) for tree in (there, resolved))
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
             shown = "".join(
