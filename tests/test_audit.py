@@ -436,8 +436,8 @@ def test_membership_is_judged_where_the_splits_are_alike(
     assert said.startswith("LEAKS MEMBERSHIP: ")
     evaluation = Session.evaluation
 
-    def darker(session: Session) -> Evaluation:
-        found = evaluation(session)
+    def darker(session: Session, split: str | None = None) -> Evaluation:
+        found = evaluation(session, split)
         dark = StoredImages(found.test.images[:] // 2, torch.arange(len(found.test)))
         found.test = replace(found.test, images=dark)
         return found

@@ -70,6 +70,25 @@ def test_index_of_a_part_of_the_download(root: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_finding_that_is_named_twice_is_one(root: Path) -> None:
+    """Or its image would count as one with two findings, and be left out."""
+    rows = [ROWS[0].replace("Cardiomegaly", "Cardiomegaly|Cardiomegaly"), *ROWS[1:]]
+    write(root, "Data_Entry_2017_v2020.csv", HEADER_2020, *rows)
+    assert ChestXray14(root).index()["labels"][0] == ("Cardiomegaly",)
+
+
+def test_what_is_left_out_is_counted(root: Path) -> None:
+    picture(root, "images_002/images/00000009_000.png")  # without a row
+    write(root, "test_list.txt", "00000003_000.png")  # and 00000002_000.png in neither list
+    data = ChestXray14(root)
+    assert len(data.index()) == 2
+    assert data.left_out == {
+        "rows of Data_Entry_2017_v2020.csv without an image file": 1,
+        "images in neither train_val_list.txt nor test_list.txt": 1,
+        "image files without a row in Data_Entry_2017_v2020.csv": 1,
+    }
+
+
 @pytest.mark.parametrize("header", [HEADER_2017, HEADER_2020, f"\ufeff{HEADER_2020}"])
 def test_the_2017_table_and_its_ages(root: Path, header: str) -> None:
     (root / "Data_Entry_2017_v2020.csv").unlink()
@@ -184,6 +203,11 @@ TABLE_FAULTS = {
     "duplicate row, after a blank line": (
         [ROWS[0], "", ROWS[1], ROWS[0]],
         "line 5 (00000001_000.png): this image has a row above",
+    ),
+    "no finding and a finding": (
+        [ROWS[0], ROWS[1].replace("Emphysema", "No Finding")],
+        "line 3 (00000001_001.png): the labels 'Cardiomegaly|No Finding' say 'No Finding' and a "
+        "finding; remove one of them",
     ),
     "age": (
         [ROWS[0].replace(",58,", ",old,")],

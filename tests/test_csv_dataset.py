@@ -127,6 +127,39 @@ def test_a_column_for_each_finding(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("split", ["split", ""])
+def test_patients_of_a_pattern_of_the_paths(root: Path, split: str) -> None:
+    lines = [f"img/p{i // 3}_{i}.png,a,{'train' if i < 60 else 'test'}" for i in range(120)]
+    write(root, "path,label,split", *lines)
+    data = Csv(root, patient="", patient_pattern=r"/(p\d+)_", split=split)
+    table = data.index()
+    assert list(table["patient"]) == [f"p{i // 3}" for i in range(120)]
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    assert set(table["split"]) == {"train", "test"} and not data.notes
+
+
+def test_age_sex_and_view_of_columns(root: Path) -> None:
+    given = ("58,M,PA", "018M,female,ap", ",,", "61.5,f,Lateral")
+    write(root, HEADER + ",years,gender,position", *map(",".join, zip(ROWS, given, strict=True)))
+    table = Csv(root, age="years", sex="gender", view="position").index()
+    np.testing.assert_array_equal(table["age"], [58, 1.5, math.nan, 61.5])
+    assert list(table["sex"]) == ["M", "F", "", "F"]
+    assert list(table["view"]) == ["PA", "AP", "", "LATERAL"]
+    assert rows(root) == EXPECTED  # unless they are named
+
+
+def test_without_patients_a_run_says_that_splits_cannot_be_checked(root: Path) -> None:
+    text = RECIPE.replace('"own"', f'"{root}"').replace('"cache"', f'"{root.parent / "cache"}"')
+    (root.parent / "own.toml").write_text(text)
+    sets = ["data.label_policy=multi", 'data.classes=["Mass", "Edema"]']
+    data = prepare(load(root.parent / "own.toml", [*sets, "data.patient="]))
+    [note] = data.summary()["notes"]
+    assert "it cannot be checked that no patient has images in two splits" in note
+    assert note in data.warnings
+    whole = prepare(load(root.parent / "own.toml", sets))
+    assert not whole.summary()["notes"]
+
+
 def test_without_patients_each_image_is_one(root: Path) -> None:
     write(
         root,
@@ -172,6 +205,12 @@ def content(data: bytes) -> Edit:
     return lambda root: (root / "images.csv").write_bytes(data)
 
 
+def added(name: str, *values: str) -> Edit:
+    """A further column."""
+    lines = [f"{row},{value}" for row, value in zip(ROWS, values, strict=True)]
+    return lambda root: write(root, f"{HEADER},{name}", *lines)
+
+
 TABLE = "\n".join([HEADER, *ROWS])
 #: name -> what is wrong with a table, options, what the message says
 TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
@@ -214,6 +253,69 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     "nothing, not even nothing": (
         content(b"path,No Finding,patient,split\n1.png,1,p,train\n2.png,0,q,test"),
         ("label=", 'findings=["No Finding"]'), ("line 3 (2.png): every finding is 0",),
+    ),
+    "no finding and a finding": (
+        line("Mass|Edema", "Mass|No Finding"), (),
+        ("line 3 (a/2.png): 'No Finding' and 'Mass' of one image; remove one",),
+    ),
+    "no finding and a finding, marked": (
+        content(b"path,No Finding,Mass,patient,split\n1.png,0,1,p,train\n2.png,1,1,q,test"),
+        ("label=", 'findings=["No Finding", "Mass"]'),
+        ("line 3 (2.png): 'No Finding' is 1, and so is a finding",),
+    ),
+    "two cases": (
+        line("4.jpeg,Edema", "4.jpeg,edema"), (),
+        ("line 5 (4.jpeg): the label 'edema' is spelt 'Edema' in line 3; a class has one spel",),
+    ),
+    "two cases of one image": (line("Mass|Edema", "Mass|mass"), (), ("line 3", "in line 2")),
+    "spaces and underscores": (
+        line("4.jpeg,Edema", "4.jpeg,No_finding"), (),
+        ("line 5 (4.jpeg): the label 'No_finding' is spelt 'No Finding' elsewhere",),
+    ),
+    "a list": (
+        line("4.jpeg,Edema", "4.jpeg,['Edema']"), (),
+        ("line 5 (4.jpeg): the label \"['Edema']\" has the brackets or quotes", "write 'Edema'"),
+    ),
+    "an empty list": (line("4.jpeg,Edema", "4.jpeg,[]"), (), ("line 5", "write 'No Finding'")),
+    "half a list": (line("Mass|Edema", "['Mass'| 'Edema']"), (), ("line 3", "write 'Mass'")),
+    "quotes": (line("4.jpeg,Edema", "4.jpeg,'Edema'"), (), ("line 5", "write 'Edema'")),
+    "two spellings of a finding": (
+        line("", ""), ('findings=["Mass", "mass"]',), ("findings", "in two spellings"),
+    ),
+    "no finding, spelt otherwise": (
+        line("", ""), ('findings=["Mass", "no_finding"]',), ("'no_finding' is spelt 'No Finding'",),
+    ),
+    "an age in words": (
+        line("p3", "old"), ("patient=", "age=patient"), ("the patient is 'p1'; expected a number",),
+    ),
+    "an age of centuries": (
+        added("age", "0", "30", "240", ""), ("age=age",),
+        ("line 4 (3.dcm): the age is above 120 years",),
+    ),
+    "another sex": (
+        added("sex", "m", "F", "w", ""), ("sex=sex",),
+        ("line 4 (3.dcm): the sex is 'w'; expected M, F, male or female, or nothing if",),
+    ),
+    "another view": (
+        added("view", "PA", "AP", "", "LL"), ("view=view",),
+        ("line 5 (4.jpeg): the view is 'LL'; expected PA, AP or lateral",),
+    ),
+    "no column of ages": (line("", ""), ("age=years",), ("line 1: no column 'years'",)),
+    "two sources of patients": (
+        line("", ""), ("patient_pattern=(p)",), ("patient_pattern", "set data.patient = "),
+    ),
+    "a pattern that is none": (
+        line("", ""), ("patient=", "patient_pattern=(p"), ("no regular expression",),
+    ),
+    "a pattern without a group": (
+        line("", ""), ("patient=", "patient_pattern=p[0-9]+"), ("has 0 groups; expected one",),
+    ),
+    "a pattern that finds nothing": (
+        line("", ""), ("patient=", "patient_pattern=a/([0-9])"),
+        ("line 4 (3.dcm): data.patient_pattern 'a/([0-9])' finds no patient in this path",),
+    ),
+    "a pattern that finds a patient in two splits": (
+        line("", ""), ("patient=", "patient_pattern=^()?."), ("finds no patient",),
     ),
     "no patient": (line(",p2,", ",,"), (), ("line 4 (3.dcm): no patient", "data.patient = ")),
     "no split": (line("train", ""), (), ("line 2 (a/1.png): the split is none of train, val, te",)),
@@ -325,6 +427,10 @@ INDEXES: dict[str, tuple[Any, str]] = {
     "a path out": ({"path": "../a.png"}, "row 1: path is '../a.png', which leads out of the"),
     "a path that is none": ({"path": Path("a")}, "path is PosixPath('a'), which is no text"),
     "a path twice": ({"path": "a.png"}, "the path 'a.png' is in two rows"),
+    "a label twice": ({"labels": ("b", "b")}, "which names a class twice"),
+    "a contradiction": (
+        {"labels": ("a", "No Finding")}, "which says 'No Finding' beside a finding; expected",
+    ),
     "a label": ({"labels": "a"}, "labels is 'a', which is no tuple"),
     "an unknown label": ({"labels": ("b", "c")}, "labels is ('b', 'c'), which names 'c', no"),
     "a label that is none": ({"labels": (["a"],)}, "which holds what is no name"),
@@ -344,12 +450,21 @@ def test_what_a_dataset_must_not_answer(name: str) -> None:
         answer = pd.DataFrame([GOOD, {**GOOD, "path": "b.png", **answer}])
     part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
     choice: Any = SimpleNamespace(part=part)
-    dataset: Any = SimpleNamespace(classes=("a", "b"), index=lambda: answer)
+    dataset: Any = SimpleNamespace(classes=("a", "b", "No Finding"), index=lambda: answer)
     check_classes(choice, dataset)
     with pytest.raises(UserError) as caught:
         read_index(choice, dataset)
     assert str(caught.value).startswith("[data]: the dataset 'theirs' of their-data 1.0: ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [("Mass", "mass"), ("a_b", "c", "A  b")])
+def test_classes_that_differ_in_spelling(classes: tuple[str, ...]) -> None:
+    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
+    choice: Any = SimpleNamespace(part=part)
+    first, second = classes[0], classes[-1]
+    with pytest.raises(UserError, match=f"'{first}' and '{second}' differ only in spelling"):
+        check_classes(choice, SimpleNamespace(classes=classes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("classes", [None, (), "ab", ("a", "a"), ("a", 1), {"a": 1}])

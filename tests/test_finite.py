@@ -182,7 +182,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
 ) -> None:
     given = recipe(
         'run.keep_best="frechet_classifier"', "run.evaluate_every=1", "run.save_every=1",
-        "run.keep=1",
+        "run.keep=1", "data.validation=0.3",
     )  # fmt: skip
     run(given, tmp_path / "run", display=silent())
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -131,6 +131,16 @@ RECIPES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a misspelt network": (with_line("resnet18", "resnet81"), ("[classifier]", "'resnet18'")),
     "a misspelt score": (with_line("scores.mmd", "scores.mdm"), ("[scores.mdm]", "'mmd'")),
     "a misspelt class": (with_line('"Edema"', '"Edemma"'), ("[data] classes", "'Edema'")),
+    "a class as a word": (
+        with_line('["Edema", "Mass"]', '"Edema"'), ("[data] classes: expected a list", "'Edema'"),
+    ),
+    "a list as a word": (
+        with_line('["Edema", "Mass"]', "\"['Edema', 'Mass']\""), ("[data] classes: expected a li",),
+    ),
+    "a class in another case": (with_line('"Edema"', '"edema"'), ("[data] classes", "'Edema'")),
+    "metadata as a word": (
+        with_line("images = 60", 'images = 60\nmetadata = "age"'), ("[data] metadata: expected",),
+    ),
     "a class twice": (with_line('"Mass"', '"Edema"'), ("[data] classes", "twice")),
     "one class": (with_line(', "Mass"', ""), ("[data] classes", "label_policy")),
     "a score named as a network": (
@@ -185,6 +195,29 @@ RECIPES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "an unknown protocol": (with_line("generated = 4", 'protocol = "best"'), ("protocol", "best")),
     "a best without evaluations": (
         with_line("steps = 2", 'steps = 2\nkeep_best = "accuracy"'), ("evaluate_every",),
+    ),
+    "a best of test images": (
+        with_line("steps = 2", 'steps = 2\nevaluate_every = 1\nkeep_best = "accuracy"'),
+        ("[run] keep_best", "set data.validation = 0.1", "never chooses by test images"),
+    ),
+    "a best of no images": (
+        with_line("steps = 2", 'steps = 2\nevaluate_every = 1\nkeep_best = "accuracy"').replace(
+            "images = 60", "images = 60\nvalidation = 0.001"
+        ),
+        ("[run] keep_best", "data.validation = 0.001 sets no image aside; raise it"),
+    ),
+    "figures of validation images without any": (
+        with_line("generated = 4", 'generated = 4\nsplit = "val"'),
+        ("[evaluation] split", "set data.validation = 0.1"),
+    ),
+    "figures of training images": (
+        with_line("generated = 4", 'split = "train"'), ("[evaluation] split", "'train'"),
+    ),
+    "all for validation": (
+        with_line("images = 60", "images = 60\nvalidation = 1.0"), ("[data] validation", "1"),
+    ),
+    "nearly all for validation": (
+        with_line("images = 60", "images = 60\nvalidation = 0.99"), ("batch_size is 4, but only",),
     ),
     "a device that is none": (with_line("steps = 2", 'steps = 2\ndevice = "abacus"'), ("abacus",)),
     "tf32 on a processor": (

@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import SMALL
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from xraygan import Run, UserError, metadata, run
+from xraygan.cli import cli
 from xraygan.display import Display
 from xraygan.engine import Session
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load
 from xraygan.rundir import RunDirectory
+from xraygan.store import prepare
 
 TOLD = ("age", "sex", "view")
 GIVEN = (
@@ -138,3 +142,42 @@ def test_metadata_needs_a_table_and_a_reader() -> None:
     session = Session.of(unconditional, silent)
     with pytest.raises(UserError, match="generator is unconditional"):
         sample(session, 1, None, 0, silent, {"age": 60})
+
+
+def own(root: Path, ages: list[str], sexes: list[str]) -> list[str]:
+    """A folder of images with these ages and sexes, test images after the first ten; its keys."""
+    (root / "own").mkdir()
+    lines = ["path,label,patient,split,age,sex"]
+    for i, (age, sex) in enumerate(zip(ages, sexes, strict=True)):
+        Image.new("L", (20, 20), 10 * i).save(root / f"own/{i}.png")
+        split = "test" if i >= 10 else "train"
+        lines.append(f"{i}.png,{'Edema' if i % 2 else 'Mass'},p{i},{split},{age},{sex}")
+    (root / "own/images.csv").write_text("\n".join(lines), encoding="utf-8")
+    keys = ["plugin=csv", f"root={root / 'own'}", 'classes=["Edema", "Mass"]', "image_size=32"]
+    return [*(f"data.{key}" for key in keys), "run.batch_size=2", "classifier.weights=random"]
+
+
+def test_metadata_that_no_training_image_has_is_refused(tmp_path: Path) -> None:
+    """Test images alone have an age here. A run that was trained all the same can be measured."""
+    sets = own(tmp_path, [""] * 10 + ["50"] * 4, ["M", "F"] * 7)
+    told = [*sets, "data.age=age", "data.sex=sex", 'data.metadata=["sex", "age"]']
+    said = r"\[data\] metadata: the dataset 'csv' knows the age of none of its 10 training images"
+    with pytest.raises(UserError, match=said):
+        prepare(load("baseline_resnet50", told))
+    with pytest.raises(UserError, match="the sex of none of its 10"):
+        prepare(load("baseline_resnet50", [*sets, 'data.metadata=["sex"]']))  # no column is named
+    with pytest.raises(UserError, match=said):
+        words = [word for text in told for word in ("--set", text)]
+        CliRunner().invoke(cli, ["check", "baseline_resnet50", *words], catch_exceptions=False)
+    assert prepare(load("baseline_resnet50", told), training=False).known == {}
+
+
+def test_metadata_that_some_have_is_counted(tmp_path: Path) -> None:
+    sets = own(tmp_path, ["40", ""] * 7, ["F"] * 14)
+    told = [*sets, "data.age=age", "data.sex=sex", 'data.metadata=["age", "sex"]']
+    data = prepare(load("baseline_resnet50", told))
+    assert data.summary()["metadata"] == {"age": 5, "sex": 10}
+    assert "age known of 5 of 10 training images" in data.warnings
+    assert not any("sex known of" in warning for warning in data.warnings)
+    assert any("the sex is the same in all training images" in text for text in data.warnings)
+    assert prepare(load("baseline_resnet50", sets)).summary()["metadata"] == {}

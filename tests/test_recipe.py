@@ -168,7 +168,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str, part: str) -> None
 
 def test_another_plugin_leaves_the_formers_options_behind() -> None:
     recipe = load("quickstart", ["data.plugin=zhang", "data.classes=all", "run.epochs=2"])
-    assert recipe.choices["data"].options == {}
+    assert recipe.choices["data"].options == {"val": "val"}  # its own
     assert recipe.tables.data.image_size == 64  # the core's word stays
     assert (recipe.tables.run.steps, recipe.tables.run.epochs) == (None, 2)
 

@@ -334,7 +334,50 @@ def test_data_prepare_says_what_it_did(root: Path) -> None:
     [folder] = [path for path in (root.parent / "cache").iterdir() if path.is_dir()]
     assert re.search(r"^100 images of 16 x 16 decoded in \d+\.\d s: [\d,]+ images/s$", first, re.M)
     assert first.endswith(f"{folder}\n")
-    assert second == f"100 images of 16 x 16 are there already\n{folder}\n"
+    assert second.endswith(f"\n100 images of 16 x 16 are there already\n{folder}\n")
+
+
+def test_data_prepare_counts_images_and_what_is_left_out(root: Path) -> None:
+    """By split and class; the run's environment.json has the same."""
+    (root / "chest_xray/train/notes.txt").touch()
+    (root / "chest_xray/train/NORMAL/000.jpeg").write_bytes(b"no image")
+    sets_ = ["data.on_bad_image=skip", "data.limit=15", "data.validation=0.2"]
+    said = data_prepare(root, *sets_)
+    found = prepare(recipe(root, *sets_)).summary()
+    cells = [[word.strip() for word in line.split("│")[1:-1]] for line in said.splitlines()]
+    rows = {row[0]: row[1:] for row in cells if row}
+    assert rows["images"] == [str(found["images"][name]) for name in ("train", "val", "test")]
+    assert rows["patients"] == rows["images"]
+    for label in CLASSES:
+        counts = [found["classes"][name][label] for name in ("train", "val", "test")]
+        assert rows[label] == [str(count) for count in counts] and counts[0] == 15
+    left = {
+        "files in the image folders that are no .jpeg": 1,
+        "images that cannot be read": 1,
+        "training images beyond data.limit": 59 - found["images"]["train"] - found["images"]["val"],
+    }
+    assert left["training images beyond data.limit"] > 0
+    assert found["left_out"] == left
+    for reason, count in left.items():
+        assert f"left out: {reason}: {count}\n" in said
+
+
+def test_images_that_a_label_policy_leaves_out_are_counted() -> None:
+    sets_ = ["data.plugin=phantom", "data.images=200", "data.multiple=0.5", "data.image_size=16"]
+    sets_ += ['data.classes=["Mass", "Edema", "Hernia"]', "run.batch_size=2"]
+    whole = [*sets_, "evaluation.protocol=official"]
+    single = prepare(load("baseline_resnet50", whole)).summary()
+    assert {*single["left_out"]} == {
+        "training images without exactly one finding (data.label_policy)",
+        "training images of none of the classes of data.classes",
+    }
+    paper = prepare(load("baseline_resnet50", [*sets_, "evaluation.protocol=paper"])).summary()
+    assert {*paper["left_out"]} == {*single["left_out"]} | {
+        'test images without exactly one finding (evaluation.protocol = "paper")',
+        "test images of none of the classes of data.classes",
+    }
+    for found in (single, paper):
+        assert sum(found["images"].values()) + sum(found["left_out"].values()) == 200
 
 
 def test_data_prepare_names_what_cannot_be_read(root: Path) -> None:

@@ -220,7 +220,7 @@ def test_one_seed_cannot_speak_of_training(tmp_path: Path) -> None:
     assert line["difference_patients_low"] > 0.15
     assert line[["difference_low", "p", "p_holm", "detectable"]].isna().all()
     text = (tmp_path / "table.md").read_text()
-    assert "over test patients alone" in text
+    assert "over patients alone" in text
     assert "One pair of runs cannot tell what the recipe does from what its seed does" in text
     assert "\\*" not in text
 

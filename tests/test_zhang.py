@@ -117,6 +117,59 @@ def test_names_and_links_that_are_not_read(root: Path) -> None:
         prepare(load("cgan_zhang", sets))
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_folder_of_another_class_is_refused(root: Path, split: str) -> None:
+    other = root / "chest_xray" / split / "COVID"
+    other.mkdir()
+    for place in (root, root / "chest_xray"):
+        text = message(place)
+        assert f"{split}/COVID: a folder of another class; expected NORMAL and PNEUMONIA" in text
+        assert "Move it out of the folder" in text and 'data.plugin = "csv"' in text
+    other.rename(other.with_name(".COVID"))
+    Zhang(root)
+
+
+def test_files_that_are_not_read_are_counted(root: Path) -> None:
+    data = Zhang(root)
+    before = list(data.index()["path"])
+    assert data.left_out == {}
+    for name in ("train/NORMAL/IM-0117-0001.jpg", "train/NORMAL/notes.txt", "test/list.csv"):
+        (root / "chest_xray" / name).touch()
+    (root / "chest_xray/train/NORMAL/._IM-0115-0001.jpeg").touch()
+    (root / "chest_xray/test/PNEUMONIA/more").mkdir()
+    assert list(data.index()["path"]) == before
+    assert data.left_out == {"files in the image folders that are no .jpeg": 4}
+
+
+def test_what_is_not_known_of_patients_is_said(root: Path) -> None:
+    data = Zhang(root)
+    data.index()
+    normal, unnamed = data.notes
+    assert normal.startswith("the patients of the 3 NORMAL images are not published")
+    assert unnamed.startswith("1 file names say no patient")
+    (root / "chest_xray/test/NORMAL/scan.jpeg").rename(
+        root / "chest_xray/test/NORMAL/IM-0001-0001.jpeg"
+    )
+    data.index()
+    assert len(data.notes) == 1
+
+
+def test_images_of_val_are_for_validation_or_for_training(root: Path) -> None:
+    sets = [f"data.root={root}", f"data.cache={root / 'cache'}", "run.batch_size=2"]
+    images = prepare(load("cgan_zhang", sets)).summary()["images"]
+    assert images == {"train": 4, "val": 1, "test": 3}
+    images = prepare(load("cgan_zhang", [*sets, "data.val=train"])).summary()["images"]
+    assert images == {"train": 5, "test": 3}
+    scan = (root / "chest_xray/test/NORMAL/scan.jpeg").read_bytes()
+    for i in range(10):
+        (root / f"chest_xray/train/NORMAL/IM-{i:04}-0001.jpeg").write_bytes(scan)
+        (root / f"chest_xray/train/PNEUMONIA/person{i + 50}_virus_1.jpeg").write_bytes(scan)
+    drawn = prepare(load("cgan_zhang", [*sets, "data.val=train", "data.validation=0.3"])).splits
+    assert 1 < len(drawn["val"]) < 15
+    assert any(path.startswith("chest_xray/train/") for path in drawn["val"].paths)
+    assert len(drawn["val"]) + len(drawn["train"]) == 25
+
+
 @needs_real
 def test_the_real_set() -> None:
     table = Zhang(REAL).index()

@@ -76,7 +76,8 @@ class Run:
 
     @property
     def evaluation(self) -> pd.DataFrame:
-        """The metrics of the test split: ``value``, its 95 % interval ``low`` to ``high``, ``n``
+        """The metrics of the test images (of the validation images, if the recipe's ``[evaluation]
+        split`` is ``"val"``): ``value``, its 95 % interval ``low`` to ``high``, ``n``
         and ``note`` of each. A confusion matrix is a nested list.
 
         Raises:
@@ -92,7 +93,7 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """The classifier's probabilities for each test image, beside its labels and patient.
+        """The classifier's probabilities for each measured image, beside its labels and patient.
 
         Raises:
             UserError: the run has no classifier, or is not evaluated yet.

@@ -103,7 +103,7 @@ def audit(
 
     if "generator" not in session.graph.networks:
         raise UserError(f"{place.path}: the run has no generator, so there is nothing to audit")
-    evaluation = session.evaluation()
+    evaluation = session.evaluation("test")
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
     images = sample(session, count, None, seed, display)[0].images
     embeds = spaces(evaluation)

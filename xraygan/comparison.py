@@ -18,7 +18,7 @@ from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import NONE, Html, body, count, document, duration, join, number, panel, table, tag
 from .paired import Estimate, Resampled, difference
 from .report import METRICS, missing, protocol, summary, weights_and_audiences
-from .runfiles import ByClass, Lacking, Object, RunFiles, Series
+from .runfiles import ALSO_LOGGED, ByClass, Lacking, Object, RunFiles, Series
 from .systems import over_seeds, signed
 
 WARNINGS = 10  # shown of each run at most; its log has them all
@@ -27,8 +27,8 @@ WARNINGS = 10  # shown of each run at most; its log has them all
 OF_NO_CONCERN = ("started", "command")
 
 PAIRED = (
-    "Under a value stands its interval over test patients, then its difference from the first run "
-    "with an interval over the same resamples of the same test patients, where both runs have "
+    "Under a value stands its interval over patients, then its difference from the first run "
+    "with an interval over the same resamples of the same patients, where both runs have "
     "them. Two runs cannot tell what a recipe does from what its seed does: with other seeds "
     "either may be the better one. Recipes that ran with two seeds or more are compared over seeds."
 )
@@ -225,7 +225,7 @@ def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[obj
 
 
 def _gap(gap: Estimate | None) -> Html | None:
-    """A difference from the first run, over the test patients that they share."""
+    """A difference from the first run, over the patients that they share."""
     if gap is None or gap.patients is None:
         return None
     figures = (gap.value, *gap.patients)
@@ -309,8 +309,8 @@ def _losses(runs: Runs) -> Html:
         return {name: found[name] for name in (*about, *found) if name in found}
 
     shown = [_panels(runs, terms, _weights)]
-    for title, key_ in (("Also recorded", "records"), ("Measured during training", "evaluation")):
-        drawn = _panels(runs, lambda run, k=key_: run.series(lambda line: line.get(k)))  # type: ignore[misc]
+    for title, values in ALSO_LOGGED.items():
+        drawn = _panels(runs, lambda run, values=values: run.series(values))  # type: ignore[misc]
         if drawn is not None:
             shown += [tag("h3", title), drawn]
     return join(shown) if shown[0] is not None else tag("p", "None of the runs has logged a line.")
@@ -360,7 +360,8 @@ def _classes(runs: Runs) -> Html:
         )
         for name in names
     ]
-    says = "ROC and precision-recall curves on the test split; thin and dashed: guessing."
+    kinds = " and ".join(dict.fromkeys(run.kind for _, run in runs))
+    says = f"ROC and precision-recall curves on {kinds} images; thin and dashed: guessing."
     return join([tag("p", says), tag("div", *panels, class_="panels pairs")])
 
 

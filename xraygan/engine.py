@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -79,11 +79,11 @@ class Session:
         """
         device, autocast = _modes(recipe)
         task = recorded_task(place, recipe)
-        data = prepare(recipe, display.progress) if task is None else None
+        data = prepare(recipe, display.progress, training=False) if task is None else None
         task = task or cast(ImageData, data).task
 
         def prepared() -> ImageData:
-            found = data or prepare(recipe, display.progress)
+            found = data or prepare(recipe, display.progress, training=False)
             if found.task.classes != task.classes:
                 raise UserError(
                     f"[data] classes: the data have {', '.join(found.task.classes)}, and the "
@@ -94,13 +94,25 @@ class Session:
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
         return cls(recipe, device, graph, prepared, place)
 
-    def evaluation(self) -> Evaluation:
-        """What metrics measure, with the networks as they are now."""
+    def evaluation(self, split: str | None = None) -> Evaluation:
+        """What metrics measure, with the networks as they are now.
 
-        def split(name: str) -> Callable[[], ImageSplit]:
+        Args:
+            split: ``"test"`` or ``"val"``; the recipe's ``[evaluation] split`` by default.
+        """
+        measured = split or self.recipe.tables.evaluation.split
+
+        def images(name: str) -> Callable[[], ImageSplit]:
             return lambda: self.data.splits[name]
 
-        return Evaluation(self.recipe, self.graph, split("train"), split("test"), self.device)
+        return Evaluation(
+            self.recipe, self.graph, images("train"), images(measured), self.device, measured
+        )
+
+    @property
+    def watched(self) -> str:
+        """The split that is measured while the run trains: the validation images if it has any."""
+        return "val" if "val" in self.data.splits else "test"
 
     def conditions(self) -> Conditions:
         """The labels and metadata that images are generated from, unless others are asked for.
@@ -169,6 +181,8 @@ def run(
                 write_conditions(place, session.data.splits["train"], session.graph)
                 for warning in session.data.warnings:
                     _log.warning(warning)
+                for reason, count in session.data.left_out.items():
+                    _log.info("left out: %s: %d", reason, count)
                 loop = Loop(session, place, display, ranks)
                 try:
                     loop.run()
@@ -223,6 +237,7 @@ def restore(
     place = RunDirectory.open(directory)
     found = checkpoint.find(place.checkpoints, which)
     recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
+    place.check_validation(recipe)
     if overrides:
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
@@ -277,16 +292,27 @@ def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
-    """Write ``evaluation.json``, ``predictions.csv`` and the report; returns the evaluation."""
+def finish(session: Session, place: RunDirectory, step: int) -> Path:
+    """Measure the split that the recipe names and write its figures and predictions.
+
+    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
+    written anew. If the run was trained to be measured on another split, these are left as they
+    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
+
+    Returns:
+        The evaluation's file.
+    """
     from .report import write_report  # matplotlib takes seconds to import: only when it is needed
 
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
+    own = evaluation.split == place.split
+    files = place if own else place.of_split(evaluation.split)
     if "classifier" in session.graph.networks:
-        write_table(place.predictions, predictions(evaluation))
+        write_table(files.predictions, predictions(evaluation))
     if len(resamples):
-        write_table(place.bootstrap, resamples.round(6))
-    write_json(place.evaluation, result)
-    write_report(place.path)
-    return result
+        write_table(files.bootstrap, resamples.round(6))
+    write_json(files.evaluation, result)
+    if own:
+        write_report(place.path)
+    return files.evaluation

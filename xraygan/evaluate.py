@@ -1,4 +1,5 @@
-"""What metrics measure: predictions on the test split, generated images, features of both."""
+"""What metrics measure: predictions on the test or validation images, generated images, features of
+both."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from .interfaces import Classifier, Extractor, Measurement, Metric
 from .intervals import CONFIDENCE, percentile_interval
 from .recipe import Recipe
 from .seeding import derive_seed, rng
+from .shapes import SPLIT_NAMES
 from .store import ImageSplit, StoredImages, to_range
 
 
@@ -32,9 +34,12 @@ class Evaluation:
         graph: its networks; they are put into evaluation mode while they are used.
         train: the training images, from which the reference of the Frechet distances is drawn, or
             what gets them when they are first needed.
-        test: the test images, alike.
+        test: the images that are measured, alike: test images, or those of another ``split``.
         device: where the networks are.
+        split: ``"test"`` or ``"val"``, what those images are.
     """
+
+    split = "test"
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Evaluation:
         train: ImageSplit | Callable[[], ImageSplit],
         test: ImageSplit | Callable[[], ImageSplit],
         device: torch.device,
+        split: str = "test",
     ) -> None:
         self.recipe = recipe
         self.graph = graph
@@ -50,6 +56,7 @@ class Evaluation:
         self._train = train
         self._test = test
         self.device = device
+        self.split = split
         self._words = recipe.tables.evaluation
         self._seed = recipe.tables.run.seed
         self._extracted: dict[str, dict[str, np.ndarray]] = {}
@@ -70,7 +77,12 @@ class Evaluation:
         only = self.recipe.tables.data.only or self.task.classes
         return {name: i for i, name in enumerate(self.task.classes) if name in only}
 
-    # -- the test split ----------------------------------------------------------------------------
+    # -- the images that are measured --------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """``"test"`` or ``"validation"``: what a note calls the images that are measured."""
+        return SPLIT_NAMES[self.split]
 
     @property
     def labels(self) -> np.ndarray:
@@ -303,7 +315,7 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
         "protocol": {
             "name": words.protocol,
             "dataset": recipe.choices["data"].part.name,
-            "split": "test",
+            "split": evaluation.split,
             "trained_on": " and ".join(v for k, v in trained_on.items() if k in terms),
             "label_policy": "single" if evaluation.task.exclusive else "multi",
             "classes": list(evaluation.classes),
@@ -320,7 +332,7 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
 
 
 def predictions(evaluation: Evaluation) -> pd.DataFrame:
-    """One row a test image: the content of ``predictions.csv``."""
+    """One row a test image (or validation image): the content of ``predictions.csv``."""
     table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
     for name, column in evaluation.classes.items():
         table[f"label:{name}"] = evaluation.labels[:, column]

@@ -13,10 +13,14 @@ from .interfaces import Dataset
 from .paths import path_fault
 from .recipe import Choice
 from .registry import describe_error
+from .tables import spelling
 
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
 GIVEN_SPLITS = ("train", "val", "test")
 SEXES = ("M", "F", "")
+
+#: the label that says that there is no finding
+NORMAL = "No Finding"
 
 
 def dataset_fault(choice: Choice, what: str) -> UserError:
@@ -53,6 +57,11 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
         raise dataset_fault(choice, f"classes is {_shown(classes)}; expected a tuple of names")
     if not classes or len(set(classes)) < len(classes):
         raise dataset_fault(choice, f"classes is {_shown(classes)}; expected names, each once")
+    spelt: dict[str, str] = {}
+    for name in classes:
+        if (other := spelt.setdefault(spelling(name), name)) != name:
+            said = f"the classes {other!r} and {name!r} differ only in spelling"
+            raise dataset_fault(choice, f"{said}; expected one name for each class")
 
 
 def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
@@ -99,7 +108,11 @@ def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
             unknown = [name for name in value if name not in classes]
         except TypeError:
             return "holds what is no name"
-        return f"names {unknown[0]!r}, no class" if unknown else ""
+        if unknown:
+            return f"names {unknown[0]!r}, no class"
+        if len(set(value)) < len(value):
+            return "names a class twice"
+        return f"says {NORMAL!r} beside a finding" if NORMAL in value and len(value) > 1 else ""
 
     def text(known: tuple[str, ...] = (), *, empty: bool = True) -> Callable[[Any], str]:
         def fault(value: Any) -> str:

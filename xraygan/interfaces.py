@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -283,6 +284,7 @@ class Dataset(ABC):
         exclusive: True if each image has exactly one class by nature; a dataset whose images can
             have several findings leaves it False and the recipe's label policy decides.
         notes: what a user should know of the data; each is shown and logged when a run starts.
+        left_out: images and files that :meth:`index` leaves out: reason -> how many.
         licence: that of the images, and whom to name, for what is published of a run; empty if it
             is unknown.
     """
@@ -290,6 +292,7 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     exclusive: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = MappingProxyType({})
     licence: ClassVar[str] = ""
 
     @abstractmethod
@@ -373,8 +376,8 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Receive the values of one logged step, or, named ``evaluation/NAME``, what was measured
-        there."""
+        """Receive the values of one logged step, or, named ``validation/NAME`` (``evaluation/NAME``
+        in a run without validation images), what was measured there."""
 
     def image(self, step: int, path: Path) -> None:  # noqa: B027  (most trackers keep numbers only)
         """Receive a sample grid that was written to ``path``."""

@@ -93,7 +93,8 @@ class Keeper:
 
     def _evaluate(self, done: int) -> bool:
         """Log the metrics; returns whether they are the best so far."""
-        metrics = evaluate(self.session.evaluation(), done)[0]["metrics"]
+        split = self.session.watched
+        metrics = evaluate(self.session.evaluation(split), done)[0]["metrics"]
         values = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
         wanted, best = self.words.keep_best, False
         if wanted in values:
@@ -107,8 +108,10 @@ class Keeper:
                 wanted,
                 nearest(wanted, values),
             )
-        self.place.append_metrics({"step": done, "evaluation": values, "best": best})
-        self.trackers.log(done, {f"evaluation/{name}": value for name, value in values.items()})
+        line = {"step": done, "split": split, "evaluation": values, "best": best}
+        self.place.append_metrics(line)
+        group = "validation" if split == "val" else "evaluation"
+        self.trackers.log(done, {f"{group}/{name}": value for name, value in values.items()})
         return best
 
     # -- samples -----------------------------------------------------------------------------------

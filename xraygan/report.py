@@ -33,7 +33,7 @@ from .page import (
     tag,
     write_page,
 )
-from .runfiles import Lacking, RunFiles, Series
+from .runfiles import ALSO_LOGGED, Lacking, RunFiles, Series
 
 # Plain names of figures, and how to read them.
 METRICS = {
@@ -178,12 +178,17 @@ def _data(run: RunFiles) -> Html:
         ("Images of each class",),
         *((name, *(count(classes.get(s, {}).get(name)) for s in images)) for name in names),
     ]
-    skipped = data.get("skipped")
+    skipped, known = data.get("skipped"), data.get("metadata", {})
+    left_out = "; ".join(f"{name}: {count(n)}" for name, n in data.get("left_out", {}).items())
+    if skipped and not data.get("left_out"):  # as former versions wrote it
+        left_out = f"{count(len(skipped))} unreadable images"
     several = words.get("label_policy") == "multi"
     about = {
         "Labels of an image": words and ("any number" if several else "exactly one"),
         "Folder": words.get("root"),
-        "Left out": skipped and f"{count(len(skipped))} unreadable images, see environment.json",
+        "Known of training images": "; ".join(f"{n}: {count(k)}" for n, k in known.items()),
+        "Left out": left_out,
+        "Notes": " ".join(data.get("notes", [])),
         "Fingerprint": data.get("fingerprint"),
     }
     counted = table(["", *images], rows, numbers=range(1, len(images) + 1))
@@ -238,7 +243,7 @@ def protocol(run: RunFiles) -> str:
     made = words.get("generated")
     text = (
         f"Measured at step {count(run.evaluation.get('step'))} on {count(words.get('images'))} "
-        f"{words.get('split', '')} images of {count(words.get('patients'))} patients"
+        f"{run.kind} images of {count(words.get('patients'))} patients"
         + (f" and {count(made)} generated images. " if made else ". ")
     )
     if words.get("bootstrap"):
@@ -282,8 +287,8 @@ def _losses(run: RunFiles) -> Html:
     about = weights_and_audiences(run.recipe)
     terms = {name: terms[name] for name in (*about, *terms) if name in terms}
     shown = [_panels(terms, lambda name: about.get(name, TERMS.get(name, "")))]
-    for title, key in (("Also recorded", "records"), ("Measured during training", "evaluation")):
-        if found := run.series(lambda line, key=key: line.get(key)):  # type: ignore[misc]
+    for title, values in ALSO_LOGGED.items():
+        if found := run.series(values):
             shown += [tag("h3", title), _panels(found, lambda name: "")]
     return join(shown)
 
@@ -345,7 +350,7 @@ def _classes(run: RunFiles) -> Html:
     skipped = [tag("li", f"{name}: no curves, for {why}") for name, why in left.items()]
     return join(
         [
-            tag("p", "ROC and precision-recall curves on the test split; dashed: guessing."),
+            tag("p", f"ROC and precision-recall curves on {run.kind} images; dashed: guessing."),
             tag("div", *panels, class_="panels pairs"),
             tag("ul", *skipped) if skipped else None,
             tag("h3", "Confusion matrix"),

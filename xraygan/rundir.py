@@ -27,7 +27,7 @@ from torch import Tensor
 from .errors import UserError
 from .precision import thread_settings
 from .reading import parse_json, parse_toml, read_text
-from .recipe import Recipe
+from .recipe import Recipe, load_tree
 
 LOCK = ".lock"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
@@ -50,6 +50,39 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.log = path / "run.log"
+
+    @property
+    def split(self) -> str:
+        """The split that ``evaluation.json`` is of: ``[evaluation] split`` of the run's recipe."""
+        return self._word("evaluation", "split", "test")
+
+    def of_split(self, split: str) -> RunDirectory:
+        """The run with the files of figures that another split has: ``evaluation-SPLIT.json``."""
+        other = RunDirectory(self.path)
+        other.evaluation = self.path / f"evaluation-{split}.json"
+        other.predictions = self.path / f"predictions-{split}.csv"
+        other.bootstrap = self.path / f"bootstrap-{split}.csv"
+        return other
+
+    def check_validation(self, recipe: Recipe) -> None:
+        """Hold that a recipe's validation images are those that the run set aside.
+
+        Raises:
+            UserError: the run was trained with another share of validation images.
+        """
+        trained, asked = self._word("data", "validation", 0.0), recipe.tables.data.validation
+        if asked != trained:
+            raise UserError(
+                f"[data] validation: {self.path} was trained with {trained}, and {asked} would "
+                "take images for validation that it was trained on; leave the key as it was"
+            )
+
+    def _word(self, table: str, key: str, default: Any) -> Any:
+        """A value of the run's recipe as it was written; runs of former versions may lack it."""
+        try:
+            return parse_toml(read_text(self.recipe)).get(table, {}).get(key, default)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.recipe}: {error}") from None
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -163,13 +196,14 @@ class RunDirectory:
 
     def _check_same(self, resolved: dict[str, Any]) -> None:
         try:
-            before = dict(_flat(parse_toml(read_text(self.recipe))))
+            # A run of a former version lacks keys that came since: they have their defaults.
+            there = load_tree(parse_toml(read_text(self.recipe)), self.recipe).resolved()
         except ValueError as error:
             raise UserError(
                 f"{self.recipe}: {error}. The run cannot be resumed without its recipe; choose "
                 "another directory with --out DIR"
             ) from None
-        now = dict(_flat(parse_toml(tomli_w.dumps(resolved))))
+        before, now = (dict(_flat(parse_toml(tomli_w.dumps(tree)))) for tree in (there, resolved))
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:
             shown = "".join(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .errors import UserError
 from .reading import parse_json, parse_toml
-from .shapes import EnvironmentFile, EvaluationFile, Line, RecipeFile, check
+from .shapes import SPLIT_NAMES, EnvironmentFile, EvaluationFile, Line, RecipeFile, check
 
 GAP = 2  # pixels between the images of a sample grid
 
@@ -25,6 +25,19 @@ Predictions = list[tuple[str, np.ndarray, np.ndarray]]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 Read = TypeVar("Read")
 Else = TypeVar("Else")
+
+
+def _measured_on(split: str) -> Callable[[Object], Mapping[str, Any] | None]:
+    """What a logged line measured on a split; former versions measured on the test images."""
+    return lambda line: line.get("evaluation") if line.get("split", "test") == split else None
+
+
+#: title -> the values of a logged line, besides those of the terms
+ALSO_LOGGED: dict[str, Callable[[Object], Mapping[str, Any] | None]] = {
+    "Also recorded": lambda line: line.get("records"),
+    "Measured during training, on validation images": _measured_on("val"),
+    "Measured during training, on test images": _measured_on("test"),
+}
 
 
 class Lacking(Exception):
@@ -98,6 +111,12 @@ class RunFiles:
     def name(self) -> str:
         """The run's name in its recipe, else the directory's."""
         return self.recipe.get("run", {}).get("name") or self.directory.resolve().name
+
+    @property
+    def kind(self) -> str:
+        """``"test"`` or ``"validation"``: the images that the evaluation and predictions are of."""
+        split = self.evaluation.get("protocol", {}).get("split") or "test"
+        return SPLIT_NAMES.get(split, split)
 
     @property
     def seconds(self) -> float:
@@ -224,13 +243,13 @@ class RunFiles:
             if not np.isfinite(probs).all():
                 left[name] = "not all probabilities are numbers"
             elif positives in (0, n):
-                left[name] = f"the test split has {positives:,} of {n:,} images positive"
+                left[name] = f"the {self.kind} split has {positives:,} of {n:,} images positive"
             else:
                 kept.append((name, truth, probs))
         return kept, left
 
     def confusion(self) -> np.ndarray:
-        """Test images by their true class (row) and their most probable class (column).
+        """The measured images by their true class (row) and their most probable class (column).
 
         Returns:
             ``(K, K)`` int, in the order of the predictions.
@@ -241,7 +260,7 @@ class RunFiles:
         _, labels, columns = zip(*self.predictions or [], strict=True)
         truth, probs = np.column_stack(labels), np.column_stack(columns)
         if not len(truth):
-            raise Lacking("there are no test images")
+            raise Lacking(f"there are no {self.kind} images")
         policy = self.recipe.get("data", {}).get("label_policy")
         if policy == "multi" or (truth.sum(axis=1) != 1).any():
             raise Lacking("an image can have none or several of the classes")

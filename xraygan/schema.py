@@ -8,7 +8,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FolderName = Annotated[str, Field(pattern=r"^[^\x00]{1,4095}$")]
@@ -59,11 +66,14 @@ class Run(Table):
         500, description="steps between sample grids; 0 for the last only"
     )
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="steps between evaluations; 0 for the last only"
+        0,
+        description="steps between evaluations while the run trains, on the validation images if "
+        "there are any, else on the test images; 0 for the last only",
     )
     keep_best: str | None = Field(
         None,
-        description="a metric by which the best checkpoint is kept too; needs evaluate_every",
+        description="a metric by which the best checkpoint is kept too, measured on the validation "
+        "images; needs evaluate_every, and a validation list or data.validation",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
@@ -139,6 +149,11 @@ class Data(Part):
     unlabelled: bool = Field(
         False, description="give the training images beyond the limit to parts without their labels"
     )
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of the training patients that are set aside as validation images, for "
+        "choices such as keep_best, where the data set has no validation images of its own",
+    )
     on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
     grey: Literal["full", "image"] | tuple[float, float] = Field(
         "full",
@@ -148,6 +163,14 @@ class Data(Part):
     cache: FolderName | None = Field(
         None, description="folder of image stores; the user's cache folder"
     )
+
+    @field_validator("classes", "only", "metadata", mode="before")
+    @classmethod
+    def _lists(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say once what a list is: the union with "all" would be at fault twice."""
+        if isinstance(value, str) and (info.field_name, value) != ("classes", "all"):
+            raise ValueError('expected a list of names in quotes, such as ["Effusion", "Edema"]')
+        return value
 
     @model_validator(mode="after")
     def _grey_range(self) -> Data:
@@ -278,7 +301,13 @@ class Evaluation(Table):
     protocol: Literal["official", "paper", "multilabel14"] = Field(
         "official",
         description="test images: the dataset's test list; those of it with exactly one finding, a "
-        "selected one; or the test list with all 14 findings, as CheXNet's",
+        "selected one; or the test list with all 14 findings, as CheXNet's; validation images "
+        "likewise",
+    )
+    split: Literal["test", "val"] = Field(
+        "test",
+        description="the images that the final figures are of: test, or val for a run that serves "
+        "to choose something",
     )
     generated: Annotated[int, Field(ge=2)] = Field(1000, description="images to generate")
     bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="resamples per interval")

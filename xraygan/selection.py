@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
 
 from .errors import UserError, nearest
+from .index import GIVEN_SPLITS, NORMAL
 from .interfaces import Dataset, Task
 from .recipe import Recipe
 from .seeding import derive_seed
+from .shapes import SPLIT_NAMES
 
 SPLITS = ("train", "val", "test", "unlabelled")
-
-#: the label that says that there is no finding
-NORMAL = "No Finding"
 
 
 def task_of(recipe: Recipe, dataset: Dataset) -> Task:
@@ -56,32 +56,95 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
     return Task(words.image_size, tuple(classes), exclusive, metadata=tuple(words.metadata))
 
 
-def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.DataFrame:
+def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> tuple[pd.DataFrame, dict[str, int]]:
     """The rows that a recipe uses, in the order of their splits.
 
-    Training and validation rows follow the label policy, test rows the evaluation's protocol:
+    Training rows follow the label policy, validation and test rows the evaluation's protocol:
     ``paper`` keeps images with exactly one finding, which is among the selected classes;
-    ``official`` and ``multilabel14`` keep the dataset's whole test list.
+    ``official`` and ``multilabel14`` keep the dataset's whole list.
+
+    Returns:
+        The rows, and how many images are left out for each reason.
 
     Raises:
         UserError: a patient's images are in more than one split.
     """
-    only = set(recipe.tables.data.only)
+    words = recipe.tables
+    table = table.assign(split=_with_validation(table, words.data.validation))
+    only = set(words.data.only)
     selected = only or set(task.classes)
-    found = table["labels"]
-    single = found.map(lambda labels: len(labels) == 1 and labels[0] in selected).astype(bool)
-    if task.exclusive:
-        train = single
-    elif only:
-        train = found.map(lambda labels: not only.isdisjoint(labels)).astype(bool)
-    else:
-        train = pd.Series(True, index=table.index)
-    test = single if recipe.tables.evaluation.protocol == "paper" else True
-    is_test = table["split"] == "test"
-    chosen = table[(is_test & test) | (~is_test & train)]
+    one = table["labels"].map(len) == 1
+    known = table["labels"].map(lambda labels: not selected.isdisjoint(labels)).astype(bool)
+    kept = pd.Series(True, index=table.index)
+    left_out: dict[str, int] = {}
+    paper = words.evaluation.protocol == "paper"
+    for split in GIVEN_SPLITS:
+        measured = split != "train"
+        single = paper if measured else task.exclusive
+        why = 'evaluation.protocol = "paper"' if measured else "data.label_policy"
+        here, name = table["split"] == split, SPLIT_NAMES[split]
+        if single:
+            several = here & ~one
+            left_out[f"{name} images without exactly one finding ({why})"] = int(several.sum())
+            kept &= ~several
+        if single or (only and not measured):
+            other = here & kept & ~known
+            key = "data.only" if only else "data.classes"
+            left_out[f"{name} images of none of the classes of {key}"] = int(other.sum())
+            kept &= ~other
+    chosen = table[kept]
     _check_patients(chosen)
     order = np.argsort(chosen["split"].map(SPLITS.index).to_numpy(), kind="stable")
-    return chosen.iloc[order].reset_index(drop=True)
+    return chosen.iloc[order].reset_index(drop=True), {k: n for k, n in left_out.items() if n}
+
+
+def _with_validation(table: pd.DataFrame, share: float) -> pd.Series:
+    """The split of each row once ``[data] validation`` is applied.
+
+    Where the data set has no validation images, a training patient whose number is below the share
+    is set aside. The number, in [0, 1), is of the SHA-256 of the patient alone: neither the run's
+    seed nor other rows move a patient.
+    """
+    split = table["split"]
+    if not share or (split == "val").any():
+        return split
+    drawn = {who for who in table["patient"].unique() if _number(who) < share}
+    return split.mask((split == "train") & table["patient"].isin(drawn), "val")
+
+
+def _number(patient: str) -> float:
+    # Not the hash of the csv dataset's own draw: those whom it keeps for training would be none.
+    digest = hashlib.sha256(f"validation/{patient}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def check_validation(recipe: Recipe, splits: Collection[str], *, training: bool) -> None:
+    """Refuse what needs validation images if there are none among ``splits``.
+
+    Args:
+        training: whether the recipe is to be trained; a run that is done keeps its choices.
+
+    Raises:
+        UserError: ``keep_best`` would choose by test images, or ``[evaluation] split`` names the
+            validation images.
+    """
+    if "val" in splits:
+        return
+    share = recipe.tables.data.validation
+    remedy = "set data.validation = 0.1 to set a tenth of the training patients aside"
+    if share:
+        remedy = f"data.validation = {share:g} sets no image aside; raise it"
+    if training and recipe.tables.run.keep_best is not None:
+        raise UserError(
+            "[run] keep_best chooses a checkpoint, and there are no validation images to choose "
+            f"by: {remedy}. It never chooses by test images, whose figures would then be too good"
+        )
+    if recipe.tables.evaluation.split == "val":
+        if not training and not share:
+            remedy = "a run that is trained with data.validation = 0.1 has some"
+        raise UserError(
+            f'[evaluation] split is "val", and there are no validation images: {remedy}'
+        )
 
 
 def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:

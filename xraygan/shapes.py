@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+#: the splits as a sentence names their images
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
+
 
 class Shape(BaseModel):
     """A table or object whose other keys are not looked at."""
@@ -51,6 +54,9 @@ class Dataset(Shape):
     patients: dict[str, int] = {}
     classes: dict[str, dict[str, int]] = {}
     skipped: list[Any] | dict[str, Any] | None = None
+    left_out: dict[str, int] = {}
+    notes: list[str] = []
+    metadata: dict[str, int] = {}
 
 
 class EnvironmentFile(Shape):
@@ -69,6 +75,7 @@ class Line(Shape):
     weighted_total: float | None = None
     records: dict[str, float | None] = {}
     evaluation: dict[str, float | None] = {}
+    split: str = "test"
     images_per_second: float | None = None
     seconds: float = 0.0
 

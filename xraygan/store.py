@@ -23,7 +23,8 @@ from .index import check_classes, read_index
 from .interfaces import Dataset, Task
 from .metadata import encode, numbers
 from .recipe import Recipe
-from .selection import SPLITS, choose, limit, task_of
+from .selection import SPLITS, check_validation, choose, limit, task_of
+from .shapes import SPLIT_NAMES
 from .stored import Store, open_store, some_of, unreadable
 
 
@@ -103,6 +104,9 @@ class ImageData:
         fingerprint: sha256 over pixels, labels, patients and splits.
         store: where the pixels are, and what of the table could not be read and was left out.
         warnings: what a reader of the results should know of the data.
+        notes: those of them that the dataset plugin says.
+        known: of how many training images each of ``[data] metadata`` is known.
+        left_out: images and files that are not used: reason -> how many.
     """
 
     task: Task
@@ -110,9 +114,13 @@ class ImageData:
     fingerprint: str
     store: Store
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Counts of images, patients and classes by split, for ``environment.json``."""
+        """Counts of images, patients and classes by split, and of what is left out, for
+        ``environment.json``."""
         return {
             "fingerprint": self.fingerprint,
             "images": {name: len(split) for name, split in self.splits.items()},
@@ -126,6 +134,9 @@ class ImageData:
                 }
                 for name, split in self.splits.items()
             },
+            "metadata": self.known,
+            "left_out": self.left_out,
+            "notes": self.notes,
             "skipped": self.store.bad,
             "doubtful": {
                 found.kind: {"images": found.count, "first": found.paths}
@@ -148,15 +159,25 @@ def open_dataset(recipe: Recipe) -> Dataset:
     return dataset
 
 
-def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
+def prepare(
+    recipe: Recipe, progress: Progress = no_progress, *, training: bool = True
+) -> ImageData:
     """Choose a recipe's images, decode them unless that was done before, and split them.
+
+    Args:
+        training: whether the recipe is to be trained. A run that is done is not refused for what
+            it should not have been trained with.
 
     Raises:
         UserError: the data is not there, not laid out as it should be, or too little to train on.
     """
     dataset = open_dataset(recipe)
     task = task_of(recipe, dataset)
-    table = choose(read_index(recipe.choices["data"], dataset), task, recipe)
+    index = read_index(recipe.choices["data"], dataset)
+    table, left_out = choose(index, task, recipe)
+    check_validation(recipe, {*table["split"]}, training=training)
+    if training:
+        _known(recipe, numbers(table[table["split"] == "train"]))
     store = open_store(recipe, dataset, list(table["path"]), progress)
     bad = store.bad
     if bad and recipe.tables.data.on_bad_image == "stop":
@@ -167,19 +188,39 @@ def prepare(recipe: Recipe, progress: Progress = no_progress) -> ImageData:
     )
     table.loc[lost, "split"] = ""
     table["split"] = limit(table, task, recipe)
+    beyond = int((table["split"] == "").sum()) - int(lost.sum())
+    left_out |= {"images that cannot be read": int(lost.sum())} if bad else {}
+    left_out |= {"training images beyond data.limit": beyond} if beyond else {}
     splits = {
         name: _split(store.pixels, table, (table["split"] == name).to_numpy(), task)
         for name in SPLITS
     }
     splits = {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
+    check_validation(recipe, splits, training=training)
     kept = table.loc[table["split"] != "", ["path", "labels", "patient", "split"]]
     rows = json.dumps([kept[column].tolist() for column in kept])
     fingerprint = hashlib.sha256(f"{store.sha256}{rows}".encode()).hexdigest()
     counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
     task = replace(task, counts=counts, images=len(splits["train"]))
-    data = ImageData(task, splits, fingerprint, store, list(dataset.notes))
+    data = ImageData(task, splits, fingerprint, store, notes=list(dataset.notes))
+    data.left_out = {**dataset.left_out, **left_out}
+    data.warnings += data.notes
     _check_amount(recipe, data, was)
+    _note_what_is_assumed(recipe, data, index, training)
     return data
+
+
+def check_index(recipe: Recipe, dataset: Dataset, task: Task) -> None:
+    """Refuse, without decoding an image, what the dataset's table cannot give a recipe.
+
+    Raises:
+        UserError: there are no validation images, or no metadata, and the recipe needs them.
+    """
+    words = recipe.tables
+    if words.run.keep_best or words.evaluation.split == "val" or words.data.metadata:
+        table, _ = choose(read_index(recipe.choices["data"], dataset), task, recipe)
+        check_validation(recipe, {*table["split"]}, training=True)
+        _known(recipe, numbers(table[table["split"] == "train"]))
 
 
 def to_range(images: Tensor, span: Sequence[float]) -> Tensor:
@@ -194,7 +235,7 @@ def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> N
     Args:
         lost: class -> unreadable training images of it.
     """
-    train, test, bad = data.splits["train"], data.splits["test"], data.store.bad
+    train, bad = data.splits["train"], data.store.bad
     left_out = f"\n{len(bad)} images cannot be read and are left out:{some_of(bad)}" if bad else ""
     batch = recipe.tables.run.batch_size
     if len(train) < batch:
@@ -209,10 +250,12 @@ def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> N
             f"[data] unlabelled: [run] batch_size is {batch}, and [data] limit leaves fewer "
             "training images than that over; lower one of the two"
         )
-    if not len(test) and "classifier" in recipe.choices:
+    split = recipe.tables.evaluation.split
+    if not len(data.splits[split]) and "classifier" in recipe.choices:
+        kind = SPLIT_NAMES[split]
         raise UserError(
-            "[data]: no test image is left of the classes of [data] and the protocol of "
-            f"[evaluation], and the classifier is measured on test images{left_out}"
+            f"[data]: no {kind} image is left of the classes of [data] and the protocol of "
+            f"[evaluation], and the classifier is measured on {kind} images{left_out}"
         )
     wanted = words.only or data.task.classes
     none = words.limit if isinstance(words.limit, dict) else {}
@@ -223,8 +266,11 @@ def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> N
                 f"[data] classes: no training image is of class {name!r}{all_lost}"
                 + (left_out if all_lost else "")
             )
-        if not len(test) or not test.label_matrix[:, column].any():
-            data.warnings.append(f"no test image is of class {name!r}: it has no AUC")
+        for split in ("test", "val"):
+            images = data.splits.get(split)
+            if images is not None and not images.label_matrix[:, column].any():
+                kind = SPLIT_NAMES[split]
+                data.warnings.append(f"no {kind} image is of class {name!r}: it has no AUC")
     if bad:
         data.warnings.append(
             f"{len(bad)} of {len(data.store.pixels)} images cannot be read and are left out; "
@@ -232,6 +278,53 @@ def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> N
         )
     count = len(data.store.pixels)
     data.warnings += [found.said(count, 3) for found in data.store.doubtful]
+
+
+def _known(recipe: Recipe, found: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Of how many training images each of ``[data] metadata`` is known.
+
+    Args:
+        found: what :func:`xraygan.metadata.numbers` has of them.
+
+    Raises:
+        UserError: it is known of none, so that networks would be told nothing.
+    """
+    names: list[str] = [*recipe.tables.data.metadata]
+    known = {name: int(np.isfinite(found[name]).sum()) for name in names}
+    for name, count in known.items():
+        if not count and len(found[name]):
+            raise UserError(
+                f"[data] metadata: the dataset {recipe.choices['data'].part.name!r} knows the "
+                f"{name} of none of its {len(found[name]):,} training images, so networks cannot "
+                f"learn from it; remove {name!r} from data.metadata, or have the dataset give it"
+            )
+    return known
+
+
+def _note_what_is_assumed(
+    recipe: Recipe, data: ImageData, index: pd.DataFrame, training: bool
+) -> None:
+    """Note what of the data is known in part only, or not as the recipe asks for it."""
+    train, words = data.splits["train"], recipe.tables.data
+    if training:
+        data.known = _known(recipe, train.metadata)
+    for name, count in data.known.items():
+        values = train.metadata[name][np.isfinite(train.metadata[name])]
+        if count < len(train):
+            data.warnings.append(f"{name} known of {count:,} of {len(train):,} training images")
+        if (values == values[0]).all():
+            data.warnings.append(
+                f"the {name} is the same in all training images of which it is known, so networks "
+                "learn nothing from it"
+            )
+    own = int((index["split"] == "val").sum())
+    if words.validation and own:
+        data.warnings.append(
+            f"data.validation = {words.validation:g} is not used: the dataset has {own:,} "
+            "validation images of its own"
+        )
+    elif words.validation and "val" not in data.splits:
+        data.warnings.append(f"data.validation = {words.validation:g} sets no image aside")
 
 
 def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:

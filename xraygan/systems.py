@@ -81,7 +81,7 @@ def over_seeds(runs: Sequence[tuple[str, RunFiles]], metrics: Sequence[str]) -> 
     ]
     says = (
         f"Difference from {base.title}, paired by seed, with a 95 % interval over training seeds "
-        f"and test patients. p is adjusted for how many are shown, {len(found)} (Holm); a p below "
+        f"and patients. p is adjusted for how many are shown, {len(found)} (Holm); a p below "
         f"{LEVEL:g} is marked."
     )
     heads = ["Metric", *(others[i].title for i in shown)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import pandas as pd
 
 from .errors import UserError, nearest
 from .reading import read_bytes, unreadable
+
+AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
+AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 #: bytes; the table of ChestX-ray14 has a thirtieth of it
 LARGEST = 2**28
@@ -76,6 +81,32 @@ def read_lines(path: Path, remedy: str) -> list[str]:
         UserError: it cannot be read, or is not text.
     """
     return [line.strip() for line in _read(path, "list", remedy).splitlines()]
+
+
+def spelling(name: str) -> str:
+    """A name without what spellings of it differ in: case, spaces and underscores."""
+    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+
+
+def read_ages(path: Path, table: pd.DataFrame, column: str, title: str) -> pd.Series:
+    """``"58"``, ``"58.5"``, or DICOM's ``"058Y"``, ``"018M"``, ``"005D"`` to years, float.
+
+    NaN where it is empty.
+
+    Args:
+        title: what the file calls the column.
+
+    Raises:
+        UserError: one is no age; the message names its line.
+    """
+    years: dict[str, float] = {"": math.nan}
+    for text in table[column].unique():
+        if match := AGE.fullmatch(text):
+            years[text] = float(match[1]) * AGE_UNITS[match[2]]
+        elif text:
+            what = f"the {title} is {text!r}; expected a number such as 58 or 058Y"
+            stop_at(path, table, table[column] == text, what)
+    return table[column].map(years).astype(float)
 
 
 def stop_at(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Collection
@@ -13,9 +12,10 @@ import pandas as pd
 
 from xraygan import Dataset, UserError
 from xraygan.images import file_identity, read_grey
+from xraygan.index import NORMAL
 from xraygan.paths import data_folder
 from xraygan.reading import unreadable
-from xraygan.tables import read_lines, read_table, stop_at
+from xraygan.tables import read_ages, read_lines, read_table, stop_at
 
 # Columns of the table that are read. Releases differ in the others, and in the word for sex.
 COLUMNS = {
@@ -29,7 +29,6 @@ COLUMNS = {
 ALIASES = {"Patient Sex": "Patient Gender"}
 AGAIN = "download it again"
 LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
-AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 MAX_AGE = 120.0
 
 HELP = """
@@ -90,20 +89,28 @@ class ChestXray14(Dataset):
         path = _tables(self.root)[-1]
         table = _read_table(path)
         table["labels"] = _findings(table, path, self.classes)
-        table["age"] = _ages(table, path)
+        table["age"] = read_ages(path, table, "age", "Patient Age")
+        table["age"] = table["age"].where(table["age"] <= MAX_AGE)
         table["sex"] = table["sex"].where(table["sex"].isin(["M", "F"]), "")
         splits = _read_lists(self.root, path.name, set(table["name"]))
         # Paths are those of files that were found, so that no table can name one outside the root.
         files = _image_files(self.root)
         table["path"] = table["name"].map(files)
         table["split"] = table["name"].map(splits)
-        found = table[table["path"].notna() & table["split"].notna()]
+        has_file, listed = table["path"].notna(), table["split"].notna()
+        found = table[has_file & listed]
         if found.empty:
             raise UserError(
                 f"{self.root}: no image of {' or '.join(LISTS)} is here. Both lists are there and "
                 f"name {len(splits)} images, but none of them is among the {len(files)} files of "
                 f"{', '.join(_image_folders(self.root))}; unpack an archive of images{HELP}"
             )
+        left_out = {
+            f"rows of {path.name} without an image file": int((~has_file).sum()),
+            f"images in neither {' nor '.join(LISTS)}": int((has_file & ~listed).sum()),
+            f"image files without a row in {path.name}": len(files.keys() - set(table["name"])),
+        }
+        self.left_out = {reason: count for reason, count in left_out.items() if count}
         columns = ["path", "labels", "patient", "split", "age", "sex", "view"]
         return found[columns].reset_index(drop=True)
 
@@ -163,26 +170,16 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.Series:
     """``"Mass|Nodule"`` to ``("Mass", "Nodule")``."""
-    tuples = {text: tuple(text.split("|")) for text in table["labels"].unique()}
+    tuples = {text: tuple(dict.fromkeys(text.split("|"))) for text in table["labels"].unique()}
     for text, found in tuples.items():
         for name in found:
             if name not in classes:
                 what = f"unknown finding {name!r}; known: {', '.join(classes)}"
                 stop_at(path, table, table["labels"] == text, what)
+        if NORMAL in found and len(found) > 1:
+            what = f"the labels {text!r} say {NORMAL!r} and a finding; remove one of them"
+            stop_at(path, table, table["labels"] == text, what)
     return table["labels"].map(tuples)
-
-
-def _ages(table: pd.DataFrame, path: Path) -> pd.Series:
-    """``"58"``, ``"058Y"``, ``"013M"``, ``"005D"`` (DICOM's age string) to years, float."""
-    years: dict[str, float] = {"": math.nan}
-    for text in table["age"].unique():
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)([YMWD]?)", text):
-            age = float(match[1]) * AGE_UNITS[match[2]]
-            years[text] = age if age <= MAX_AGE else math.nan
-        elif text:
-            what = f"the Patient Age is {text!r}; expected a number such as 58 or 058Y"
-            stop_at(path, table, table["age"] == text, what)
-    return table["age"].map(years).astype(float)
 
 
 def _read_lists(root: Path, table_name: str, known: Collection[str]) -> dict[str, str]:

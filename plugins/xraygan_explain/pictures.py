@@ -69,7 +69,7 @@ class Explanation:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        return self.session.evaluation()
+        return self.session.evaluation("test")
 
     def has(self, network: str) -> bool:
         return network in self.session.graph.networks

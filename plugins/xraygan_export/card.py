@@ -15,6 +15,7 @@ from xraygan.engine import Session
 from xraygan.reading import parse_json, read_text
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
+from xraygan.shapes import SPLIT_NAMES
 
 from .loading import loading
 from .models import Model
@@ -74,14 +75,15 @@ def _front_matter(session: Session, models: Sequence[Model], evaluation: Object,
     }
     measured = _measured(evaluation) if evaluation.get("step") == step else {}
     if measured:
-        dataset = evaluation["protocol"].get("dataset", "unknown")
+        about = evaluation["protocol"]
+        dataset, split = about.get("dataset", "unknown"), about.get("split", "test")
         content["model-index"] = [
             {
                 "name": session.recipe.name,
                 "results": [
                     {
                         "task": {"type": content["pipeline_tag"]},
-                        "dataset": {"name": dataset, "type": dataset, "split": "test"},
+                        "dataset": {"name": dataset, "type": dataset, "split": split},
                         "metrics": [
                             {"type": name, "name": name, "value": found["value"]}
                             for name, found in measured.items()
@@ -176,6 +178,7 @@ def _results(evaluation: Object, step: int) -> str:
     if not evaluation:
         return "## Results\n\nThe run was not evaluated."
     about, measured = evaluation.get("protocol", {}), _measured(evaluation)
+    kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
     rows = []
     for name, found in measured.items():
         low, high = found.get("interval") or (None, None)
@@ -191,7 +194,7 @@ def _results(evaluation: Object, step: int) -> str:
 ## Results
 
 {_of_another_step("measured", evaluation.get("step"), step)}Protocol: {protocol}. Intervals \
-are over test patients, or over generated images; they hold the training seed fixed.
+are over {kind} patients, or over generated images; they hold the training seed fixed.
 
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""
 

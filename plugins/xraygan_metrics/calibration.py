@@ -80,7 +80,8 @@ class Calibration(Metric):
             return {}
         judged = Judged.of(evaluation, evaluation.probs)
         if not judged.counted.any():
-            none = Measurement(None, 0, note="no test image has one of the classes", better="lower")
+            note = f"no {evaluation.kind} image has one of the classes"
+            none = Measurement(None, 0, note=note, better="lower")
             return {"ece/mean": none, "brier/mean": none}
         error, brier = {}, {}
         for i, name in enumerate(evaluation.classes):

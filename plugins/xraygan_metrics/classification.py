@@ -68,7 +68,7 @@ def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
     for name, column in evaluation.classes.items():
         truth, scores = evaluation.labels[:, column], probs[:, column]
         if len(np.unique(truth)) < 2:
-            note = f"{int(truth.sum())} of {n} test images have it: no AUC"
+            note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: no AUC"
             found[f"auc/{name}"] = Measurement(None, n, note=note)
             continue
         found[f"auc/{name}"] = _auc(evaluation, truth, scores)
@@ -157,7 +157,7 @@ class Judged:
     def accuracy(self, evaluation: Evaluation) -> Measurement:
         """The share of images, or of findings, that are predicted right."""
         if not self.counted.any():
-            return Measurement(None, 0, note="no test image has one of the classes")
+            return Measurement(None, 0, note=f"no {evaluation.kind} image has one of the classes")
         right = self.truth == self.predicted
         share = (right.all(axis=1) if self.exclusive else right.mean(axis=1)).astype(np.float64)
         note = "of images" if self.exclusive else "mean over findings, at 0.5"
@@ -214,7 +214,8 @@ def ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str)
         return float(weights @ part / total) if total else float("nan")
 
     if not base.any():
-        return Measurement(None, 0, note=note.replace("of 0 that are", "no test image is"))
+        none = f"no {evaluation.kind} image is"
+        return Measurement(None, 0, note=note.replace("of 0 that are", none))
     value = share(np.ones(len(base)))
     patients = len(np.unique(evaluation.patients[base > 0]))
     return with_interval(

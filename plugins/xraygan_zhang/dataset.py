@@ -6,6 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,12 @@ class Zhang(Dataset):
     Reads the official layout ``chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``; the root is
     the folder that holds ``chest_xray`` or ``chest_xray`` itself, and ``val`` may be absent. All
     are anterior-posterior radiographs of children of one to five years; the age and sex of each
-    are not published.
+    are not published. Another folder of images in a split is refused; files that are no .jpeg are
+    counted and left out.
+
+    The official ``val`` has 16 images, too few to choose anything by. They are the validation
+    images all the same, unless ``val = "train"`` gives them to training; ``data.validation`` then
+    sets a share of the training patients aside, as it does where there is no ``val``.
 
     The patient is what the file name says: ``person1000_bacteria`` of
     ``person1000_bacteria_2931.jpeg``, ``IM-0115`` of ``IM-0115-0001.jpeg``; any other file is a
@@ -47,6 +53,12 @@ class Zhang(Dataset):
     correlate by 0.80 on average, of one number and two causes by 0.74, of two numbers by 0.75; and
     no test image has its number on its nearest training neighbour. With the cause, no patient of
     test/ is in train/.
+
+    For NORMAL images, whose names have no ``person``, the IM number is the best guess at a patient;
+    nothing published says so, and a note of every run repeats it.
+
+    Args:
+        val: what the images in ``val`` are for: validation images, or more training images.
 
     Source: Kermany et al., "Identifying Medical Diagnoses and Treatable Diseases by Image-Based
     Deep Learning", Cell 172 (2018); https://data.mendeley.com/datasets/rscbjbr9sj/2
@@ -59,33 +71,58 @@ class Zhang(Dataset):
         "https://data.mendeley.com/datasets/rscbjbr9sj/2"
     )
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, *, val: Literal["val", "train"] = "val") -> None:
+        self.val = val
         self.root = data_folder(root, "zhang", HELP)
         try:
             prefix = _prefix(self.root)
             needed = [f"{prefix}{split}/{c}" for split in ("train", "test") for c in self.classes]
             missing = [folder for folder in needed if not (self.root / folder).is_dir()]
+            others = [] if missing else self._other_folders()
         except OSError as error:
             raise UserError(unreadable(error)) from None
         if missing:
             what = f"not laid out as the set; missing: {', '.join(missing)}"
             raise UserError(f"{root}: {what}{HELP}")
+        if others:
+            raise UserError(
+                f"{self.root / others[0]}: a folder of another class; expected "
+                f"{' and '.join(self.classes)} alone. Move it out of the folder, or use all of the "
+                'classes with a table of the images and data.plugin = "csv"'
+            )
+
+    def _other_folders(self) -> list[str]:
+        """The folders in the splits that are none of the classes', hidden ones left out."""
+        prefix = _prefix(self.root)
+        return [
+            f"{prefix}{split}/{entry.name}"
+            for split in SPLITS
+            for entry in _entries(self.root / f"{prefix}{split}")
+            if entry.is_dir() and entry.name not in self.classes
+        ]
 
     def index(self) -> pd.DataFrame:
         prefix = _prefix(self.root)
-        rows = []
+        rows, others = [], 0
         for split in SPLITS:
-            for name in self.classes:
-                folder = f"{prefix}{split}/{name}"
-                try:
-                    files = _image_names(self.root / folder)
-                except OSError as error:
-                    raise UserError(unreadable(error)) from None
-                if not files and split != "val":
-                    raise UserError(f"{self.root / folder}: no .jpeg file is in it{HELP}")
-                rows += [(f"{folder}/{file}", (name,), split) for file in files]
+            given = self.val if split == "val" else split
+            try:
+                others += sum(not e.is_dir() for e in _entries(self.root / f"{prefix}{split}"))
+                for name in self.classes:
+                    folder = f"{prefix}{split}/{name}"
+                    files = _entries(self.root / folder)
+                    images = [file.name for file in files if _is_image(file)]
+                    others += len(files) - len(images)
+                    if not images and split != "val":
+                        raise UserError(f"{self.root / folder}: no .jpeg file is in it{HELP}")
+                    rows += [(f"{folder}/{image}", (name,), given) for image in images]
+            except OSError as error:
+                raise UserError(unreadable(error)) from None
+        self.left_out = {"files in the image folders that are no .jpeg": others} if others else {}
         table = pd.DataFrame(rows, columns=["path", "labels", "split"])
-        return table.assign(patient=table["path"].map(_patient), age=math.nan, sex="", view="AP")
+        table = table.assign(patient=table["path"].map(_patient), age=math.nan, sex="", view="AP")
+        self.notes = _notes(table)
+        return table
 
     def load(self, path: str, size: int) -> np.ndarray:
         return read_grey(self.root / path, size)
@@ -99,19 +136,35 @@ def _prefix(root: Path) -> str:
     return "" if any((root / split).is_dir() for split in SPLITS) else "chest_xray/"
 
 
-def _image_names(folder: Path) -> list[str]:
-    """The radiographs in a folder, sorted; none if it does not exist."""
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name; nothing if it does not exist. Hidden names are left out,
+    because macOS leaves ._NAME.jpeg beside NAME.jpeg: no picture."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        # macOS leaves ._NAME.jpeg beside NAME.jpeg: no picture.
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(".jpeg")
-            and not entry.name.startswith(".")
-            and entry.is_file()
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(".jpeg") and entry.is_file()
+
+
+def _notes(table: pd.DataFrame) -> tuple[str, ...]:
+    """What is not known of the patients."""
+    unnamed = int((table["patient"] == table["path"]).sum())
+    normal = int(table["labels"].map(("NORMAL",).__eq__).sum())
+    notes = [
+        f"the patients of the {normal:,} NORMAL images are not published: the IM number of the "
+        "file name is taken for the patient, so it cannot be checked that no such patient has "
+        "images in two splits"
+    ]
+    if unnamed:
+        notes.append(
+            f"{unnamed:,} file names say no patient, as person1_virus_7.jpeg does: each of these "
+            "images is taken for a patient of its own"
         )
+    return tuple(notes)
 
 
 def _patient(path: str) -> str:

@@ -24,10 +24,12 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     from ..assemble import assemble
     from ..recipe import load
     from ..selection import task_of
-    from ..store import open_dataset
+    from ..store import check_index, open_dataset
 
     loaded = load(recipe, overrides)
-    task = task_of(loaded, open_dataset(loaded))
+    dataset = open_dataset(loaded)
+    task = task_of(loaded, dataset)
+    check_index(loaded, dataset, task)
     graph = assemble(loaded, task)
     console = Console(soft_wrap=True)
     policy = "one class an image" if task.exclusive else "any findings an image"

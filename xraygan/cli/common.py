@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,19 @@ quiet_option = click.option(
 
 def print_metrics(path: Path) -> None:
     """Print the metrics of an ``evaluation.json`` as a table."""
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{path.parent.name}: test split", title_justify="left")
+    from ..shapes import SPLIT_NAMES
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kind = SPLIT_NAMES[content["protocol"]["split"]]
+    title = f"{path.parent.name}: {kind} images"
+    table = Table(title=title, title_justify="left")
     for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("n", justify="right")
     notes = []
-    for name, found in json.loads(path.read_text(encoding="utf-8"))["metrics"].items():
+    for name, found in content["metrics"].items():
         value, interval = found["value"], found["interval"]
         if isinstance(value, list):
             continue  # a matrix is for the report
@@ -76,7 +81,35 @@ def print_metrics(path: Path) -> None:
             continue
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
         table.add_row(name, f"{value:.3f}", span, str(found["n"]))
-    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    _print(table)
     for note in notes:
         click.echo(note)
+
+
+def print_images(summary: Mapping[str, Any]) -> None:
+    """Print how many images and patients each split and class has, and what is left out and why.
+
+    Args:
+        summary: see :meth:`xraygan.store.ImageData.summary`.
+    """
+    from rich.table import Table
+
+    splits = [name for name, images in summary["images"].items() if images]
+    table = Table("", title_justify="left")
+    for name in splits:
+        table.add_column(name, justify="right")
+    for row in ("images", "patients"):
+        table.add_row(row, *(f"{summary[row][name]:,}" for name in splits))
+    table.add_section()
+    for label in summary["classes"]["train"]:
+        table.add_row(label, *(f"{summary['classes'][name][label]:,}" for name in splits))
+    _print(table)
+    for reason, count in summary["left_out"].items():
+        click.echo(f"left out: {reason}: {count:,}")
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)

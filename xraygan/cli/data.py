@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import quiet_option, recipe_argument, set_option
+from .common import print_images, quiet_option, recipe_argument, set_option
 
 cache_option = click.option(
     "--cache",
@@ -29,8 +29,9 @@ def data() -> None:
 def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     """Decode the images of RECIPE into its image store, as its first run would do.
 
-    Does nothing where they are there already. Images that cannot be read are named; whether they
-    stop it, data.on_bad_image says.
+    Prints how many images and patients each split and class has, and what is left out and why.
+    Decodes nothing where the images are there already. Images that cannot be read are named;
+    whether they stop it, data.on_bad_image says.
     """
     from ..display import Display
     from ..recipe import load
@@ -40,6 +41,7 @@ def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     images = prepare(load(recipe, overrides), display.progress)
     for warning in images.warnings:
         display.say(f"warning: {warning}")
+    print_images(images.summary())
     click.echo(images.store.account())
 
 

@@ -15,15 +15,17 @@ from .common import checkpoint_option, print_metrics, quiet_option, run_argument
 @set_option
 @quiet_option
 def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: bool) -> None:
-    """Measure a checkpoint of RUN on its test split.
+    """Measure a checkpoint of RUN on its test images.
 
     Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. With --set the
-    metrics and [evaluation] can be changed, for example metrics.fid.weights=PATH.
+    metrics and [evaluation] can be changed, for example metrics.fid.weights=PATH. With
+    --set evaluation.split=val the validation images are measured, and the files are
+    evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
     """
     from ..display import Display
     from ..engine import finish, restore
 
     session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
     with place.locked():
-        finish(session, place, step)
-    print_metrics(place.evaluation)
+        evaluation = finish(session, place, step)
+    print_metrics(evaluation)

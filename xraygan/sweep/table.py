@@ -11,6 +11,7 @@ import pandas as pd
 from ..paired import Estimate
 from ..rundir import write_atomically, write_table
 from ..seed_variance import LEVEL, POWER
+from ..shapes import SPLIT_NAMES
 from .file import Sweep
 from .results import Cell, Difference, Differences, Results, differences, gather, published
 from .runner import Run
@@ -68,6 +69,7 @@ def _long(sweep: Sweep, results: Sequence[Results], gaps: Differences) -> pd.Dat
                     "p_holm": gap.adjusted if gap else None,
                     "detectable": gap.detectable if gap else None,
                     "protocol": protocol.get("name", ""),
+                    "split": protocol.get("split", ""),
                     "trained_on": protocol.get("trained_on", ""),
                     "reduced": sweep.reduced,
                 }
@@ -159,17 +161,19 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     if len(sweep.seeds) > 1:
         text = (
             f"Ours: mean ± standard deviation over seeds ({seeds}), and the 95 % interval of the "
-            f"mean over training seeds and test patients{_seeds_alone(results)}. "
+            f"mean over training seeds and patients{_seeds_alone(results)}. "
         )
     else:
         text = (
-            f"Ours: one seed ({seeds}), and the 95 % interval over test patients alone, which "
+            f"Ours: one seed ({seeds}), and the 95 % interval over patients alone, which "
             "says nothing of what another seed would give. "
         )
     found = [p for one in results for p in one.protocols]
-    named = {(p.get("name"), p.get("dataset"), p.get("images"), p.get("patients")) for p in found}
-    for name, dataset, images, patients in sorted(named, key=str):
-        text += f"Protocol `{name}` on {dataset}: {images} test images of {patients} patients. "
+    keys = ("name", "dataset", "images", "split", "patients")
+    named = {tuple(p.get(key) for key in keys) for p in found}
+    for name, dataset, images, split, patients in sorted(named, key=str):
+        kind = SPLIT_NAMES.get(split or "test", split)
+        text += f"Protocol `{name}` on {dataset}: {images} {kind} images of {patients} patients. "
     trained = {one.row.label: one.protocols[0]["trained_on"] for one in results if one.protocols}
     if len({*trained.values()}) == 1:
         text += f"Classifiers learn from {next(iter(trained.values()))} images. "
@@ -213,7 +217,7 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
     if judged:
         says = (
             f"Difference from {base}, paired by seed, with its 95 % interval over training seeds "
-            f"and test patients. `{primary}` is the primary metric: p is adjusted for "
+            f"and patients. `{primary}` is the primary metric: p is adjusted for "
             f"{len(judged)} comparison{'s' * (len(judged) > 1)} (Holm), and * marks p below "
             f"{LEVEL:g}."
         )
@@ -221,7 +225,7 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
             says += " The other metrics describe; their intervals are not adjusted."
     else:
         says = (
-            f"Difference from {base}, with its 95 % interval over test patients alone. One pair of "
+            f"Difference from {base}, with its 95 % interval over patients alone. One pair of "
             "runs cannot tell what the recipe does from what its seed does: with other seeds, "
             "either may be the better one. Give the sweep three seeds or more."
         )
@@ -252,7 +256,7 @@ def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
         if gap is None or gap.detectable is None:
             continue
         if gap.needed is None:
-            more = f"more seeds would not find {asked:g} on these test patients"
+            more = f"more seeds would not find {asked:g} on these patients"
         elif gap.needed <= len(gap.estimate.values):
             more = f"{len(gap.estimate.values)} seeds are enough for {asked:g}"
         else:

@@ -1,0 +1,304 @@
+"""Validation images: who is set aside, what is chosen by them, and which split a figure is of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+from conftest import SMALL
+from made_run import make
+from PIL import Image
+from saved_run import CLASSIFIER, gan, saved, xraygan
+from test_sweep import fake_run, written
+
+from xraygan import UserError
+from xraygan.comparison import comparison
+from xraygan.display import Display
+from xraygan.engine import run
+from xraygan.recipe import Recipe, load
+from xraygan.report import report
+from xraygan.rundir import RunDirectory
+from xraygan.runfiles import RunFiles
+from xraygan.store import ImageData, prepare
+from xraygan.sweep import load as load_sweep
+from xraygan.sweep import write_tables
+from xraygan.sweep.runner import plan
+
+# -- who is set aside ------------------------------------------------------------------------------
+
+
+def own(root: Path, *rows: str) -> None:
+    """A table of these rows: patient, label, split."""
+    lines = ["path,patient,label,split"]
+    for number, row in enumerate(rows):
+        path = root / f"{number:03}.png"
+        if not path.exists():
+            Image.new("L", (16, 16), number % 256).save(path)
+        lines.append(f"{path.name},{row}")
+    (root / "images.csv").write_text("\n".join(lines), encoding="utf-8")
+
+
+def prepared(root: Path, *sets: str) -> ImageData:
+    keys = ["plugin=csv", f"root={root}", "classes=all", "image_size=16"]
+    small = [*(f"data.{key}" for key in keys), "run.batch_size=2"]
+    return prepare(load("baseline_resnet50", [*small, *sets]))
+
+
+ROWS = [f"p{i // 2},{'Mass' if i % 2 else 'Edema'},{'test' if i > 239 else 'train'}"
+        for i in range(280)]  # fmt: skip
+
+
+def test_a_patient_is_set_aside_by_its_name_alone(tmp_path: Path) -> None:
+    """Whatever the run's seed, the other patients, the order of the rows and the limit."""
+    own(tmp_path, *ROWS)
+    share = "data.validation=0.25"
+    first = prepared(tmp_path, share)
+    names = {split: set(images.patients) for split, images in first.splits.items()}
+    assert {*names} == {"train", "val", "test"}
+    assert not names["val"] & (names["train"] | names["test"])
+    assert 15 < len(names["val"]) < 45  # of 120: three standard deviations
+    assert len(first.splits["val"]) == 2 * len(names["val"])
+    assert names["test"] == {f"p{i}" for i in range(120, 140)}
+    for sets in (["run.seed=7"], ["data.limit=9"], ["data.limit=9", "run.seed=3"]):
+        again = prepared(tmp_path, share, *sets).splits
+        assert again["val"].paths == first.splits["val"].paths
+    own(tmp_path, *ROWS[:100], *ROWS[240:])
+    fewer = set(prepared(tmp_path, share).splits["val"].patients)
+    assert fewer == names["val"] & {f"p{i}" for i in range(50)}
+    more = set(prepared(tmp_path, "data.validation=0.5").splits["val"].patients)
+    assert fewer < more
+
+
+def test_no_share_leaves_the_splits_as_they_were(tmp_path: Path) -> None:
+    own(tmp_path, *ROWS)
+    splits = prepared(tmp_path).splits
+    assert {name: len(images) for name, images in splits.items()} == {"train": 240, "test": 40}
+
+
+def test_a_draw_of_the_datasets_own_and_a_share_do_not_meet(tmp_path: Path) -> None:
+    """csv draws test patients by a number of the patient too; the share is of those left."""
+    own(tmp_path, *ROWS)
+    drawn = ["data.split=", "data.test_fraction=0.5"]
+    before = prepared(tmp_path, *drawn).splits
+    after = prepared(tmp_path, *drawn, "data.validation=0.5").splits
+    assert after["test"].paths == before["test"].paths
+    assert 0.25 < len(after["val"]) / len(before["train"]) < 0.75
+
+
+def test_a_list_of_validation_images_is_used_as_it_is(tmp_path: Path) -> None:
+    own(tmp_path, *[row.replace("train", "val") if "p1," in row else row for row in ROWS])
+    data = prepared(tmp_path, "data.validation=0.25")
+    assert set(data.splits["val"].patients) == {"p1"}
+    said = "data.validation = 0.25 is not used: the dataset has 2 validation images of its own"
+    assert said in data.warnings
+
+
+@pytest.mark.parametrize("protocol", ["official", "paper"])
+def test_validation_images_follow_the_protocol_of_test_images(
+    tmp_path: Path, protocol: str
+) -> None:
+    """And not the label policy of training: what is chosen is chosen by what is measured."""
+    rows = [f"{row.split(',')[0]},Mass|Edema,{row.split(',')[2]}" for row in ROWS[::2]]
+    own(tmp_path, *ROWS, *rows)
+    splits = prepared(tmp_path, "data.validation=0.25", f"evaluation.protocol={protocol}").splits
+    assert (splits["train"].label_matrix.sum(axis=1) == 1).all()
+    for name in ("val", "test"):
+        assert (splits[name].label_matrix.sum(axis=1) == 2).any() == (protocol == "official")
+
+
+# -- what is chosen by them ------------------------------------------------------------------------
+
+GIVEN = (
+    *SMALL,
+    "data.images=160",
+    "classifier.weights=random",
+    'data.classes=["Cardiomegaly", "Effusion", "Edema"]',
+    "data.validation=0.3",
+    "run.steps=3",
+    "run.save_every=1",
+    "run.keep=0",
+    "run.evaluate_every=1",
+    "run.keep_best=auc/mean",
+    "metrics.fid=false",
+    "trackers.csv={}",
+)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load("ucgan_full", [*GIVEN, *overrides])
+
+
+def figures(path: Path) -> dict[str, float]:
+    """The figures of an evaluation that are numbers."""
+    metrics = json.loads(path.read_text())["metrics"]
+    return {name: one["value"] for name, one in metrics.items() if isinstance(one["value"], float)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run(recipe(), out, display=Display(quiet=True))
+    yield out
+
+
+def test_while_it_trains_a_run_is_measured_on_its_validation_images(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same figures as of ``evaluate`` on that split, whose files stand beside the test's."""
+    kept = {path.name: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    said = xraygan(capsys, "evaluate", trained, "--set", "evaluation.split=val", "--quiet")
+    assert said.startswith("run: validation images")
+    assert all((trained / name).read_bytes() == content for name, content in kept.items())
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if "evaluation" in line]
+    assert [(line["step"], line["split"]) for line in measured] == [
+        (1, "val"), (2, "val"), (3, "val"),
+    ]  # fmt: skip
+    assert measured[-1]["evaluation"] == pytest.approx(figures(trained / "evaluation-val.json"))
+    assert measured[-1]["evaluation"] != pytest.approx(figures(trained / "evaluation.json"))
+    best = max(measured, key=lambda line: line["evaluation"]["auc/mean"])["step"]
+    assert (trained / "checkpoints/best").resolve().name == f"step-{best:08d}"
+
+
+def test_trackers_are_told_of_which_images_a_figure_is(trained: Path) -> None:
+    table = pd.read_csv(trained / "metrics.csv")
+    assert table["validation/auc/mean"].notna().sum() == 3
+    assert not [name for name in table if name.startswith("evaluation/")]
+
+
+def test_a_run_says_what_its_data_come_to(trained: Path) -> None:
+    """In environment.json, the log and the report, as ``data prepare`` prints it."""
+    data = json.loads((trained / "environment.json").read_text())["dataset"]
+    found = prepare(recipe())
+    assert {name: data[name] for name in found.summary()} == found.summary()
+    assert sum(data["images"].values()) + sum(data["left_out"].values()) == 160
+    log, page = ((trained / name).read_text() for name in ("run.log", "report.html"))
+    for reason, count in data["left_out"].items():
+        assert f"left out: {reason}: {count}" in log
+        assert f"{reason}: {count}" in page
+
+
+def test_the_files_of_a_split_are_of_its_patients(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    xraygan(capsys, "evaluate", trained, "--set", "evaluation.split=val", "--quiet")
+    splits = prepare(recipe()).splits
+    for split, ending in (("test", ""), ("val", "-val")):
+        about = json.loads((trained / f"evaluation{ending}.json").read_text())["protocol"]
+        assert (about["split"], about["images"]) == (split, len(splits[split]))
+        rows = pd.read_csv(trained / f"predictions{ending}.csv", dtype=str)
+        assert list(rows["path"]) == splits[split].paths
+        assert (trained / f"bootstrap{ending}.csv").exists()
+
+
+def test_a_run_to_choose_by_has_its_figures_of_validation_images(tmp_path: Path) -> None:
+    """``evaluation.json`` is of the split that the recipe names; of the other one, beside."""
+    place = tmp_path / "run"
+    run(recipe("evaluation.split=val", "run.steps=1"), place, display=Display(quiet=True))
+    content = json.loads((place / "evaluation.json").read_text())
+    assert content["protocol"]["split"] == "val"
+    assert not (place / "evaluation-val.json").exists()
+    page = (place / "report.html").read_text()
+    assert f"{content['protocol']['images']} validation images of" in page
+    assert "Measured during training, on validation images" in page
+    assert "curves on validation images" in page
+
+
+def test_other_validation_images_than_those_set_aside_are_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--set", "evaluation.split=val", "--set", "data.validation=0.5")
+    said = xraygan(capsys, "evaluate", trained, *asked, code=2)
+    assert "[data] validation" in said and "was trained with 0.3" in said
+
+
+def test_a_run_without_validation_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was kept by its test images, as former versions did, can still be measured."""
+    place = saved(tmp_path, CLASSIFIER, gan("dcgan"))
+    text = (place / "recipe.toml").read_text()
+    changed = text.replace("evaluate_every = 0", 'evaluate_every = 1\nkeep_best = "auc/mean"')
+    assert changed != text
+    (place / "recipe.toml").write_text(changed.replace("validation = 0.0\n", ""))
+    xraygan(capsys, "evaluate", place, "--quiet")
+    said = xraygan(capsys, "evaluate", place, "--set", "evaluation.split=val", code=2)
+    assert '[evaluation] split is "val", and there are no validation images' in said
+    said = xraygan(capsys, "run", place / "recipe.toml", "--out", tmp_path / "again", code=2)
+    assert "[run] keep_best" in said and not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "check", "data prepare"])
+def test_the_best_is_never_chosen_by_test_images(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    sets = [word for text in (*GIVEN, "data.validation=0.0") for word in ("--set", text)]
+    said = xraygan(capsys, *command.split(), "ucgan_full", *sets, code=2)
+    assert "[run] keep_best" in said and "set data.validation = 0.1" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) -> None:
+    now = load("quickstart")
+    tree = now.resolved()
+    del tree["data"]["validation"], tree["evaluation"]["split"]
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
+    RunDirectory(tmp_path).check(now, resume=True)
+    with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
+        RunDirectory(tmp_path).check(load("quickstart", ["data.validation=0.1"]), resume=True)
+
+
+# -- which split a figure is of --------------------------------------------------------------------
+
+
+def of_split(directory: Path, split: str) -> Path:
+    """A made run whose figures and whose last logged line are of a split."""
+    make(directory)
+    path = directory / "evaluation.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["split"] = split
+    path.write_text(json.dumps(content))
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    line = {"step": 1500, "split": split, "evaluation": {"accuracy": 0.5}}
+    (directory / "metrics.jsonl").write_text("\n".join([*lines[:-2], json.dumps(line), ""]))
+    return directory
+
+
+def test_the_pages_name_the_split(tmp_path: Path) -> None:
+    runs = [RunFiles(of_split(tmp_path / split, split)) for split in ("val", "test")]
+    for files, kind, other in zip(
+        runs, ("validation", "test"), ("test", "validation"), strict=True
+    ):
+        page = report(files)
+        for text in (f"on 6 {kind} images of", f"during training, on {kind} images",
+                     f"curves on {kind} images", f"the {kind} split has"):  # fmt: skip
+            assert text in page
+            assert text.replace(kind, other) not in page
+    page = comparison(runs)
+    assert "These runs were not measured alike" in page
+    for kind in ("validation", "test"):
+        assert f"during training, on {kind} images" in page
+    assert "curves on validation and test images" in page
+
+
+@pytest.mark.parametrize("split", ["val", None])
+def test_the_table_of_a_sweep_names_the_split(tmp_path: Path, split: str | None) -> None:
+    sweep = load_sweep(written(tmp_path / "small.toml", seeds=[0]))
+    runs = plan(sweep, tmp_path / "out")
+    for one in runs:
+        fake_run(one.place.path, {"accuracy": np.full(50, 0.5)}, ["a", "b"])
+        path = one.place.evaluation
+        content = json.loads(path.read_text())
+        content["protocol"] |= {"images": 2, "patients": 2} | ({"split": split} if split else {})
+        path.write_text(json.dumps(content))
+    text = write_tables(sweep, runs, tmp_path / "out", "xraygan sweep").read_text()
+    assert f"2 {'validation' if split else 'test'} images of 2 patients" in text
+    table = pd.read_csv(tmp_path / "out/table.csv", keep_default_na=False)
+    assert set(table["split"]) == {split or ""}
