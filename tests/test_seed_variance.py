@@ -72,7 +72,7 @@ def test_p_is_the_level_at_which_the_interval_reaches_zero(
     assert variance.p_value(width) == pytest.approx(level, rel=1e-3)
     assert variance.p_value(-width) == variance.p_value(width)
     normal, student = stats.norm.ppf(1 - level / 2), stats.t.ppf(1 - level / 2, count - 1)
-    assert normal * 0.99 <= variance.critical(level) <= student * 1.01
+    assert normal * 0.999 <= variance.critical(level) <= student * 1.001
 
 
 def test_nothing_known_is_nothing_found() -> None:
