@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from test_metrics import predictions
@@ -41,6 +41,7 @@ def hanley_mcneil(area: float, m: int, n: int) -> float:
     return area * (1 - area) * (1 + star * ((1 - area) / (2 - area) + area / (1 + area))) / (m * n)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.floats(1e-6, 1 - 1e-6) | st.sampled_from([0.0, 1.0]),
     st.floats(1e-6, 0.05),
