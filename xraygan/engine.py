@@ -21,7 +21,7 @@ from .loop import Loop
 from .precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from .ranks import Ranks, join
 from .recipe import Recipe, load
-from .rundir import RunDirectory, write_json, write_table
+from .rundir import RunDirectory, changed_keys, write_json, write_table
 from .selection import task_of
 from .store import ImageData, open_dataset, prepare
 
@@ -149,8 +149,14 @@ def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
 
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
+    result["protocol"]["fingerprint"] = session.data.fingerprint
+    changed = changed_keys(place.resolved(), session.recipe.resolved())
+    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
+    if changed:  # by --set: the run's own recipe does not tell how this was measured
+        result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}
     if "classifier" in session.graph.networks:
         write_table(place.predictions, predictions(evaluation))
+    place.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
     if len(resamples):
         write_table(place.bootstrap, resamples.round(6))
     write_json(place.evaluation, result)
