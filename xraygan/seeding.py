@@ -7,6 +7,8 @@ of an uninterrupted run draws, and adding one network leaves the others' initial
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +22,18 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def rng(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Generator:
     """A random number generator on a device for one purpose."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
+    """Within it PyTorch's own generators start at one purpose's seed; then they are as before.
+
+    What draws from them (dropout) then draws the same numbers, whatever was drawn before.
+
+    Args:
+        device: whose generator is kept, beside the processor's.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(seed, *purpose))
+        yield
