@@ -82,6 +82,13 @@ class RunDirectory:
             except (OSError, ValueError) as error:
                 raise UserError(f"{self.recipe}: cannot be read ({error})") from None
 
+    def fingerprint(self) -> str | None:
+        """That of the images that the run was trained on; None if it is not known."""
+        try:
+            return parse_json(read_text(self.environment))["dataset"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within it no other process can write the run.

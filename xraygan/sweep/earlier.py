@@ -59,18 +59,10 @@ def _measured_otherwise(place: RunDirectory) -> Changes:
     changes: Changes = {key: (now, "as the run") for key, now in changed.items()}
     if step != last:
         changes["the evaluated step"] = (step, last)
-    trained = _fingerprint(place)
+    trained = place.fingerprint()
     if measured and trained and measured != trained:
         changes["the fingerprint of the data"] = (measured, trained)
     return changes
-
-
-def _fingerprint(place: RunDirectory) -> str | None:
-    """That of the images that a run was trained on, if it is known."""
-    try:
-        return parse_json(read_text(place.environment))["dataset"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def refuse_others(differ: Sequence[tuple[Run, Changes]]) -> None:
