@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .planning import Unfetched, is_planning
 
 #: ImageNet's mean and standard deviation of a grey pixel in [0, 1]: the means over the channels
 GREY_MEAN, GREY_STD = 0.449, 0.226
@@ -45,6 +46,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def download_weights(published: Any) -> dict[str, Tensor]:
     """The weights that torchvision publishes, from its cache or from the network.
 
+    While a plan is made (:func:`xraygan.planning.planning`), none.
+
     Args:
         published: a member of a torchvision weights enumeration.
 
@@ -52,6 +55,8 @@ def download_weights(published: Any) -> dict[str, Tensor]:
         UserError: they are neither in the cache nor can they be fetched; the message says where to
             get them and what else to set.
     """
+    if is_planning():
+        return Unfetched()
     try:
         return published.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -65,6 +70,8 @@ def download_weights(published: Any) -> dict[str, Tensor]:
 def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, last: str) -> None:
     """Put weights into a network, except its last layer if that has another shape.
 
+    While a plan is made, weights that were not fetched are none, and nothing is put.
+
     Args:
         source: what to call the weights in a message.
         last: prefix of the last layer's parameter names, for example ``"fc."``.
@@ -72,6 +79,8 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
     Raises:
         UserError: any other parameter is missing or has another shape.
     """
+    if is_planning() and not weights:
+        return
     own = network.state_dict()
     optional = {k for k in own if k.startswith(last) or k.endswith("num_batches_tracked")}
     wrong = [
