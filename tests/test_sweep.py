@@ -397,6 +397,20 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
     ) in text
 
 
+def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> None:
+    layout = {"metrics": ["accuracy", "frechet_classifier"]}
+    sweep = load(written(tmp_path / "small.toml", **{**ONE, "table": layout}))
+    runs = finished(sweep, tmp_path)
+    note = {"value": 1.5, "n": 60, "interval": None, "note": "by the run's own classifier, not FID"}
+    for run in runs:
+        content = json.loads(run.place.evaluation.read_text())
+        content["metrics"]["frechet_classifier"] = note
+        run.place.evaluation.write_text(json.dumps(content))
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    assert "\n- frechet_classifier: not to be compared between runs: measured in the" in text
+    assert "- accuracy: not to be" not in text
+
+
 @pytest.mark.slow
 def test_an_evaluation_with_other_keys_says_so_and_does_not_stay_in_the_table(
     tmp_path: Path,

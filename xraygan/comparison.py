@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .comparable import reasons_against
 from .errors import UserError
 from .figures import MOST_RUNS, classifier_curves, curve, intervals, key
 from .gallery import BESIDE, SOURCES, by_class, over_training
@@ -203,24 +204,27 @@ def _metrics(runs: Runs) -> Html:
 
 
 def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:
-    """A metric's cells: what each run measured, and the intervals drawn."""
+    """A metric's cells: what each run measured, and the intervals drawn of those that compare."""
     cells: list[object] = []
     drawn: list[tuple[float, float, float] | None] = []
+    reasons = reasons_against(name, [run for _, run in runs])
     for i, (_, run) in enumerate(runs):
         found = run.evaluation.get("metrics", {}).get(name) or {}
-        value = found.get("value")
-        if not isinstance(value, int | float) or not np.isfinite(value):
+        if not isinstance(value := found.get("value"), int | float) or not np.isfinite(value):
             why = found.get("note") or "not measured"
             cells.append(join([NONE, tag("div", why, class_="muted note")]))
             drawn.append(None)
             continue
         low, high = found.get("interval") or (value, value)
-        drawn.append((value, low, high))
         span = f"{number(low)} to {number(high)}" if found.get("interval") else "no interval"
-        gap = resampled[i].less(resampled[0], name) if i else None
+        drawn.append(None if reasons[i] else (value, low, high))
+        gap = resampled[i].less(resampled[0], name) if i and not reasons[i] else None
         cells.append(join([number(value), tag("div", span, class_="muted"), _gap(gap)]))
-    known = any(one is not None for one in drawn)
-    return [*cells, intervals(drawn, f"{name} of each run, with intervals") if known else ""]
+    struck = [f"Not to be compared: {reason}." for reason in dict.fromkeys(reasons) if reason]
+    says = (tag("div", line, class_="muted note") for line in struck)
+    shown = sum(one is not None for one in drawn) > bool(struck)
+    axis = intervals(drawn, f"{name} of each run, with intervals") if shown else None
+    return [*cells, join([axis, *says])]
 
 
 def _gap(gap: Difference | None) -> Html | None:

@@ -335,6 +335,9 @@ class Measurement:
             defined. Runs that are tested on the same patients share the resamples, so their
             differences can be compared within each.
         better: whether more of it is better, or less.
+        network: what tells the networks in whose features it was measured from all others
+            (:func:`xraygan.weights.digest`); empty if it was measured in none. Figures of other
+            networks are not compared.
     """
 
     value: float | list[Any] | None
@@ -343,6 +346,7 @@ class Measurement:
     note: str = ""
     resamples: np.ndarray | None = None
     better: Literal["higher", "lower"] = "higher"
+    network: str = ""
 
 
 class Metric(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -94,6 +95,15 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
         )
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(fitting, strict=False)
+
+
+def digest(network: nn.Module) -> str:
+    """sha256 of a network's weights: the same for the same features, wherever they come from."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,7 +56,11 @@ class Copies(Metric):
         quiet = Display(quiet=True)
         compared = compare(evaluation, embeds, images, held, seed, quiet)
         alike = resembling(evaluation, images, held, quiet)
-        return {f"copies/{name}": _measured(name, found, alike) for name, found in compared.items()}
+        found = {f"copies/{name}": _measured(name, one, alike) for name, one in compared.items()}
+        if "features" in compared:
+            network = evaluation.network("classifier")
+            found["copies/features"] = replace(found["copies/features"], network=network)
+        return found
 
 
 def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..comparable import reasons_against
 from ..runfiles import RunFiles
 from .runner import Run
 
@@ -19,6 +20,16 @@ RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
         "fingerprint"
     ),
 }
+
+
+def incomparable(metrics: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Why rows of the table cannot be compared by a metric, as Markdown lines."""
+    done = [RunFiles(run.place.path) for run in runs if run.done]
+    lines = []
+    for metric in metrics:
+        reasons = dict.fromkeys(reasons_against(metric, done))
+        lines += [f"- {metric}: not to be compared between runs: {why}" for why in reasons if why]
+    return [*lines, ""] if lines else []
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:

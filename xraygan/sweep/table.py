@@ -18,7 +18,7 @@ from ..evaluate import percentile_interval
 from ..rundir import write_atomically, write_table
 from ..runfiles import RunFiles
 from .file import Row, Sweep
-from .provenance import provenance
+from .provenance import incomparable, provenance
 from .runner import Run
 
 NONE = "n/a"
@@ -251,7 +251,7 @@ def _markdown(
             f"- {run.row.label}, seed {run.seed}: {run.failure or 'not run yet'}" for run in undone
         ]
         lines.append("")
-    lines += provenance(runs)
+    lines += [*incomparable(metrics, runs), *provenance(runs)]
     lines += ["```sh", command, "```"]
     return lines
 
