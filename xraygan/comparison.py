@@ -106,8 +106,8 @@ def _time(run: RunFiles) -> str:
 
 
 def _recipes(runs: Runs) -> Html:
-    lacking = [name for name, run in runs if not run.recipe_text]
-    note = f"Without {', '.join(lacking)}, whose recipe cannot be read." if lacking else None
+    lacking = ", ".join(name for name, run in runs if not run.recipe_text)
+    note = f"Without {lacking}, whose recipe cannot be read." if lacking else None
     recipes = [run.recipe if run.recipe_text else None for _, run in runs]
     places = [
         {name: value for name, value in run.environment.items() if name not in OF_NO_CONCERN}
@@ -153,7 +153,7 @@ def differences(runs: Runs, trees: Sequence[Object | None], what: str) -> Html:
 def _cell(tree: Mapping[str, Any], name: str, first: str | None) -> Html:
     """A value, marked where it is not the first run's; a dash where there is none."""
     text = _toml(tree[name]) if name in tree else None
-    shown = tag("code", NONE if text is None else text)
+    shown = tag("code", text or NONE)
     return shown if text == first else tag("mark", shown)
 
 
@@ -197,10 +197,8 @@ def _metrics(runs: Runs) -> Html:
             n = tag("span", _images_measured(runs, name), class_="muted n")
             rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name, resampled)))
     head = ["Metric", *_heads(runs), "Intervals, each row on its own scale"]
-    numbers = range(1, len(runs) + 1)
-    return join(
-        [_protocols(runs), tag("p", PAIRED), table(head, rows, numbers=numbers, style="wide")]
-    )
+    shown = table(head, rows, numbers=range(1, len(runs) + 1), style="wide")
+    return join([_protocols(runs), tag("p", PAIRED), shown])
 
 
 def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:
@@ -210,8 +208,8 @@ def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[obj
     reasons = reasons_against(name, [run for _, run in runs])
     for i, (_, run) in enumerate(runs):
         found = run.evaluation.get("metrics", {}).get(name) or {}
+        why = found.get("note") or "not measured"
         if not isinstance(value := found.get("value"), int | float) or not np.isfinite(value):
-            why = found.get("note") or "not measured"
             cells.append(join([NONE, tag("div", why, class_="muted note")]))
             drawn.append(None)
             continue
@@ -221,10 +219,10 @@ def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[obj
         gap = resampled[i].less(resampled[0], name) if i and not reasons[i] else None
         cells.append(join([number(value), tag("div", span, class_="muted"), _gap(gap)]))
     struck = [f"Not to be compared: {reason}." for reason in dict.fromkeys(reasons) if reason]
-    says = (tag("div", line, class_="muted note") for line in struck)
-    shown = sum(one is not None for one in drawn) > bool(struck)
-    axis = intervals(drawn, f"{name} of each run, with intervals") if shown else None
-    return [*cells, join([axis, *says])]
+    says = join(tag("div", line, class_="muted note") for line in struck)
+    if sum(one is not None for one in drawn) <= bool(struck):  # nothing, or one without a fellow
+        return [*cells, says]
+    return [*cells, join([intervals(drawn, f"{name} of each run, with intervals"), says])]
 
 
 def _gap(gap: Difference | None) -> Html | None:
@@ -245,9 +243,8 @@ def _signed(value: float) -> str:
 def _images_measured(runs: Runs, name: str) -> str:
     """How many images a value was measured on, of each run where they differ."""
     found = [run.evaluation.get("metrics", {}).get(name, {}).get("n") for _, run in runs]
-    return "n\N{NO-BREAK SPACE}" + ", ".join(
-        map(count, dict.fromkeys(n for n in found if n is not None))
-    )
+    known = dict.fromkeys(n for n in found if n is not None)
+    return "n\N{NO-BREAK SPACE}" + ", ".join(map(count, known))
 
 
 def _protocols(runs: Runs) -> Html:
@@ -387,9 +384,8 @@ def _throughput(runs: Runs) -> Html:
         median = number(float(np.nanmedian(values))) if len(values) else NONE
         device = tag("div", run.environment.get("device"), class_="muted")
         rows.append((join([_name(i, name), device]), median, _time(run)))
-    head = ["Run", "Images per second, median", "Training time"]
-    drawn = _panels(runs, speed, lambda runs, name: "real images in a second")
-    return join([table(head, rows, numbers=(1, 2)), drawn])
+    shown = table(["Run", "Images per second, median", "Training time"], rows, numbers=(1, 2))
+    return join([shown, _panels(runs, speed, lambda *_: "real images in a second")])
 
 
 def _warnings(runs: Runs) -> Html:
