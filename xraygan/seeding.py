@@ -33,7 +33,15 @@ def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Itera
     Args:
         device: whose generator is kept, beside the processor's.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, *purpose))
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:  # torch.manual_seed takes a hundred times as long
+        generator.manual_seed(derive_seed(seed, *purpose))
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
