@@ -246,6 +246,9 @@ def protocol(run: RunFiles) -> str:
             f"Intervals come from {count(words['bootstrap'])} bootstrap resamples by "
             f"{words.get('unit', 'image')}, unless a note says otherwise. "
         )
+    if changed := words.get("changed"):  # by xraygan evaluate --set
+        keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
+        text += f"Not measured as the run's recipe says: {keys}. "
     return text + "n counts the images that a value was measured on."
 
 
