@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import math
@@ -20,13 +21,15 @@ import torch
 from conftest import real_data
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import xraygan.audit
 from xraygan import UserError, copying
-from xraygan.audit import HeldOut, closest
+from xraygan.audit import HeldOut, closest, resembling
 from xraygan.cli import main
 from xraygan.copying import auc, chance, copies, measured, membership, relative, swapping, tail_rank
+from xraygan.display import Display
 from xraygan.engine import Session, run
 from xraygan.evaluate import Evaluation
 from xraygan.generate import Generated
@@ -351,7 +354,7 @@ def test_the_audit_is_of_the_images_that_generate_writes(
     made = small(tmp_path / "made", [f"{i:06d}.png" for i in range(70)])
     train = real_images(place)["train"]
     assert found["says"] == said.splitlines()[0]
-    assert found["verdict"] in ("copies", "leaks", "none")
+    assert found["verdict"] in ("copies", "leaks", "unlike", "none")
     assert (found["step"], found["protocol"]["seed"], found["protocol"]["generated"]) == (2, 3, 70)
     assert found["protocol"]["training_images"] == len(train)
     assert set(found["copies"]) == {"pixels", "features"}
@@ -448,6 +451,101 @@ def test_membership_is_judged_where_the_splits_are_alike(
     assert "note: training and held-out images differ without any generator" in said
 
 
+def textures(count: int) -> dict[str, np.ndarray]:
+    """Images ``(N, 32 32)`` in [0, 1] that nobody would take for radiographs."""
+    random = np.random.default_rng(0)
+    noise = random.random((count, 1024))
+    return {
+        "noise": noise,
+        "grey": np.full((count, 1024), 0.45),
+        "grey texture": 0.45 + 0.05 * (noise - 0.5),
+        "dots": np.where(noise < 0.05, 1.0, 0.45),
+        "upside down greys": 1 - np.stack([noise[0]] * count),
+    }
+
+
+@pytest.mark.parametrize("texture", textures(1))
+def test_of_images_that_do_not_resemble_the_data_the_audit_cannot_speak(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command, texture: str
+) -> None:
+    planted(monkeypatch, textures(64)[texture])
+    said = command("audit", place, "--generated", 64)
+    found = json.loads((place / "audit.json").read_text())
+    assert found["verdict"] == "unlike"
+    assert said.startswith("CANNOT SPEAK: 64 of 64 generated images do not resemble the data: ")
+    assert found["resemblance"]["share"] == 1
+
+
+def test_what_resembles_the_data_is_spoken_of(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    """Held-out images, also blurred or dark; and a few textures among them are noted."""
+    train, held = real_images(place)["train"], np.stack([*real_images(place)["test"].values()])
+    blurred = held.reshape(-1, 32, 32)
+    blurred = (blurred + np.roll(blurred, 1, 1) + np.roll(blurred, 1, 2)) / 3
+    mixed = np.concatenate([held, textures(len(held) // 3)["noise"]])
+    for images in (held, blurred, held / 2, mixed):
+        planted(monkeypatch, images)
+        said = command("audit", place, "--generated", len(images))
+        assert said.startswith("NO COPYING FOUND: "), said
+    assert f"note: {len(mixed) - len(held)} of {len(mixed)} generated images do not resem" in said
+    most = [max(np.corrcoef(x, y)[0, 1] for y in train.values()) for x in held[:5]]
+    planted(monkeypatch, held[:5])
+    command("audit", place, "--generated", 5)
+    found = json.loads((place / "audit.json").read_text())["resemblance"]["correlation"]
+    assert found["generated"]["q50"] == pytest.approx(np.median(most), abs=0.01)
+
+
+def test_few_held_out_images_are_said_to_be_few(place: Path, command) -> None:
+    said = command("audit", place, "--generated", 20)
+    found = json.loads((place / "audit.json").read_text())
+    held, needed = found["protocol"]["held_out_images"], found["copies"]["pixels"]["needed"]
+    assert f"note: only {held} images are held out: {1 / (held + 1):.1%} of fresh images" in said
+    assert f"fewer than {needed} copies among 20 generated images" in said
+
+
+def test_where_nothing_could_be_flagged_the_verdict_is_not_that_there_is_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    few = HeldOut.draw
+
+    def one(*of: Any) -> HeldOut:
+        held = few(*of)
+        return HeldOut(held.rows[:1], held.unseen[:1], held.seen[:1])
+
+    monkeypatch.setattr(HeldOut, "draw", one)
+    train = np.stack([*real_images(place)["train"].values()])
+    planted(monkeypatch, train[:4])
+    said = command("audit", place, "--generated", 4)
+    assert said.startswith("CANNOT SPEAK: too few images to tell any number of copies from chance")
+    assert json.loads((place / "audit.json").read_text())["verdict"] == "few"
+    assert "with 1 pairs no membership could be told from chance" in said
+
+
+def test_weights_that_are_no_numbers_are_no_finding(place: Path, command) -> None:
+    """Of NaN, images would be black and no distance the smallest."""
+    for network, says in (
+        ("generator", "the generator makes images that are not numbers"),
+        ("classifier", "the classifier's features of generated images are not finite"),
+        ("discriminator", "the discriminator's logits of real images are not finite"),
+    ):
+        folder = place / "checkpoints" / "step-00000002"
+        (path,) = (p for p in folder.glob("*.safetensors") if p.stem == network)
+        kept, manifest = path.read_bytes(), (folder / "manifest.json").read_text()
+        spoilt = {
+            k: v * torch.nan if v.is_floating_point() else v for k, v in load_file(path).items()
+        }
+        save_file(spoilt, path)
+        now = hashlib.sha256(path.read_bytes()).hexdigest()
+        (folder / "manifest.json").write_text(
+            manifest.replace(hashlib.sha256(kept).hexdigest(), now)
+        )
+        assert says in command("audit", place, "--generated", 8, code=2)
+        assert not (place / "audit.json").exists()
+        path.write_bytes(kept)
+        (folder / "manifest.json").write_text(manifest)
+
+
 def test_images_of_another_training_are_said_to_be(place: Path, command) -> None:
     said = command("audit", place, "--generated", 4, "--set", "data.seed=1")
     assert "note: whether these are the images of the training cannot be told: " in said
@@ -517,8 +615,37 @@ def test_a_generator_that_learns_20_radiographs_by_heart_is_flagged(
     sets = [f"data.root={real_data('zhang')}", "run.steps=600"]  # of the recipe's 1,000
     run(load("audit_memorising", sets), tmp_path / "run")
     assert command("audit", tmp_path / "run").startswith("COPIES TRAINING IMAGES: ")
+    found = json.loads((tmp_path / "run" / "audit.json").read_text())["resemblance"]
+    assert found["share"] < 0.1
     said = command("audit", tmp_path / "run", "--set", "run.seed=1")  # which draws the 20
-    assert not said.startswith("COPIES")
+    assert not said.startswith(("COPIES", "CANNOT"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["10", "100000"])
+@pytest.mark.parametrize("name", ["zhang", "chestxray14"])
+def test_radiographs_resemble_radiographs_and_textures_do_not(
+    name: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test images of other patients in the place of generated ones, as they are and blurred."""
+    sets = [f"data.plugin={name}", f"data.root={real_data(name)}", f"data.limit={limit}"]
+    loaded = load("audit_memorising", sets)
+    splits = prepare(loaded).splits
+    evaluation: Any = SimpleNamespace(
+        recipe=loaded, train=splits["train"], test=splits["test"], device=torch.device("cpu")
+    )
+    held = HeldOut.draw(splits["train"], splits["test"], np.random.default_rng(0))
+    half = len(held.rows) // 2
+    images = splits["test"].images[torch.from_numpy(held.rows[:half])]
+    held = replace(held, rows=held.rows[half:])
+    small = torch.nn.functional.avg_pool2d(images[:, None].float(), 4)
+    blurred = torch.nn.functional.interpolate(small, size=32, mode="bilinear")[:, 0].byte()
+    quiet = Display(quiet=True)
+    for like in (images, blurred, images // 2):
+        assert resembling(evaluation, like, held, quiet)["share"] < 0.1
+    for kind, texture in textures(64).items():
+        made = torch.from_numpy((texture.reshape(-1, 32, 32) * 255).round().astype("uint8"))
+        assert resembling(evaluation, made, held, quiet)["share"] > 0.9, kind
 
 
 @pytest.mark.slow

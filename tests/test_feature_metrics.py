@@ -26,6 +26,7 @@ from xraygan.generate import Generated
 from xraygan.recipe import load
 from xraygan.testing import check_metric
 from xraygan.testing.runs import evaluation
+from xraygan.weights import digest
 
 METRICS: list[type[Metric]] = [KID, Frechet, FrechetPerClass, PrecisionRecall, DensityCoverage]
 
@@ -266,6 +267,17 @@ def test_what_only_a_metric_reads_is_built_for_it_and_rehearsed(tmp_path: Path) 
     given = Evaluation(recipe, graph, data.train, data.test, data.device)
     found = given.features("vgg16", "generated")
     assert found.shape == (16, 512) and np.isfinite(found).all()
+    own, vgg = given.network("classifier", "vgg16").split()
+    assert own == digest(graph.networks["classifier"]) != vgg
+    with torch.no_grad():  # other weights are another network
+        next(graph.networks["classifier"].parameters()).add_(1e-6)
+    assert digest(graph.networks["classifier"]) != own
+    (kid,) = KID(extractor="vgg16").compute(given).values()
+    assert (
+        kid.network
+        == vgg
+        == Evaluation(recipe, graph, data.train, data.test, data.device).network("vgg16")
+    )
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     wrong = load("ucgan_full", [*sets, f"extractors.vgg16.weights={tmp_path / 'wrong.pth'}"])
     with pytest.raises(UserError, match=r"\[extractors.vgg16\]: .*not a file of weights"):

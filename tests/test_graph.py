@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from xraygan import Task
 from xraygan.assemble import assemble, rehearse
 from xraygan.graph import Term, TrainingGraph
 from xraygan.recipe import load
+from xraygan.registry import installed
 from xraygan.schema import Phase
 from xraygan.seeding import rng
 from xraygan.step import Step
@@ -302,3 +305,81 @@ def test_a_rehearsal_is_silent_about_weights(
     local = f"classifier.weights={tmp_path / 'resnet18.safetensors'}"
     rehearse(load("quickstart", [local]), Task(64, ("A", "B", "C", "D"), True))
     assert not [str(warning.message) for warning in recwarn]
+
+
+# -- terms do not change each other's numbers ------------------------------------------------------
+
+DRAWING = (
+    "discriminator.plugin=cgan",
+    "objective.plugin=wgan_gp",
+    "augmenter={plugin='ada', start=0.5}",
+    "classifier.average=0.9",
+    "scores.style_transfer.width=4",
+    "scores.mean_teacher.weight=2.0",
+    "scores.unlabelled_pseudo_label={threshold=0.3, noise=0.1}",
+    *(f"scores.{n}.weight=1.0" for n in ("energy_distance", "mixture_mmd", "polynomial_mmd")),
+    *(f"scores.{n}.weight=1.0" for n in ("sinkhorn", "sliced_wasserstein")),
+)
+
+
+@pytest.fixture(scope="module")
+def drawing() -> TrainingGraph:
+    """Every built-in score, and an objective, an augmenter and a dropout that draw numbers."""
+    recipe = load("cucgan", [*(s for s in SMALL if ".width" not in s), *DRAWING])
+    told = tuple(recipe.tables.data.metadata)
+    graph = assemble(recipe, Task(32, ("Pneumonia", "Edema"), exclusive=True, metadata=told))
+    assert {term.name for term in graph.terms} > set(installed().names("score"))
+    assert any(isinstance(m, torch.nn.Dropout) for m in graph.networks["discriminator"].modules())
+    return graph
+
+
+def drawn_step(graph: TrainingGraph, **context: object) -> Step:
+    unlabelled = torch.rand(4, 1, 32, 32, generator=rng("cpu", 0, "unlabelled"))
+    real = torch.rand(4, 1, 32, 32, generator=rng("cpu", 0, "real")) * 2 - 1
+    context = {"unlabelled": unlabelled, "progress": 0.9, **context}
+    return graph.step(real, torch.arange(4) % 2, rng("cpu", 0, "latent"), **context)
+
+
+def evaluated(graph: TrainingGraph, terms: list[Term]) -> dict[str, Tensor]:
+    again = copy.copy(graph)
+    again.terms = terms
+    torch.manual_seed(len(terms))  # of no concern to what terms draw
+    return again.evaluate(drawn_step(again))[0]
+
+
+@pytest.mark.parametrize("score", installed().names("score"))
+def test_a_score_changes_no_number_of_another_term(drawing: TrainingGraph, score: str) -> None:
+    """Neither for the log alone nor with an audience, wherever it stands; to the bit."""
+    others = [term for term in drawing.terms if term.name != score]
+    (added,) = (term for term in drawing.terms if term.name == score)
+    wanted = evaluated(drawing, others)
+    for first in (replace(added, trains=frozenset()), added):
+        found = evaluated(drawing, [first, *others])
+        for name, value in wanted.items():
+            assert torch.equal(found[name], value), name
+    assert torch.equal(found[score], evaluated(drawing, [*reversed(others), added])[score])
+
+
+def test_scores_for_the_log_alone_change_no_bit_of_the_training(drawing: TrainingGraph) -> None:
+    """Nor do the passes through networks that nobody else asks for."""
+    audience = [t for t in drawing.terms if t.name in ("generator", "discriminator")]
+    logged = [replace(t, trains=frozenset()) for t in drawing.terms if t not in audience]
+    came_to = []
+    for terms in (audience, [*logged, *audience]):
+        graph = copy.deepcopy(drawing)
+        names = {term.name: term.trains for term in terms}
+        by_name = {term.name: term for term in graph.terms}  # the copy's own scores
+        graph.terms = [replace(by_name[name], trains=names[name]) for name in names]
+        gradients = graph.gradients(drawn_step(graph))[1]
+        state = {
+            f"{name} {key}": value
+            for name in ("generator", "discriminator", "classifier", "augmenter")
+            for key, value in graph.networks[name].state_dict().items()
+        }
+        came_to.append((gradients, state))
+    (wanted, states), (found, states_with) = came_to
+    for network in ("generator", "discriminator"):
+        for ours, theirs in zip(found[network], wanted[network], strict=True):
+            assert (ours is theirs) or torch.equal(ours, theirs), network
+    for name, value in states.items():
+        assert torch.equal(states_with[name], value), name

@@ -45,9 +45,12 @@ class Measured(Evaluation):
         self.recipe = SimpleNamespace(tables=tables)  # type: ignore[assignment]
         self.device = torch.device("cpu")
         self._seed = 0
-        self._extracted = {}
+        self._extracted, self._digests = {}, {}
         for name, value in arrays.items():
             setattr(self, name, value)
+
+    def network(self, *extractors: str) -> str:
+        return " ".join(f"digest of {name}" for name in extractors)
 
 
 def predictions(n: int = 300, k: int = 3, per_patient: int = 1) -> Measured:

@@ -259,6 +259,18 @@ def test_comparison_warns_of_runs_that_were_not_measured_alike(
     assert 'dataset.fingerprint "f00d" "beef"' in page.said
 
 
+def test_pages_say_which_keys_an_evaluation_changed(
+    runs: tuple[Path, Path], tmp_path: Path, report: Report
+) -> None:
+    changed = {"evaluation.protocol": "paper"}
+    change(runs[1] / "evaluation.json", lambda e: e["protocol"].update(changed=changed))
+    assert report(runs[1])[0] == 0
+    says = "Not measured as the run's recipe says: evaluation.protocol = paper."
+    assert says in Page(runs[1] / "report.html").said
+    page = compared(tmp_path, *runs)
+    assert f'changed.evaluation.protocol {NONE} "paper"' in page.said
+
+
 def test_comparison_draws_every_term_and_class_of_all_runs_and_escapes_names(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:

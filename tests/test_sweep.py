@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
+from click.testing import CliRunner
 
-from xraygan import UserError
+from xraygan import UserError, recipe
+from xraygan.cli.sweep import sweep as sweep_verb
+from xraygan.display import Display
 from xraygan.seed_variance import SeedVariance
-from xraygan.sweep import Sweep, load, shipped, write_tables
+from xraygan.sweep import Sweep, load, run_all, runner, shipped, write_tables
 from xraygan.sweep.runner import Run, plan
 
 SMALL = {
@@ -282,3 +286,216 @@ def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 120) ->
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+# -- runs that are there already -------------------------------------------------------------------
+
+
+ONE = {"grid": {}, "seeds": [0, 1], "table": {"metrics": ["accuracy"]}}
+QUIET = Display(quiet=True)
+
+
+def finished(sweep: Sweep, out: Path) -> list[Run]:
+    """Run directories of every run of a sweep, as if they had been run."""
+    runs = plan(sweep, out)
+    for run in runs:
+        fake_run(run.place.path, {"accuracy": np.linspace(0.7, 0.8, 20)}, ["a", "b"])
+        recipe = sweep.recipe(run.row, run.seed).resolved()
+        run.place.recipe.write_text(tomli_w.dumps(recipe), encoding="utf-8")
+        data = {"fingerprint": "f00d"}
+        environment = {"xraygan": "1.2.3", "torch": "9.8.7", "git": "abc123", "dataset": data}
+        run.place.environment.write_text(json.dumps(environment))
+    return runs
+
+
+def refuse_to_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let no run start; returns the names of those that would have."""
+    started: list[str] = []
+
+    def start(run: Run, slot: int, jobs: int) -> None:
+        started.append(run.place.path.name)
+        run.process = subprocess.Popen([sys.executable, "-c", ""])
+        run.log.write_text("not run in this test")
+
+    monkeypatch.setattr(runner, "_start", start)
+    return started
+
+
+def test_a_run_of_another_recipe_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = refuse_to_start(monkeypatch)
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    finished(load(path), out)
+    assert all(run.done for run in run_all(load(path), out, QUIET))
+    kept = sorted(out.rglob("*"))
+    message = r"2 runs .*\n.*small-seed-0\n +run.steps: 6 there, 12 asked for\n(.|\n)*--redo"
+    with pytest.raises(UserError, match=message):
+        run_all(load(path, ["run.steps=12"]), out, QUIET)
+    (out / "runs/small-seed-0/evaluation.json").unlink()  # an unfinished one is no other case
+    with pytest.raises(UserError, match=message):
+        run_all(load(path, ["run.steps=12"]), out, QUIET)
+    assert sorted(out.rglob("*")) == [p for p in kept if p.exists()]
+    assert not started
+
+
+def test_what_changes_no_figure_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = refuse_to_start(monkeypatch)
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    finished(load(path), out)
+    sets = ["run.log_every=7", "run.save_every=0", f"data.cache={tmp_path}", "run.device=cpu"]
+    tracked = [{"name": "small", "set": {"trackers": {"csv": {}}}}]
+    run_all(load(written(path, **ONE, variants=tracked), sets), out, QUIET)
+    assert not started
+
+
+def test_redo_deletes_and_runs_exactly_those_that_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = refuse_to_start(monkeypatch)
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    runs = finished(load(path), out)
+    changed = load(path, ["classifier.optimizer.lr=0.5"])
+    other = changed.recipe(changed.rows[0], 1)
+    runs[1].place.recipe.write_text(tomli_w.dumps(other.resolved()))
+    (runs[1].place.path / "checkpoints").mkdir()
+    stranger = out / "runs" / "mine" / "notes.txt"
+    stranger.parent.mkdir()
+    stranger.write_text("kept")
+    again = run_all(load(path), out, QUIET, redo=True)
+    assert started == ["small-seed-1"]
+    assert [run.done for run in again] == [True, False]
+    assert stranger.read_text() == "kept"
+    assert {p.name for p in runs[1].place.path.iterdir()} <= {".lock"}
+
+
+def test_a_run_that_was_measured_otherwise_is_not_taken_for_done(tmp_path: Path) -> None:
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    runs = finished(load(path), out)
+    for change, message in (
+        ({"protocol": {"changed": {"evaluation.protocol": "paper"}}}, "evaluation.protocol: paper"),
+        ({"protocol": {"fingerprint": "beef"}}, "fingerprint of the data: beef there, f00d"),
+        ({"step": 4}, "the evaluated step: 4 there, 6"),
+    ):
+        before = runs[0].place.evaluation.read_text()
+        content = json.loads(before)
+        runs[0].place.metrics.write_text('{"step": 6}\n')
+        runs[0].place.evaluation.write_text(json.dumps({**content, **change}))
+        with pytest.raises(UserError, match=message):
+            run_all(load(path), out, QUIET)
+        runs[0].place.evaluation.write_text(before)
+
+
+def test_a_run_without_its_recipe_is_not_taken_for_done(tmp_path: Path) -> None:
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    finished(load(path), out)[0].place.recipe.unlink()
+    for redo in (False, True):
+        with pytest.raises(UserError, match="small-seed-0: it has an evaluation"):
+            run_all(load(path), out, QUIET, redo=redo)
+
+
+def test_the_recipes_of_a_sweep_work_in_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the sweep, without the local recipe that it runs, and by no path of this machine."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "mine.toml").write_text(
+        'extends = "baseline_resnet50"\n[classifier]\nweight = 0.5\n', encoding="utf-8"
+    )
+    variants = [{"name": "shipped"}, {"name": "local", "recipe": "mine.toml"}]
+    path = written(home / "small.toml", **{**ONE, "variants": variants})
+    sweep = load(path, [f"data.root={tmp_path}"])  # a relative one is of the working directory
+    wanted = [sweep.recipe(run.row, run.seed).resolved() for run in plan(sweep, home / "out")]
+    finished(sweep, home / "out")
+    runs = run_all(sweep, home / "out", QUIET)
+    there = home.rename(tmp_path / "elsewhere") / "out" / "recipes"
+    monkeypatch.chdir(there)
+    shipped_at = str(Path(recipe.find_shipped("baseline_resnet50")).parent)
+    for run, resolved in zip(runs, wanted, strict=True):
+        text = (there / run.recipe.name).read_text(encoding="utf-8")
+        assert str(home) not in text and shipped_at not in text and "extends" not in text
+        assert recipe.load(run.recipe.name).resolved() == resolved
+
+
+def sweep_command(*words: str) -> tuple[int, str]:
+    found = CliRunner().invoke(sweep_verb, words)
+    return found.exit_code, found.output
+
+
+def test_the_printed_command_makes_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given again it is content with the runs: it asks for the same recipes in the same folder."""
+    started = refuse_to_start(monkeypatch)
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "a folder"
+    sets = ["--set", "data.images=80", "--set", "classifier.optimizer.lr=0.01"]
+    finished(load(path, sets[1::2], preset="fast"), out)
+    code, said = sweep_command(str(path), "--fast", "--out", str(out), "--jobs", "2", *sets)
+    assert code == 0, said
+    line = said.split("```sh\n")[1].split("\n")[0]
+    assert shlex.split(line) == [
+        *("xraygan", "sweep", str(path), "--preset", "fast", "--out", str(out), "--jobs", "2"),
+        *sets,
+    ]
+    before = (out / "table.md").read_text()
+    code, _ = sweep_command(*shlex.split(line)[2:])
+    assert (code, (out / "table.md").read_text()) == (0, before)
+    assert not started
+
+
+def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -> None:
+    sweep = load(written(tmp_path / "small.toml", **ONE))
+    runs = finished(sweep, tmp_path)
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    for line in ("revision: abc123", "xraygan: 1.2.3", "torch: 9.8.7", "seeds: 0, 1"):
+        assert f"\n- {line}\n" in text
+    assert "\n- fingerprint of the data: f00d\n" in text
+    environment = json.loads(runs[1].place.environment.read_text())
+    environment["dataset"]["fingerprint"] = "beef"
+    runs[1].place.environment.write_text(json.dumps(environment))
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    assert (
+        "- fingerprint of the data: **the runs differ**\n"
+        "    - f00d: small-seed-0\n    - beef: small-seed-1\n"
+    ) in text
+
+
+def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> None:
+    layout = {"metrics": ["accuracy", "frechet_classifier"]}
+    sweep = load(written(tmp_path / "small.toml", **{**ONE, "table": layout}))
+    runs = finished(sweep, tmp_path)
+    note = {"value": 1.5, "n": 60, "interval": None, "note": "by the run's own classifier, not FID"}
+    for run in runs:
+        content = json.loads(run.place.evaluation.read_text())
+        content["metrics"]["frechet_classifier"] = note
+        run.place.evaluation.write_text(json.dumps(content))
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    assert "\n- frechet_classifier: not to be compared between runs: measured in the" in text
+    assert "- accuracy: not to be" not in text
+
+
+@pytest.mark.slow
+def test_an_evaluation_with_other_keys_says_so_and_does_not_stay_in_the_table(
+    tmp_path: Path,
+) -> None:
+    small = {**ONE, "seeds": [0]}
+    path, out = written(tmp_path / "small.toml", **small), tmp_path / "out"
+    first = start(path, out, "--fast")
+    said, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, said
+    place = out / "runs" / "small-seed-0"
+    table = (out / "table.csv").read_text()
+    command = [sys.executable, "-m", "xraygan", "evaluate", str(place), "-q"]
+    subprocess.run([*command, "--set", "evaluation.bootstrap=0"], check=True, capture_output=True)
+    protocol = json.loads((place / "evaluation.json").read_text())["protocol"]
+    assert protocol["changed"] == {"evaluation.bootstrap": 0}
+    assert not (place / "bootstrap.csv").exists()  # it was of the former evaluation
+    again = start(path, out, "--fast")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 2 and "evaluation.bootstrap: 0 there" in said
+    again = start(path, out, "--fast", "--redo")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert (out / "table.csv").read_text() == table
+    assert "changed" not in json.loads((place / "evaluation.json").read_text())["protocol"]

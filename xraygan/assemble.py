@@ -18,6 +18,7 @@ from .errors import RecipeError, UserError
 from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .options import allows_literal, options_of, takes_positional
+from .planning import Blocked
 from .ranks import Ranks, synchronise
 from .recipe import Choice, Recipe
 from .registry import describe_error
@@ -124,6 +125,9 @@ def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_forma
 def rehearse(recipe: Recipe, task: Task) -> None:
     """Build every network without memory for it: what does not fit is said before any work.
 
+    Published weights are fetched, so that a run without them ends before images are decoded, unless
+    a plan is made (:func:`xraygan.planning.planning`).
+
     Raises:
         RecipeError: every part that refused its options, the image size or the classes.
     """
@@ -143,6 +147,8 @@ def rehearse(recipe: Recipe, task: Task) -> None:
                 networks.append(choice.name)
         except UserError as error:
             faults.append(str(error))
+        except Blocked as error:
+            _log.debug("[%s] cannot be built without the network: %s", choice.table, error)
         except Exception as error:  # a constructor that computes needs numbers; the real one tells
             _log.debug("[%s] cannot be rehearsed: %s", choice.table, error)
     if faults:
@@ -178,6 +184,11 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
         return choice.part.cls(*given, **choice.options)
     except UserError as error:
         raise UserError(f"[{choice.table}]: {error}") from error
+    except Blocked as error:
+        raise Blocked(
+            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} cannot be "
+            f"built here: {error}"
+        ) from error
     except Exception as error:
         if choice.part.distribution == "xraygan":
             raise  # ours to mend: let the traceback be seen

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,23 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .copying import BOOTSTRAP, LEVEL, PERMUTATIONS, TAIL, copies, membership, ratio, relative
+from .audit_verdict import notes, splits_differ, verdict
+from .copying import (
+    BOOTSTRAP,
+    LEVEL,
+    PERMUTATIONS,
+    TAIL,
+    copies,
+    membership,
+    ratio,
+    relative,
+    resemblance,
+)  # fmt: skip
 from .display import Display
 from .engine import Session
 from .errors import UserError
 from .evaluate import CONFIDENCE, Evaluation
-from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, spaces
-from .reading import parse_json, read_text
+from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, patterns, spaces
 from .rundir import RunDirectory, as_json, write_together
 from .sampling import sample
 from .seeding import derive_seed
@@ -109,14 +120,16 @@ def audit(
     embeds = spaces(evaluation)
     compared = compare(evaluation, embeds, images, held, seed, display)
     members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
+    alike = resembling(evaluation, images, held, display)
     content = {
-        **_verdict(compared, members),
+        **verdict(compared, members, alike),
         "step": step,
         "xraygan": __version__,
         "protocol": _protocol(evaluation, held, count, seed),
         "copies": {name: found.figures for name, found in compared.items()},
         "membership": members,
-        "notes": _notes(session, place, compared, members),
+        "resemblance": alike,
+        "notes": notes(compared, members, alike, place.fingerprint(), session.data.fingerprint),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))
@@ -159,12 +172,15 @@ def compare(
     return found
 
 
-def flagged(name: str, found: Compared) -> str:
-    """How many generated images are flagged in a space, beside how many fresh ones would be."""
-    return (
-        f"{found.figures['flagged']} of {len(found.flagged)} generated images are flagged in "
-        f"{name}, of fresh ones about {found.figures['expected']:.0f} would be"
-    )
+def resembling(evaluation: Evaluation, images: Tensor, held: HeldOut, display: Display) -> Object:
+    """Whether generated images ``(N, S, S)`` uint8 look like the data at all; see
+    :func:`xraygan.copying.resemblance`."""
+    embed, cut = partial(patterns, evaluation), len(images)
+    both = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
+    with _passing(evaluation.train, embed, "resemblance", display) as part:
+        far = nearest(both, part, len(evaluation.train)).distances[:, 0]
+    correlation = 1 - far**2 / 2  # of points of length 1
+    return resemblance(correlation[:cut], correlation[cut:])
 
 
 def _membership(
@@ -205,14 +221,8 @@ def _membership(
         )
     random = {name: _random(seed, "membership", name) for name in scores}
     found = {n: membership(s[:count], s[count:], random[n]) for n, s in scores.items()}
-    leaks = found["relative"]["p"] <= LEVEL and not _splits_differ(found)
+    leaks = found["relative"]["p"] <= LEVEL and not splits_differ(found)
     return {"pairs": count, "level": LEVEL, "leaks": leaks, **found}
-
-
-def _splits_differ(members: Object) -> bool:
-    """Whether training and held-out images can be told apart without any generator."""
-    low, high = members["control"]["interval"]
-    return not low <= 0.5 <= high
 
 
 def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -> np.ndarray:
@@ -233,21 +243,12 @@ def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -
                 given.append(torch.cat([labels, told], dim=1).to(evaluation.device))
             logits.append(discriminator(*given).double().cpu())
     discriminator.train(was_training)
-    return torch.cat(logits).numpy()
-
-
-def _verdict(compared: dict[str, Compared], members: Object) -> Object:
-    """``verdict``, one of three words, and what it ``says`` in a sentence."""
-    how_many = flagged(*min(compared.items(), key=lambda item: item[1].figures["p"]))
-    if any(found.figures["copies"] for found in compared.values()):
-        return {"verdict": "copies", "says": f"COPIES TRAINING IMAGES: {how_many}"}
-    if not members["pairs"]:
-        return {"verdict": "none", "says": f"NO COPYING FOUND: {how_many}"}
-    found = members["relative"]
-    tells = f"distances tell training from held-out images with an AUC of {found['auc']:.3f}"
-    if members["leaks"]:
-        return {"verdict": "leaks", "says": f"LEAKS MEMBERSHIP: {tells}; {how_many}"}
-    return {"verdict": "none", "says": f"NO COPYING FOUND: {how_many}; {tells}"}
+    found = torch.cat(logits).numpy()
+    if not np.isfinite(found).all():
+        raise UserError(
+            "the discriminator's logits of real images are not finite; audit another --checkpoint"
+        )
+    return found
 
 
 def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> Object:
@@ -269,41 +270,6 @@ def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> O
         "permutations": PERMUTATIONS,
         "confidence": CONFIDENCE,
     }
-
-
-def _notes(
-    session: Session, place: RunDirectory, compared: dict[str, Compared], members: Object
-) -> list[str]:
-    """What a reader should know before trusting the figures."""
-    notes = [
-        f"with so few images no number of copies in {name} could be told from chance"
-        for name, found in compared.items()
-        if found.figures["needed"] is None
-    ]
-    notes += [
-        f"in {name} more images are flagged than chance explains, but near to so few training "
-        "images that a generator without variety explains it too: look at audit.png"
-        for name, found in compared.items()
-        if found.figures["p"] <= found.figures["level"] and not found.figures["copies"]
-    ]
-    try:
-        trained_on = parse_json(read_text(place.environment))["dataset"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        trained_on = None
-    if trained_on != session.data.fingerprint:
-        known = "is unknown" if trained_on is None else "differs"
-        notes.append(
-            "whether these are the images of the training cannot be told: the fingerprint in "
-            f"environment.json {known}"
-        )
-    if not members["pairs"]:
-        notes.append("no membership: no held-out image has a training image of its own labels")
-    elif _splits_differ(members):
-        notes.append(
-            "training and held-out images differ without any generator (membership control, AUC "
-            f"{members['control']['auc']:.3f}): membership would measure that, and is not judged"
-        )
-    return notes
 
 
 # -- pairs -----------------------------------------------------------------------------------------

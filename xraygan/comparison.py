@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .comparable import reasons_against
 from .errors import UserError
 from .figures import MOST_RUNS, classifier_curves, curve, intervals, key
 from .gallery import BESIDE, SOURCES, by_class, over_training
@@ -107,8 +108,8 @@ def _time(run: RunFiles) -> str:
 
 
 def _recipes(runs: Runs) -> Html:
-    lacking = [name for name, run in runs if not run.recipe_text]
-    note = f"Without {', '.join(lacking)}, whose recipe cannot be read." if lacking else None
+    lacking = ", ".join(name for name, run in runs if not run.recipe_text)
+    note = f"Without {lacking}, whose recipe cannot be read." if lacking else None
     recipes = [run.recipe if run.recipe_text else None for _, run in runs]
     places = [
         {name: value for name, value in run.environment.items() if name not in OF_NO_CONCERN}
@@ -154,7 +155,7 @@ def differences(runs: Runs, trees: Sequence[Object | None], what: str) -> Html:
 def _cell(tree: Mapping[str, Any], name: str, first: str | None) -> Html:
     """A value, marked where it is not the first run's; a dash where there is none."""
     text = _toml(tree[name]) if name in tree else None
-    shown = tag("code", NONE if text is None else text)
+    shown = tag("code", text or NONE)
     return shown if text == first else tag("mark", shown)
 
 
@@ -198,30 +199,33 @@ def _metrics(runs: Runs) -> Html:
             n = tag("span", _images_measured(runs, name), class_="muted n")
             rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name, resampled)))
     head = ["Metric", *_heads(runs), "Intervals, each row on its own scale"]
-    numbers = range(1, len(runs) + 1)
-    shown = table(head, rows, numbers=numbers, style="wide")
+    shown = table(head, rows, numbers=range(1, len(runs) + 1), style="wide")
     return join([_protocols(runs), tag("p", PAIRED), shown, over_seeds(runs, [*names])])
 
 
 def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:
-    """A metric's cells: what each run measured, and the intervals drawn."""
+    """A metric's cells: what each run measured, and the intervals drawn of those that compare."""
     cells: list[object] = []
     drawn: list[tuple[float, float, float] | None] = []
+    reasons = reasons_against(name, [run for _, run in runs])
     for i, (_, run) in enumerate(runs):
         found = run.evaluation.get("metrics", {}).get(name) or {}
-        value = found.get("value")
-        if not isinstance(value, int | float) or not np.isfinite(value):
-            why = found.get("note") or "not measured"
+        why = found.get("note") or "not measured"
+        if not isinstance(value := found.get("value"), int | float) or not np.isfinite(value):
             cells.append(join([NONE, tag("div", why, class_="muted note")]))
             drawn.append(None)
             continue
         low, high = found.get("interval") or (value, value)
-        drawn.append((value, low, high))
         span = f"{number(low)} to {number(high)}" if found.get("interval") else "no interval"
-        gap = difference({0: resampled[i]}, {0: resampled[0]}, name) if i else None
+        drawn.append(None if reasons[i] else (value, low, high))
+        other = i and not reasons[i]
+        gap = difference({0: resampled[i]}, {0: resampled[0]}, name) if other else None
         cells.append(join([number(value), tag("div", span, class_="muted"), _gap(gap)]))
-    known = any(one is not None for one in drawn)
-    return [*cells, intervals(drawn, f"{name} of each run, with intervals") if known else ""]
+    struck = [f"Not to be compared: {reason}." for reason in dict.fromkeys(reasons) if reason]
+    says = join(tag("div", line, class_="muted note") for line in struck)
+    if sum(one is not None for one in drawn) <= bool(struck):  # nothing, or one without a fellow
+        return [*cells, says]
+    return [*cells, join([intervals(drawn, f"{name} of each run, with intervals"), says])]
 
 
 def _gap(gap: Estimate | None) -> Html | None:
@@ -238,9 +242,8 @@ def _gap(gap: Estimate | None) -> Html | None:
 def _images_measured(runs: Runs, name: str) -> str:
     """How many images a value was measured on, of each run where they differ."""
     found = [run.evaluation.get("metrics", {}).get(name, {}).get("n") for _, run in runs]
-    return "n\N{NO-BREAK SPACE}" + ", ".join(
-        map(count, dict.fromkeys(n for n in found if n is not None))
-    )
+    known = dict.fromkeys(n for n in found if n is not None)
+    return "n\N{NO-BREAK SPACE}" + ", ".join(map(count, known))
 
 
 def _protocols(runs: Runs) -> Html:
@@ -381,9 +384,8 @@ def _throughput(runs: Runs) -> Html:
         median = number(float(np.nanmedian(values))) if len(values) else NONE
         device = tag("div", run.environment.get("device"), class_="muted")
         rows.append((join([_name(i, name), device]), median, _time(run)))
-    head = ["Run", "Images per second, median", "Training time"]
-    drawn = _panels(runs, speed, lambda runs, name: "real images in a second")
-    return join([table(head, rows, numbers=(1, 2)), drawn])
+    shown = table(["Run", "Images per second, median", "Training time"], rows, numbers=(1, 2))
+    return join([shown, _panels(runs, speed, lambda *_: "real images in a second")])
 
 
 def _warnings(runs: Runs) -> Html:

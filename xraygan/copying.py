@@ -101,6 +101,30 @@ def copies(
     return figures, flagged
 
 
+def resemblance(generated: np.ndarray, held_out: np.ndarray) -> Object:
+    """Whether generated images look like the data at all: if they do not, none can be a copy, and
+    that none is flagged says nothing.
+
+    A generated image is unlike the data if its correlation with the training image that is most
+    similar to it is below half the median of the held-out images. By this rule held-out images are
+    never unlike as a whole, as half of them are at the median or above. Correlation, because a flat
+    grey is as near to radiographs of little contrast as another radiograph is.
+
+    Args:
+        generated, held_out: ``(N,)`` and ``(H,)``, each image's highest correlation with a training
+            image.
+    """
+    threshold = float(np.median(held_out)) / 2
+    unlike = int((generated < threshold).sum())
+    return {
+        "generated": len(generated),
+        "unlike": unlike,
+        "share": unlike / len(generated),
+        "threshold": threshold,
+        "correlation": {"generated": spread(generated), "held_out": spread(held_out)},
+    }
+
+
 def tail_rank(count: int) -> int:
     """Which smallest value of ``count`` held-out ones is the threshold: 1 % of them, or the first.
 

@@ -30,7 +30,7 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .rundir import RunDirectory, write_json, write_table
+from .rundir import RunDirectory, changed_keys, write_json, write_table
 from .selection import task_of
 from .store import ImageData, ImageSplit, open_dataset, prepare
 
@@ -306,10 +306,16 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
 
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
+    result["protocol"]["fingerprint"] = session.data.fingerprint
+    changed = changed_keys(place.resolved(), session.recipe.resolved())
+    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
+    if changed:  # by --set: the run's own recipe does not tell how this was measured
+        result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}
     own = evaluation.split == place.split
     files = place if own else place.of_split(evaluation.split)
     if "classifier" in session.graph.networks:
         write_table(files.predictions, predictions(evaluation))
+    files.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
     if len(resamples):
         write_table(files.bootstrap, resamples.round(6))
     write_json(files.evaluation, result)

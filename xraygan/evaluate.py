@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +21,11 @@ from .generate import Generated, generate
 from .graph import TrainingGraph
 from .interfaces import Classifier, Extractor, Measurement, Metric
 from .intervals import CONFIDENCE, percentile_interval
-from .recipe import Recipe
+from .recipe import Recipe, plain
 from .seeding import derive_seed, rng
 from .shapes import SPLIT_NAMES
 from .store import ImageSplit, StoredImages, to_range
+from .weights import digest
 
 
 class Evaluation:
@@ -60,6 +62,7 @@ class Evaluation:
         self._words = recipe.tables.evaluation
         self._seed = recipe.tables.run.seed
         self._extracted: dict[str, dict[str, np.ndarray]] = {}
+        self._digests: dict[str, str] = {}
 
     @cached_property
     def train(self) -> ImageSplit:
@@ -177,6 +180,7 @@ class Evaluation:
             return self.reference_features if which == "reference" else self.fake_features
         if extractor not in self._extracted:
             network = self._extractor(extractor)
+            self._digests[extractor] = digest(network)
             images = {"reference": self.reference_images, "generated": self.fake_images}
             try:
                 found = {name: self.extract(network, them) for name, them in images.items()}
@@ -184,6 +188,19 @@ class Evaluation:
                 raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
             self._extracted[extractor] = found
         return self._extracted[extractor][which]
+
+    def network(self, *extractors: str) -> str:
+        """What tells networks from all others, for :attr:`Measurement.network`.
+
+        Args:
+            extractors: ``"classifier"`` for the run's own, or names of the recipe's extractors.
+        """
+        for name in extractors:
+            if name not in self._digests:
+                own = name == "classifier"
+                found = self.graph.trained(name) if own else self._extractor(name)
+                self._digests[name] = digest(found)
+        return " ".join(self._digests[name] for name in extractors)
 
     def _extractor(self, name: str) -> Extractor:
         """One of the graph's extractors, or one that no score reads, built anew."""
@@ -306,6 +323,9 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
                 resamples[name] = measurement.resamples
             metrics[name] = asdict(replace(measurement, resamples=None))
             del metrics[name]["resamples"]
+            # A file's path says nothing of its content; the network's digest does.
+            options = {k: v for k, v in choice.options.items() if not isinstance(v, Path)}
+            metrics[name]["options"] = {k: plain(v) for k, v in options.items()}
     words = recipe.tables.evaluation
     terms = {term.name for term in evaluation.graph.terms}
     trained_on = {"classification": "real", "pseudo_label": "generated"}

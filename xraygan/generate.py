@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import UserError
 from .graph import TrainingGraph
 
 
@@ -43,6 +44,9 @@ def generate(
             exclude each other are drawn uniformly unless a single vector is given.
         metadata: ``(L, 2 M)`` encoded metadata to draw from alike, of the same images where there
             are as many label vectors; all is unknown without it.
+
+    Raises:
+        UserError: what the generator makes is NaN.
     """
     generator = graph.trained("generator")
     parts: list[Generated] = []
@@ -54,8 +58,13 @@ def generate(
             z = torch.randn(n, generator.latent_size, generator=source, device=device)
             wanted, told = _conditions(graph, n, source, labels, metadata)
             given = [torch.cat([wanted, told], dim=1)] if generator.conditional else []
-            made = to_bytes(generator(z, *given)[:, 0].float())
-            parts.append(Generated(made.cpu(), wanted.byte().cpu(), told.cpu()))
+            made = generator(z, *given)[:, 0].float()
+            if made.isnan().any():  # of which uint8 would make black images, or any others
+                raise UserError(
+                    "the generator makes images that are not numbers (NaN): its weights are "
+                    "spoilt. Take an earlier checkpoint, or train with a lower learning rate"
+                )
+            parts.append(Generated(to_bytes(made).cpu(), wanted.byte().cpu(), told.cpu()))
     generator.train(was_training)
     return Generated(*map(torch.cat, zip(*parts, strict=True)))
 

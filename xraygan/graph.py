@@ -114,19 +114,39 @@ class TrainingGraph:
         return values, self.differentiate(step, losses)
 
     def evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every term's value, detached, and the weighted ones that somebody learns from."""
+        """Every term's value, detached, and the weighted ones that somebody learns from.
+
+        Terms without an audience change nothing: they are computed last, so that no shared tensor
+        is computed earlier for them, and what their passes leave in networks is put back.
+        """
         values: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
-        for term in self.terms:
+        for term in (term for term in self.terms if term.trains):
             audience = term.trains & step.learning
-            if term.trains and not audience:
+            if not audience:
                 continue  # its networks wait in this phase of the schedule
-            with self._shielded(term):
-                value = term.compute(step)
+            value = self._computed(term, step)
             values[term.name] = value.detach()
-            if audience and value.requires_grad:
+            if value.requires_grad:
                 losses[term.name] = term.weight * value
-        return values, losses
+        for term in (term for term in self.terms if not term.trains):
+            with self._unmoved():
+                values[term.name] = self._computed(term, step).detach()
+        return {t.name: values[t.name] for t in self.terms if t.name in values}, losses
+
+    def _computed(self, term: Term, step: Step) -> Tensor:
+        with self._shielded(term), step.drawing("term", term.name):
+            return term.compute(step)
+
+    @contextmanager
+    def _unmoved(self) -> Iterator[None]:
+        """Within it, the buffers of the run's own networks (batch norms, spectral norms) may move;
+        then they are as before."""
+        buffers = [b for n in MODELS if n in self.networks for b in self.networks[n].buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        yield
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.data.copy_(value)  # not through autograd: it has what the backward pass needs
 
     def differentiate(
         self, step: Step, losses: Mapping[str, Tensor], *, keep: bool = False

@@ -341,6 +341,9 @@ class Measurement:
         better: whether more of it is better, or less.
         limits: the least and the greatest value that the figure can have; None where it has none,
             or they are not known.
+        network: what tells the networks in whose features it was measured from all others
+            (:func:`xraygan.weights.digest`); empty if it was measured in none. Figures of other
+            networks are not compared.
     """
 
     value: float | list[Any] | None
@@ -350,6 +353,7 @@ class Measurement:
     resamples: np.ndarray | None = None
     better: Literal["higher", "lower"] = "higher"
     limits: tuple[float, float] | None = None
+    network: str = ""
 
 
 class Metric(ABC):

@@ -186,7 +186,7 @@ class Loop:
         shard = (index, self.words.accumulate * self.ranks.count)
         real, labels, metadata = self.batches.batch(step, shard)
         unlabelled = self.unlabelled.batch(step, shard)[0] if self.unlabelled else None
-        # Dropout and the like: other numbers for every share of the batch.
+        # What draws from PyTorch itself outside of terms and of what they share.
         torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
         return self.graph.step(
             real,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import UserError
 from .evaluate import Evaluation
 from .store import StoredImages, to_range
 
@@ -110,6 +111,20 @@ def thumbnails(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
     return torch.cat(points)
 
 
+def patterns(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
+    """Images as points ``(N, D + 1)`` of length 1 whose products are the correlations of greys.
+
+    Of greys as :func:`thumbnails` has them, so that neither brightness nor contrast counts. The
+    last coordinate is 1 for an image without any contrast: it has no correlation but with another
+    such image.
+    """
+    points = thumbnails(evaluation, images, real)
+    points = points - points.mean(dim=1, keepdim=True)
+    lengths = points.norm(dim=1, keepdim=True)
+    flat = lengths < 1e-6
+    return torch.cat([torch.where(flat, 0.0, points / lengths), flat.to(points)], dim=1)
+
+
 def as_greys(evaluation: Evaluation, images: Tensor, real: bool) -> Tensor:
     """``(N, S, S)`` uint8 images as greys ``(N, 1, S, S)``, 0 and 1 where real ones are black and
     white in the recipe's value range; generated ones are in [-1, 1] whatever that is."""
@@ -119,4 +134,10 @@ def as_greys(evaluation: Evaluation, images: Tensor, real: bool) -> Tensor:
 
 
 def _features(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
-    return torch.from_numpy(evaluation.classify(images, real=real)[0]).to(evaluation.device)
+    found = torch.from_numpy(evaluation.classify(images, real=real)[0])
+    if not found.isfinite().all():  # of which none would be the nearest to anything
+        raise UserError(
+            f"the classifier's features of {'real' if real else 'generated'} images are not "
+            "finite, so nothing can be compared in them; take another --checkpoint"
+        )
+    return found.to(evaluation.device)

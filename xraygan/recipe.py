@@ -177,6 +177,15 @@ def load_tree(tree: Tree, path: Path) -> Recipe:
     return _check(path, merged, origins, None)
 
 
+def merged(tree: Tree, path: Path) -> Tree:
+    """A recipe's tables with those of what it extends: it names no other file any more.
+
+    Args:
+        tree: the tables, as if they stood in the file ``path``.
+    """
+    return _extend(dict(tree), path, ())[0]
+
+
 def tables_of(path: Path) -> set[str]:
     """The tables of a recipe and of what it extends: ``{"run", "scores", "scores.gram"}``."""
     tree, _ = _read(path, ())

@@ -252,6 +252,9 @@ def protocol(run: RunFiles) -> str:
             f"{count(words['bootstrap'])} bootstrap resamples, unless a note says otherwise. They "
             "hold this run's seed fixed: another seed trains another network. "
         )
+    if changed := words.get("changed"):  # by xraygan evaluate --set
+        keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
+        text += f"Not measured as the run's recipe says: {keys}. "
     return text + "n counts the images that a value was measured on."
 
 

@@ -27,9 +27,15 @@ from torch import Tensor
 from .errors import UserError
 from .precision import thread_settings
 from .reading import parse_json, parse_toml, read_text
-from .recipe import Recipe, load_tree
+from .recipe import Recipe, load, load_tree
 
 LOCK = ".lock"
+
+#: keys that cannot change what a run learns or measures
+IMMATERIAL = (
+    "data.cache", "run.name", "run.device", "run.log_every", "run.save_every", "run.keep",
+    "run.sample_every", "trackers",
+)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 
@@ -50,6 +56,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.log = path / "run.log"
+        self.lock = path / LOCK
 
     @property
     def split(self) -> str:
@@ -95,6 +102,27 @@ class RunDirectory:
         if not found.recipe.is_file():
             raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
         return found
+
+    def resolved(self) -> dict[str, Any]:
+        """The run's recipe, with the defaults of keys that its version did not have yet.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            return load(self.recipe).resolved()
+        except UserError:  # a file of weights or a plugin is gone: then as it is written
+            try:
+                return parse_toml(read_text(self.recipe))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.recipe}: cannot be read ({error})") from None
+
+    def fingerprint(self) -> str | None:
+        """That of the images that the run was trained on; None if it is not known."""
+        try:
+            return parse_json(read_text(self.environment))["dataset"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -158,7 +186,7 @@ class RunDirectory:
             return True
 
     def _lock(self) -> FileLock:
-        return FileLock(self.path / LOCK)
+        return FileLock(self.lock)
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
         """Hold that a run of this recipe can begin here, or go on.
@@ -353,6 +381,22 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
+
+
+def changed_keys(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two resolved recipes differ, those left out that change no figure.
+
+    Returns:
+        key -> its value in ``before`` and in ``now``, None where it is not set.
+    """
+    # Through TOML, in which a tuple and a list are the same.
+    old, new = (dict(_flat(parse_toml(tomli_w.dumps(tree)))) for tree in (before, now))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(f"{key}.".startswith(f"{name}.") for name in IMMATERIAL)
+    }
 
 
 def _flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:

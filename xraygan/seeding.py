@@ -7,6 +7,8 @@ of an uninterrupted run draws, and adding one network leaves the others' initial
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +22,26 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def rng(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Generator:
     """A random number generator on a device for one purpose."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
+    """Within it PyTorch's own generators start at one purpose's seed; then they are as before.
+
+    What draws from them (dropout) then draws the same numbers, whatever was drawn before.
+
+    Args:
+        device: whose generator is kept, beside the processor's.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:  # torch.manual_seed takes a hundred times as long
+        generator.manual_seed(derive_seed(seed, *purpose))
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -88,6 +88,7 @@ class Protocol(Shape):
     bootstrap: int | None = None
     unit: str = ""
     confidence: float = 0.95
+    changed: dict[str, Any] = {}
 
 
 class Measurement(Shape):

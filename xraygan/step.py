@@ -23,6 +23,8 @@ from .errors import UserError
 from .interfaces import Extractor, Task, wide
 from .metadata import encode
 from .ranks import Ranks, gather
+from .seeding import global_stream
+from .seeding import rng as rng_of
 
 T = TypeVar("T")
 Batch = Literal["real", "fake"]
@@ -39,7 +41,9 @@ class Step:
             n = N / R of the batch of N.
         labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
             several findings.
-        rng: source of this step's random numbers, on the device of ``real``.
+        rng: source of this step's random numbers, on the device of ``real``. Each term draws from a
+            stream of its own, and so does each tensor that is shared (:meth:`drawing`); their seeds
+            are derived from this one's.
         metadata: what the dataset says of each image: ``age``, ``sex`` and ``view``, each ``(n,)``
             float as :func:`xraygan.metadata.numbers` has them.
         progress: how much of the run is done, in [0, 1).
@@ -80,6 +84,7 @@ class Step:
         self.extractors = extractors
         self.real = real
         self.rng = rng
+        self._seed = rng.initial_seed()
         self.metadata = dict(metadata or {})
         self.progress = progress
         self.unlabelled = unlabelled
@@ -125,15 +130,32 @@ class Step:
         count = len(self.real)
         return make(parts * count)[part * count :][:count]
 
+    @contextmanager
+    def drawing(self, *purpose: str) -> Iterator[None]:
+        """Within it random numbers are those of one purpose: of a term, or of a shared tensor.
+
+        What is drawn depends on nothing else that was drawn in this step, so that a further term
+        changes no other's numbers. That holds for :attr:`rng`, and for PyTorch's own generators,
+        from which dropout draws: there each part of the batch has other numbers.
+        """
+        outer, part = self.rng, self.shard[0]
+        self.rng = rng_of(outer.device, self._seed, *purpose)
+        try:
+            with global_stream(self.real.device, self._seed, "dropout", *purpose, part):
+                yield
+        finally:
+            self.rng = outer
+
     # -- the generated batch -----------------------------------------------------------------------
 
     @cached_property
     def z(self) -> Tensor:
         """Latent noise ``(n, latent_size)``, standard normal."""
         size = self.networks["generator"].latent_size
-        return self.draw(
-            lambda n: torch.randn(n, size, generator=self.rng, device=self.real.device)
-        )
+        with self.drawing("latents"):
+            return self.draw(
+                lambda n: torch.randn(n, size, generator=self.rng, device=self.real.device)
+            )
 
     @cached_property
     def fake_labels(self) -> Tensor:
@@ -142,16 +164,20 @@ class Step:
         Exclusive classes are drawn uniformly; label vectors are those of the real batch, shuffled,
         because findings occur together and a uniform vector would not look like any patient's.
         """
-        source: dict[str, Any] = {"generator": self.rng, "device": self.real.device}
         if self.task.exclusive:
-            classes = len(self.task.classes)
-            return self.gather(self.draw(lambda n: torch.randint(classes, (n,), **source)))
+            classes, device = len(self.task.classes), self.real.device
+            with self.drawing("labels"):
+                drawn = self.draw(
+                    lambda n: torch.randint(classes, (n,), generator=self.rng, device=device)
+                )
+            return self.gather(drawn)
         return self.labels[self._shuffled]
 
     @cached_property
     def _shuffled(self) -> Tensor:
         """Whose label vectors and metadata, ``(N,)``, generated images are given."""
-        return torch.randperm(self.batch_size, generator=self.rng, device=self.real.device)
+        with self.drawing("shuffle"):
+            return torch.randperm(self.batch_size, generator=self.rng, device=self.real.device)
 
     @cached_property
     def real_metadata(self) -> Tensor:
@@ -173,7 +199,7 @@ class Step:
         inputs = [self.z]
         if generator.conditional:
             inputs.append(self.label_vectors("fake"))
-        with self._learning("generator"):
+        with self._learning("generator"), self.drawing("generated"):
             return self.run(generator, *inputs)
 
     @cached_property
@@ -266,13 +292,14 @@ class Step:
         """All that the classifier returns for the real batch."""
         classifier = self.networks["classifier"]
         given = [self.real_metadata] if classifier.metadata else []
-        with self._learning("classifier"), self._autocast():
+        with self._learning("classifier"), self.drawing("classified", "real"), self._autocast():
             return classifier(self.real, *given)
 
     @cached_property
     def fake_activations(self) -> dict[str, Tensor]:
         """All that the classifier returns for the generated batch."""
-        return self.classify(self.fake, lambda: self.fake_metadata)
+        with self.drawing("classified", "fake"):
+            return self.classify(self.fake, lambda: self.fake_metadata)
 
     def classify(
         self,
@@ -333,12 +360,24 @@ class Step:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What several terms compute alike from this step, computed for the first that asks.
 
+        It draws from a stream of its own, whoever asks first.
+
         Args:
             key: names it, with all that it depends on beside the step.
         """
         if key not in self._kept:
-            self._kept[key] = make()
+            with self.drawing("once", *_words(key)):
+                self._kept[key] = make()
         return self._kept[key]
+
+
+def _words(key: Hashable) -> Iterator[str]:
+    """The parts of a key that are the same in every process."""
+    for part in key if isinstance(key, tuple) else (key,):
+        if isinstance(part, tuple):
+            yield from _words(part)
+        elif isinstance(part, str | int | float):
+            yield str(part)
 
 
 def _compiled(network: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .planning import Unfetched, is_planning
 
 #: ImageNet's mean and standard deviation of a grey pixel in [0, 1]: the means over the channels
 GREY_MEAN, GREY_STD = 0.449, 0.226
@@ -45,6 +47,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def download_weights(published: Any) -> dict[str, Tensor]:
     """The weights that torchvision publishes, from its cache or from the network.
 
+    While a plan is made (:func:`xraygan.planning.planning`), none.
+
     Args:
         published: a member of a torchvision weights enumeration.
 
@@ -52,6 +56,8 @@ def download_weights(published: Any) -> dict[str, Tensor]:
         UserError: they are neither in the cache nor can they be fetched; the message says where to
             get them and what else to set.
     """
+    if is_planning():
+        return Unfetched()
     try:
         return published.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -65,6 +71,8 @@ def download_weights(published: Any) -> dict[str, Tensor]:
 def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, last: str) -> None:
     """Put weights into a network, except its last layer if that has another shape.
 
+    While a plan is made, weights that were not fetched are none, and nothing is put.
+
     Args:
         source: what to call the weights in a message.
         last: prefix of the last layer's parameter names, for example ``"fc."``.
@@ -72,6 +80,8 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
     Raises:
         UserError: any other parameter is missing or has another shape.
     """
+    if is_planning() and not weights:
+        return
     own = network.state_dict()
     optional = {k for k in own if k.startswith(last) or k.endswith("num_batches_tracked")}
     wrong = [
@@ -85,6 +95,15 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
         )
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     network.load_state_dict(fitting, strict=False)
+
+
+def digest(network: nn.Module) -> str:
+    """sha256 of a network's weights: the same for the same features, wherever they come from."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
-from xraygan.audit import Compared, HeldOut, compare, flagged
+from xraygan.audit import Compared, HeldOut, compare, resembling
+from xraygan.audit_verdict import flagged, unlike
 from xraygan.display import Display
 from xraygan.evaluate import Evaluation
 from xraygan.nearest import spaces
@@ -21,9 +23,10 @@ class Copies(Metric):
 
     The audit's own comparison with images of patients that the generator never saw, on fewer
     images, so that sweeps can show it beside other figures: some 1 % is flagged by chance, and the
-    note says how many, and whether the audit would speak of copies. Membership is left to `xraygan
-    audit`. It looks at every training image. The interval is a bootstrap in which images with the
-    same nearest training image are drawn together.
+    note says how many, and whether the audit would speak of copies. There is no figure where the
+    generated images do not resemble the data, since none of them could be a copy. Membership is
+    left to `xraygan audit`. It looks at every training image. The interval is a bootstrap in which
+    images with the same nearest training image are drawn together.
 
     Source: docs/audit.md; after Carlini et al., arXiv:2301.13188.
 
@@ -50,11 +53,20 @@ class Copies(Metric):
             return {"copies/pixels": Measurement(None, 0, note=str(error), better="lower")}
         embeds = {n: s for n, s in spaces(evaluation).items() if self.features or n == "pixels"}
         images = evaluation.fake_images[: self.generated]
-        compared = compare(evaluation, embeds, images, held, seed, Display(quiet=True))
-        return {f"copies/{name}": _measured(name, found) for name, found in compared.items()}
+        quiet = Display(quiet=True)
+        compared = compare(evaluation, embeds, images, held, seed, quiet)
+        alike = resembling(evaluation, images, held, quiet)
+        found = {f"copies/{name}": _measured(name, one, alike) for name, one in compared.items()}
+        if "features" in compared:
+            network = evaluation.network("classifier")
+            found["copies/features"] = replace(found["copies/features"], network=network)
+        return found
 
 
-def _measured(name: str, found: Compared) -> Measurement:
+def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:
+    if alike["share"] > 0.5 and not found.figures["copies"]:
+        note = f"{unlike(alike)}; verdict: unlike"
+        return Measurement(None, len(found.flagged), note=note, better="lower")
     share, p = found.figures["share"], found.figures["p"]
     verdict = "copies" if found.figures["copies"] else "none"
     note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}"

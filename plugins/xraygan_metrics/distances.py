@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
 from xraygan.evaluate import Evaluation
+from xraygan.weights import digest
 
 from .features import FeatureMetric, counts, generated_labels
 from .inception import Inception
@@ -85,7 +87,7 @@ class InceptionScore(Metric):
         found = evaluation.over_generated(
             inception_score(probs), lambda weights: inception_score(probs, weights), note
         )
-        return {key: found}
+        return {key: replace(found, network=evaluation.network("classifier"))}
 
 
 class Frechet(FeatureMetric):
@@ -133,6 +135,11 @@ class FrechetPerClass(FeatureMetric):
     ) -> None:
         self.extractor = extractor
         self.least = least
+
+    def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
+        if evaluation.graph.networks["generator"].conditional or self.extractor == "classifier":
+            return (self.extractor,)
+        return self.extractor, "classifier"  # which says of what class an image is
 
     def measure(
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
@@ -204,4 +211,5 @@ class FID(Metric):
             note += ", biased upwards by fewer than 2,048 images"
         both = evaluation.reference_images, evaluation.fake_images
         real, generated = (evaluation.extract(network.eval(), images) for images in both)
-        return {"fid": frechet(real, generated, f"{note}; {counts(real, generated)}")}
+        found = frechet(real, generated, f"{note}; {counts(real, generated)}")
+        return {"fid": replace(found, network=digest(network))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,13 @@ class FeatureMetric(Metric):
         whose = f"in the features of the extractor {self.extractor}"
         if self.extractor == "classifier":
             whose = "by the run's own classifier"
-        return self.measure(evaluation, real, generated, whose)
+        network = evaluation.network(*self.networks(evaluation))
+        found = self.measure(evaluation, real, generated, whose)
+        return {name: replace(one, network=network) for name, one in found.items()}
+
+    def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
+        """The networks that its figures depend on: the extractor, or more."""
+        return (self.extractor,)
 
     @abstractmethod
     def measure(

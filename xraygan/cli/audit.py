@@ -71,6 +71,12 @@ def _summary(found: dict[str, Any]) -> list[str]:
             f"held-out images at {near['held_out']['q00']:.2f}",
             f"  nearer to the training images than held-out ones are: AUC {_auc(space['nearer'])}",
         ]
+    alike = found["resemblance"]
+    nearest = alike["correlation"]
+    lines.append(
+        "resemblance: the median correlation with the most similar training image is "
+        f"{nearest['generated']['q50']:.2f}, of held-out images {nearest['held_out']['q50']:.2f}"
+    )
     members = found["membership"]
     if members["pairs"]:
         lines.append(f"what tells {members['pairs']:,} training from as many held-out images:")

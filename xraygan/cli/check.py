@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import recipe_argument, set_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..graph import TrainingGraph
+    from ..recipe import Recipe
 
 
 @click.command()
@@ -16,25 +22,40 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     """Validate and assemble RECIPE and print its graph.
 
     Networks with their parameters, terms with their weight and audience. The data's folder is
-    looked at, its images are not decoded; nothing is trained or written.
+    looked at, its images are not decoded. Nothing is trained, written, or fetched from the network:
+    whether published weights can be fetched, a run finds out.
     """
     from rich.console import Console
-    from rich.table import Table
 
-    from ..assemble import assemble
+    from ..assemble import assemble, rehearse
+    from ..planning import Blocked, planning
     from ..recipe import load
     from ..selection import task_of
     from ..store import check_index, open_dataset
 
     loaded = load(recipe, overrides)
-    dataset = open_dataset(loaded)
-    task = task_of(loaded, dataset)
-    check_index(loaded, dataset, task)
-    graph = assemble(loaded, task)
     console = Console(soft_wrap=True)
-    policy = "one class an image" if task.exclusive else "any findings an image"
-    console.print(f"{loaded.name}: {task.image_size} x {task.image_size}, {policy}", markup=False)
-    console.print(f"classes: {', '.join(task.classes)}", markup=False)
+    try:
+        with planning():
+            dataset = open_dataset(loaded)
+            task = task_of(loaded, dataset)
+            check_index(loaded, dataset, task)
+            policy = "one class an image" if task.exclusive else "any findings an image"
+            size = f"{task.image_size} x {task.image_size}"
+            console.print(f"{loaded.name}: {size}, {policy}", markup=False)
+            console.print(f"classes: {', '.join(task.classes)}", markup=False)
+            rehearse(loaded, task)
+            graph = assemble(loaded, task)
+    except Blocked as blocked:
+        says = "check fetches and writes nothing, so it cannot show the graph; it found no fault"
+        console.print(f"{blocked}. {says}", markup=False)
+    else:
+        _print_graph(console, loaded, graph)
+
+
+def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None:
+    from rich.table import Table
+
     networks = Table("network", "plugin", "parameters", "optimizer")
     for name, network in graph.networks.items():
         choice = loaded.network(name)

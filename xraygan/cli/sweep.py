@@ -24,6 +24,12 @@ from .common import quiet_option, set_option
 )
 @click.option("--preset", default="", metavar="NAME", help="One of the sweep's presets.")
 @click.option("--fast", is_flag=True, help="The preset fast: it only shows that the sweep runs.")
+@click.option(
+    "--redo",
+    is_flag=True,
+    help="Delete the runs in the folder that have another recipe or evaluation than this sweep "
+    "asks for, and run exactly these again. Without it the sweep refuses and names them.",
+)
 @quiet_option
 def sweep(
     sweep_file: str,
@@ -32,12 +38,14 @@ def sweep(
     jobs: int,
     preset: str,
     fast: bool,
+    redo: bool,
     quiet: bool,
 ) -> None:
     """Run every row and seed of SWEEP, a file or the name of a shipped sweep.
 
     Started again it goes on where it was stopped: what is done is left alone, what was stopped is
-    resumed. It leaves table.md, table.csv, figure.png and the runs themselves.
+    resumed. A run counts only if its recipe is the one that is asked for; if it is not, the sweep
+    refuses before any work. It leaves table.md, table.csv, figure.png and the runs themselves.
     """
     from ..display import Display
     from ..signals import Interrupted
@@ -46,17 +54,19 @@ def sweep(
     display = Display(quiet=quiet)
     preset = "fast" if fast else preset
     loaded = load(sweep_file, overrides, preset)
-    out = out or Path("runs") / "sweeps" / loaded.name
+    folder = out or Path("runs") / "sweeps" / loaded.name
     try:
-        runs = run_all(loaded, out, display, jobs)
+        runs = run_all(loaded, folder, display, jobs, redo=redo)
     except Interrupted as interrupted:
         display.say(f"xraygan: {interrupted}: what was run is saved; the same command goes on")
         sys.exit(128 + interrupted.number)
-    sets = [word for override in overrides for word in ("--set", override)]
-    command = shlex.join(
-        ["xraygan", "sweep", sweep_file, *(["--preset", preset] if preset else []), *sets]
-    )
-    table = write_tables(loaded, runs, out, command)
+    # --jobs belongs to it: it decides how many threads a run has, and so the last bits.
+    options = [("--preset", preset), ("--out", str(out or "")), ("--jobs", str(jobs * (jobs > 1)))]
+    options = [(name, value) for name, value in options if value not in ("", "0")]
+    options += [("--set", override) for override in overrides]
+    words = [word for option in options for word in option]
+    command = shlex.join(["xraygan", "sweep", sweep_file, *words])
+    table = write_tables(loaded, runs, folder, command)
     click.echo(table.read_text(encoding="utf-8"))
     click.echo(table)
     failed = [run for run in runs if run.failure]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import Field, ValidationError
 
 from .. import recipe as recipes
@@ -127,6 +128,14 @@ class Sweep:
         lay(tree, {"run.name": f"{row.slug}-seed-{seed}", "run.seed": seed})
         return tree
 
+    def recipe(self, row: Row, seed: int) -> recipes.Recipe:
+        """One run as a checked recipe."""
+        return recipes.load_tree(self.tree(row, seed), self.source)
+
+    def recipe_text(self, row: Row, seed: int) -> str:
+        """One run as a recipe file that extends no other, so that it can be taken elsewhere."""
+        return tomli_w.dumps(recipes.merged(self.tree(row, seed), self.source))
+
 
 def shipped() -> dict[str, Path]:
     """The sweeps that come with the toolkit, by name."""
@@ -172,9 +181,8 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
     sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
     _check_labels(sweep)
     for row in rows:
-        tree = sweep.tree(row, seeds[0])
         try:
-            recipes.load_tree(tree, path)
+            sweep.recipe(row, seeds[0])
         except UserError as error:
             raise UserError(f"row {row.label!r}: {error}") from None
     return sweep

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tomli_w
 import torch
 
 from ..display import Display
 from ..rundir import RunDirectory, write_atomically
 from ..signals import Interrupted, noting_signals
+from .earlier import differing, refuse_others, remove
 from .file import Row, Sweep
 
 POLL_SECONDS = 0.5
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.place.evaluation.exists()
+        return self.place.evaluation.exists() and not self.failure
 
     def progress(self) -> float:
         """How much of it is done, in [0, 1), as its log says."""
@@ -69,7 +69,35 @@ def plan(sweep: Sweep, out: Path) -> list[Run]:
     return runs
 
 
-def run_all(sweep: Sweep, out: Path, display: Display, jobs: int = 1) -> list[Run]:
+def begin(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
+    """Plan the runs of a sweep and write their recipes, once no run in their places is another.
+
+    Args:
+        out: the sweep's folder.
+        redo: delete the runs in their places that have another recipe or evaluation; the others
+            are left alone.
+
+    Raises:
+        UserError: a run in their places has another recipe or evaluation, and is to be left alone.
+    """
+    runs = plan(sweep, out)
+    found = [(run, differing(run.place, sweep.recipe(run.row, run.seed))) for run in runs]
+    others = [(run, changes) for run, changes in found if changes]
+    if not redo:
+        refuse_others(others)
+    for run, _ in others:
+        remove(run.place)
+        run.log.unlink(missing_ok=True)
+    for run in runs:
+        for folder in (run.recipe.parent, run.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.recipe, sweep.recipe_text(run.row, run.seed))
+    return runs
+
+
+def run_all(
+    sweep: Sweep, out: Path, display: Display, jobs: int = 1, *, redo: bool = False
+) -> list[Run]:
     """Run what is not done yet, ``jobs`` runs at a time.
 
     A run that was stopped is resumed; one that another process is writing is waited for; one that
@@ -78,18 +106,16 @@ def run_all(sweep: Sweep, out: Path, display: Display, jobs: int = 1) -> list[Ru
     Args:
         out: the sweep's folder.
         jobs: with several GPUs each job has one; with none, they share the processor's cores.
+        redo: see :func:`begin`.
 
     Returns:
         Every run.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the runs have saved their last step.
+        UserError: see :func:`begin`.
     """
-    runs = plan(sweep, out)
-    for run in runs:
-        for folder in (run.recipe.parent, run.log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.recipe, tomli_w.dumps(sweep.tree(run.row, run.seed)))
+    runs = begin(sweep, out, redo=redo)
     waiting = [run for run in runs if not run.done]
     running: list[Run] = []
     finished = len(runs) - len(waiting)
@@ -104,7 +130,7 @@ def run_all(sweep: Sweep, out: Path, display: Display, jobs: int = 1) -> list[Ru
             ready = [run for run in waiting if not run.place.is_locked()]
             for slot, run in zip(free, ready, strict=False):
                 waiting.remove(run)
-                if not run.done:  # another process may have finished it meanwhile
+                if not run.done:  # or another process has finished it meanwhile
                     _start(run, slot, jobs)
                     running.append(run)
             for run in [run for run in running if run.process and run.process.poll() is not None]:

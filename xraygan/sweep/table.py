@@ -13,6 +13,7 @@ from ..rundir import write_atomically, write_table
 from ..seed_variance import LEVEL, POWER
 from ..shapes import SPLIT_NAMES
 from .file import Sweep
+from .provenance import incomparable, provenance
 from .results import Cell, Difference, Differences, Results, differences, gather, published
 from .runner import Run
 
@@ -111,6 +112,7 @@ def _markdown(
             f"- {run.row.label}, seed {run.seed}: {run.failure or 'not run yet'}" for run in undone
         ]
         lines.append("")
+    lines += [*incomparable(sweep.table.metrics, runs), *provenance(runs)]
     return [*lines, "```sh", command, "```"]
 
 
