@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from .comparable import why_not
 from .page import NONE, Html, join, number, table, tag
 from .paired import Estimate, Resampled, difference
 from .runfiles import Object, RunFiles
@@ -23,16 +25,25 @@ class System:
 
     Attributes:
         name: the first run's.
-        runs: by seed; of two runs with one seed, the first.
+        files, runs: the runs by seed, and what they measured; of two with one seed, the first.
     """
 
     name: str
-    runs: dict[int, Resampled] = field(default_factory=dict)
+    files: dict[int, RunFiles] = field(default_factory=dict)
+
+    @cached_property
+    def runs(self) -> dict[int, Resampled]:
+        return {seed: Resampled(run) for seed, run in self.files.items()}
+
+    def compares(self, base: System, metric: str) -> bool:
+        """Whether a metric means the same in both systems."""
+        pairs = ((run, base.files[seed]) for seed, run in self.files.items() if seed in base.files)
+        return not any(why_not(metric, *pair) for pair in pairs)
 
     @property
     def title(self) -> str:
-        seeds = ", ".join(map(str, self.runs))
-        return f"{self.name} (seed{'s' * (len(self.runs) > 1)} {seeds})"
+        seeds = ", ".join(map(str, self.files))
+        return f"{self.name} (seed{'s' * (len(self.files) > 1)} {seeds})"
 
 
 def systems(runs: Sequence[tuple[str, RunFiles]]) -> list[System]:
@@ -43,7 +54,7 @@ def systems(runs: Sequence[tuple[str, RunFiles]]) -> list[System]:
             continue
         seed = run.recipe.get("run", {}).get("seed", 0)
         system = found.setdefault(_without_seed(run.recipe), System(name))
-        system.runs.setdefault(seed, Resampled(run))
+        system.files.setdefault(seed, run)
     return list(found.values())
 
 
@@ -66,6 +77,8 @@ def over_seeds(runs: Sequence[tuple[str, RunFiles]], metrics: Sequence[str]) -> 
     found: Comparisons = {}
     for i, other in enumerate(others):
         for name in metrics:
+            if not other.compares(base, name):
+                continue
             gap = difference(other.runs, base.runs, name)
             if gap is not None and gap.interval is not None:
                 found[i, name] = gap

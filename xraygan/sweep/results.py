@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..comparable import why_not
 from ..paired import Estimate, Resampled, difference, mean_over_seeds
 from ..runfiles import RunFiles
 from ..seed_variance import LEVEL, holm
@@ -42,11 +43,12 @@ class Results:
     """What one row's runs measured.
 
     Attributes:
-        runs: those that are done, by seed.
+        files, runs: those that are done, by seed, and what they measured.
     """
 
     row: Row
     cells: dict[str, Cell]
+    files: dict[int, RunFiles]
     runs: dict[int, Resampled]
     protocols: list[dict[str, Any]]
     seconds: list[float]
@@ -98,6 +100,7 @@ def _row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
     return Results(
         row,
         cells,
+        done,
         resampled,
         [files.evaluation.get("protocol", {}) for files in done.values()],
         [files.seconds for files in done.values()],
@@ -117,6 +120,9 @@ def differences(sweep: Sweep, results: Sequence[Results]) -> Differences:
             continue
         cells = {}
         for metric in sweep.table.metrics:
+            pairs = ((one.files[s], against.files[s]) for s in one.files if s in against.files)
+            if any(why_not(metric, *pair) for pair in pairs):
+                continue  # the table says why
             if (gap := difference(one.runs, against.runs, metric)) is not None:
                 lacking = tuple(seed for seed in sweep.seeds if seed not in gap.values)
                 cells[metric] = Difference(gap, lacking)
