@@ -33,6 +33,7 @@ from xraygan.display import Display
 from xraygan.engine import Session, run
 from xraygan.evaluate import Evaluation
 from xraygan.generate import Generated
+from xraygan.intervals import auc_interval, share_interval
 from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
 from xraygan.recipe import load
 from xraygan.store import ImageSplit, StoredImages, prepare
@@ -197,19 +198,31 @@ def test_an_interval_is_of_resamples_of_each_sample(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(copying, "BOOTSTRAP", 2000)
     random = np.random.default_rng(0)
     x, y = random.normal(size=100), random.normal(size=400)
-
-    def gap(x: np.ndarray, y: np.ndarray) -> float:
-        return float(x.mean() - y.mean())
-
     for copies_of_each in (1, 5):  # five copies tell no more than one does
-        found = measured(
-            "gap", gap, random, np.repeat(x, copies_of_each), y,
-            together=np.repeat(np.arange(100), copies_of_each),
-        )  # fmt: skip
-        half = 1.96 * math.sqrt(x.var() / 100 + y.var() / 400)
-        middle = x.mean() - y.mean()
-        assert found["gap"] == pytest.approx(middle)
-        assert found["interval"] == pytest.approx((middle - half, middle + half), abs=0.02)
+        flagged = np.repeat(x < -0.5, copies_of_each)
+        together = np.repeat(np.arange(100), copies_of_each)
+        found = measured("value", lambda z: float(z.mean()), random, flagged, together=together)
+        share = found["value"]
+        assert share == pytest.approx(np.mean(x < -0.5))
+        expected = share_interval(share, share * (1 - share) / 99, 100)
+        assert found["interval"] == pytest.approx(expected, abs=0.01)
+        lower = np.repeat(x, copies_of_each)
+        found = measured("auc", auc, random, lower, y, together=together)
+        assert found["auc"] == pytest.approx(np.mean(x[:, None] < y))
+        rank = np.mean(x[:, None] < y, axis=1), np.mean(x[:, None] < y, axis=0)  # DeLong's variance
+        expected = auc_interval(found["auc"], rank[0].var() / 99 + rank[1].var() / 399, 100, 400)
+        assert found["interval"] == pytest.approx(expected, abs=0.01)
+
+
+def test_none_flagged_is_not_certain() -> None:
+    random = np.random.default_rng(0)
+    train, held, fresh = (points(random, 200, 64) for _ in range(3))
+    figures, flagged = copies(*look(train, fresh, held), 0.05, random)
+    assert not flagged[:40].any()
+    figures, flagged = copies(*look(train, fresh[:40], held), 0.05, random)
+    low, high = figures["share"]["interval"]
+    assert (figures["share"]["value"], low) == (0.0, 0.0)
+    assert 0.05 < high < 0.2  # it was 0
 
 
 # -- copies ----------------------------------------------------------------------------------------

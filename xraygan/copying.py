@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .intervals import percentile_interval
+from .intervals import auc_interval, bootstrap_variance, share_interval
 from .nearest import Neighbours
 
 LEVEL = 0.05  # how often either claim is made of a generator of which it is not true, at most
@@ -205,9 +205,14 @@ def measured(
     *samples: np.ndarray,
     together: np.ndarray | None = None,
 ) -> Object:
-    """A statistic and its 95 % percentile-bootstrap interval, each sample drawn anew on its own.
+    """A share or an AUC and its 95 % interval, with the variance of a bootstrap.
+
+    Each sample is drawn anew on its own. Intervals are those of :mod:`xraygan.intervals`: they hold
+    their level for few images, and where none or all are flagged.
 
     Args:
+        name: ``"value"`` of a share of the one sample, ``"auc"`` of an area, of two samples or of
+            pairs.
         together: a number in 0, 1, ... for each value of the first sample; values of one number
             are drawn together. Without it each is drawn on its own.
     """
@@ -219,7 +224,14 @@ def measured(
         values[i] = statistic(
             *(_drawn_anew(x, unit, random) for x, unit in zip(samples, units, strict=True))
         )
-    return {name: statistic(*samples), "interval": percentile_interval(values)}
+    value = statistic(*samples)
+    counts = [int(unit.max()) + 1 for unit in units]
+    variance = bootstrap_variance(values, min(counts))
+    if name == "auc":
+        interval = auc_interval(value, variance, counts[0], counts[-1])
+    else:
+        interval = share_interval(value, variance, counts[0])
+    return {name: value, "interval": interval}
 
 
 def _drawn_anew(x: np.ndarray, unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
