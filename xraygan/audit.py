@@ -21,7 +21,7 @@ from .engine import Session
 from .errors import UserError
 from .evaluate import CONFIDENCE, Evaluation
 from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, spaces
-from .reading import parse_json, read_text
+from .resuming import read_environment
 from .rundir import RunDirectory, as_json, write_together
 from .sampling import sample
 from .seeding import derive_seed
@@ -287,8 +287,8 @@ def _notes(
         if found.figures["p"] <= found.figures["level"] and not found.figures["copies"]
     ]
     try:
-        trained_on = parse_json(read_text(place.environment))["dataset"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        trained_on = read_environment(place).get("dataset", {}).get("fingerprint")
+    except UserError:
         trained_on = None
     if trained_on != session.data.fingerprint:
         known = "is unknown" if trained_on is None else "differs"

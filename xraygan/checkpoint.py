@@ -6,7 +6,6 @@ optimizer states and the step are all that it takes to go on to the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .graph import TrainingGraph, flattened
-from .reading import read_text
+from .reading import read_text, sha256
 
 LATEST, BEST = "latest", "best"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -69,6 +68,19 @@ class Checkpoint:
     def step(self) -> int:
         return self.manifest.step
 
+    def networks(self) -> list[str]:
+        """The names of its networks, and of their averages (``NAME.average``)."""
+        files = (file.removesuffix(".safetensors") for file in self.manifest.files)
+        return [name for name in files if not name.endswith(".optimizer")]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The saved weights and buffers of a network, or of its average.
+
+        Raises:
+            UserError: the checkpoint has no such network, or its file cannot be read.
+        """
+        return self._tensors(f"{name}.safetensors")
+
     def load_network(self, name: str, network: nn.Module) -> None:
         """Put a network's saved weights and buffers into it.
 
@@ -76,7 +88,7 @@ class Checkpoint:
             UserError: the checkpoint has no such network, or it does not fit.
         """
         try:
-            network.load_state_dict(self._tensors(f"{name}.safetensors"))
+            network.load_state_dict(self.tensors(name))
         except RuntimeError as error:
             raise UserError(
                 f"{self.directory}: the checkpoint's {name} does not fit the recipe's ({error})"
@@ -167,7 +179,7 @@ def _save(
         building.mkdir(parents=True)
         for name, tensors in _contents(graph).items():
             save_file(tensors, building / name)
-        files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+        files = {path.name: sha256(path) for path in sorted(building.iterdir())}
         text = Manifest(step=step, log=log, files=files).model_dump_json(indent=1) + "\n"
         (building / "manifest.json").write_text(text, encoding="utf-8")
         for path in building.iterdir():
@@ -290,17 +302,12 @@ def _verified(path: Path) -> Checkpoint | None:
     try:
         manifest = Manifest.model_validate_json(read_text(path / "manifest.json"))
         whole = path.name == f"step-{manifest.step:08d}" and all(
-            (path / name).is_file() and _sha256(path / name) == sha
+            (path / name).is_file() and sha256(path / name) == sha
             for name, sha in manifest.files.items()
         )
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
     return Checkpoint(path, manifest) if whole else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import checkpoint
+from . import checkpoint, lengthening
 from .assemble import assemble, rehearse
 from .display import Display, logging_to
 from .errors import UserError
@@ -21,8 +21,17 @@ from .loop import Loop
 from .precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
 from .ranks import Ranks, join
 from .recipe import Recipe, load
-from .rundir import RunDirectory, write_json, write_table
+from .resuming import (
+    Resumption,
+    changes,
+    classes_of,
+    data_differences,
+    read_environment,
+    read_recipe,
+)
+from .rundir import RunDirectory, environment, write_json, write_table
 from .selection import task_of
+from .starting import pinned
 from .store import ImageData, open_dataset, prepare
 
 _log = logging.getLogger(__name__)
@@ -60,6 +69,7 @@ def run(
     directory: Path | None = None,
     *,
     resume: bool = False,
+    longer: bool = False,
     display: Display | None = None,
 ) -> RunDirectory:
     """Train a recipe, evaluate it, and leave a run directory.
@@ -67,9 +77,11 @@ def run(
     Args:
         directory: ``runs/NAME`` by default.
         resume: continue the run in the directory, if there is one.
+        longer: the run that is continued may get another number of steps.
 
     Returns:
-        The run directory; a finished run that is resumed is returned as it is.
+        The run directory; a finished run that is resumed is returned as it is, unless its recipe
+        now has more steps.
 
     Raises:
         UserError: the recipe, the data or a plugin is at fault.
@@ -78,40 +90,66 @@ def run(
     """
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
+    asked, recipe = recipe, pinned(recipe, place)
     if resume and place.evaluation.exists():
-        place.check(recipe, resume=True)
-        display.say(f"{place.path} is complete")
-        return place
+        place.check(resume=True)
+        if not Resumption.of(place, recipe, longer=longer).lengthened:
+            display.say(f"{place.path} is complete")
+            return place
     with join(recipe.tables.run.device) as ranks:
         _check_shares(recipe, ranks)
         if not ranks.first:
-            _follow(recipe, place, ranks)
+            _follow(asked, place, ranks)
             return place
         with place.locked():
-            place.check(recipe, resume=resume)  # before the data is prepared, not after
+            place.check(resume=resume)  # before the data is prepared, not after
+            resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
             session = Session.of(recipe, display, ranks)
-            place.begin(recipe)
-            ranks.wait()
-            with place.said_of_the_disk(), logging_to(place.log, display):
-                place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
-                for warning in session.data.warnings:
-                    _log.warning(warning)
-                loop = Loop(session, place, display, ranks)
-                try:
-                    loop.run()
-                    finish(session, place, loop.total)
-                finally:
-                    if loop.keeper:
-                        loop.keeper.trackers.close()
+            _lead(session, place, resumed, display, ranks)
     return place
+
+
+def _lead(
+    session: Session,
+    place: RunDirectory,
+    resumed: Resumption | None,
+    display: Display,
+    ranks: Ranks,
+) -> None:
+    """The run of the first rank, which writes the run directory."""
+    recipe, data = session.recipe, session.data
+    if resumed:
+        resumed.check_data(data)
+    place.begin(recipe)
+    with place.said_of_the_disk(), logging_to(place.log, display):
+        if resumed:
+            resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
+        else:
+            place.write_environment(recipe, session.device, data.summary(), ranks.count)
+        ranks.wait()
+        for warning in data.warnings:
+            _log.warning(warning)
+        if resumed and resumed.lengthened:
+            was, now = resumed.totals(len(data.splits["train"]))
+            trained = session.graph.optimizers
+            for line in lengthening.account(recipe, trained, was, now, resumed.step):
+                _log.info(line)
+                display.say(line)
+        loop = Loop(session, place, display, ranks)
+        try:
+            loop.run()
+            finish(session, place, loop.total)
+        finally:
+            if loop.keeper:
+                loop.keeper.trackers.close()
 
 
 def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
     """The run of every rank but the first: it trains along and writes nothing."""
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
-    ranks.wait()  # the first prepares the data
-    Loop(Session.of(recipe, silent, ranks), place, silent, ranks).run()
+    ranks.wait()  # the first prepares the data, and writes down what the run starts from
+    Loop(Session.of(pinned(recipe, place), silent, ranks), place, silent, ranks).run()
 
 
 def restore(
@@ -128,8 +166,36 @@ def restore(
     place = RunDirectory.open(directory)
     found = checkpoint.find(place.checkpoints, which)
     session = Session.of(load(place.recipe, overrides), display)
+    _check_classes(session, place)
+    for line in unlike_training(session, place):
+        display.say(f"warning: {line}")
     found.load_networks(session.graph)
     return session, place, found.step
+
+
+def _check_classes(session: Session, place: RunDirectory) -> None:
+    """Hold that the networks' outputs are called as they were when they were trained."""
+    trained = classes_of(_environment(place))
+    if trained and trained != session.data.task.classes:
+        raise UserError(
+            f"{place.path}: its networks know the classes {', '.join(trained)}, in this order, and "
+            f"the data now has {', '.join(session.data.task.classes)}: leave out --set "
+            "data.classes, or set it to those"
+        )
+
+
+def unlike_training(session: Session, place: RunDirectory) -> list[str]:
+    """In what a session's data differ from the run's, in lines."""
+    found = data_differences(_environment(place), session.data)
+    return [f"these are not the images of the run: {line}" for line in found]
+
+
+def _environment(place: RunDirectory) -> dict[str, Any]:
+    """A run's ``environment.json``; empty where it cannot be read."""
+    try:
+        return read_environment(place)
+    except UserError:
+        return {}
 
 
 def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
@@ -149,6 +215,12 @@ def finish(session: Session, place: RunDirectory, step: int) -> dict[str, Any]:
 
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
+    result["protocol"]["fingerprint"] = session.data.fingerprint
+    trained_on = _environment(place).get("dataset", {}).get("fingerprint")
+    if trained_on not in (None, session.data.fingerprint):
+        result["protocol"]["trained_on_fingerprint"] = trained_on
+    if changed := changes(read_recipe(place), session.recipe):
+        result["changed"] = {key: {"was": was, "now": now} for key, (was, now) in changed.items()}
     if "classifier" in session.graph.networks:
         write_table(place.predictions, predictions(evaluation))
     if len(resamples):

@@ -21,6 +21,7 @@ from .ranks import Gradients, RankLost, Ranks
 from .rundir import RunDirectory
 from .seeding import derive_seed, rng
 from .signals import Interrupted, noting_signals
+from .starting import take_over
 from .step import Step
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Loop:
         self.unlabelled: Batches | None = None
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
-        self.total = self.words.steps or (self.words.epochs or 0) * self.batches.steps_per_epoch
+        self.total = self.words.total(self.batches.steps_per_epoch)
         self.guard = finite.Guard(self.device, self.ranks)
         self.meter = Meter(self.words.batch_size)
         self._skipped_in_a_row = 0
@@ -275,6 +276,8 @@ class Loop:
                 f"{self.place.checkpoints}: the ranks do not see the same checkpoints; the run "
                 "directory must be on a disk that all of them share"
             )
+        if found is None and self.session.recipe.tables.start is not None:
+            take_over(self.session.recipe, self.graph)
         if found is not None:
             found.load(self.graph)
             if self.ranks.count == 1:  # with more, each rank would need its own

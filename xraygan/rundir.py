@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError
-from .reading import parse_json, parse_toml, read_text
+from .reading import parse_json, sha256
 from .recipe import Recipe
 
 LOCK = ".lock"
@@ -125,8 +125,8 @@ class RunDirectory:
     def _lock(self) -> FileLock:
         return FileLock(self.path / LOCK)
 
-    def check(self, recipe: Recipe, *, resume: bool) -> None:
-        """Hold that a run of this recipe can begin here, or go on.
+    def check(self, *, resume: bool) -> None:
+        """Hold that a run can begin here, or that there is one to go on.
 
         Raises:
             UserError: there is another run, a run that was not to be resumed, or something else.
@@ -141,8 +141,6 @@ class RunDirectory:
                 f"{self.path} is not empty and holds no run; choose another directory with "
                 "--out DIR"
             )
-        if self.recipe.exists():
-            self._check_same(recipe.resolved())
 
     def begin(self, recipe: Recipe) -> None:
         """Make the directory, unless it holds the run already.
@@ -159,47 +157,11 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
-    def _check_same(self, resolved: dict[str, Any]) -> None:
-        try:
-            before = dict(_flat(parse_toml(read_text(self.recipe))))
-        except ValueError as error:
-            raise UserError(
-                f"{self.recipe}: {error}. The run cannot be resumed without its recipe; choose "
-                "another directory with --out DIR"
-            ) from None
-        now = dict(_flat(parse_toml(tomli_w.dumps(resolved))))
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if changed:
-            shown = "".join(
-                f"\n  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
-                for key in changed[:5]
-            )
-            raise UserError(
-                f"{self.path} holds a run of another recipe, which cannot be resumed with this one:"
-                f"{shown}\nGive the same recipe and --set as before, or another --out DIR"
-            )
-
     def write_environment(
         self, recipe: Recipe, device: torch.device, data: dict, ranks: int = 1
     ) -> None:
         """Write ``environment.json``: what besides the recipe decides the result's bits."""
-        parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
-        content = {
-            "xraygan": version("xraygan"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            **{name: version(name) for name in PACKAGES},
-            "device": device_name(device),
-            "ranks": ranks,
-            "threads": torch.get_num_threads(),
-            "seed": recipe.tables.run.seed,
-            "git": git_revision(),
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "dataset": {"plugin": recipe.choices["data"].part.name, **data},
-            "plugins": parts,
-        }
-        write_json(self.environment, content)
+        write_json(self.environment, environment(recipe, device, data, ranks))
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the logged lines after a step, which a resumed run will write again."""
@@ -219,6 +181,32 @@ class RunDirectory:
     def append_metrics(self, content: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
+
+
+def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) -> dict[str, Any]:
+    """What besides the recipe decides a result's bits: the content of ``environment.json``.
+
+    Args:
+        data: the summary of the dataset.
+        ranks: processes that train the run together.
+    """
+    parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
+    return {
+        "xraygan": version("xraygan"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in PACKAGES},
+        "device": device_name(device),
+        "ranks": ranks,
+        "threads": torch.get_num_threads(),
+        "seed": recipe.tables.run.seed,
+        "git": git_revision(),
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": {"plugin": recipe.choices["data"].part.name, **data},
+        "plugins": parts,
+        "files": {k: sha256(path) for k, path in recipe.files().items() if path.is_file()},
+    }
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
@@ -289,10 +277,11 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their dotted keys."""
     for key, value in tree.items():
         name = f"{at}.{key}" if at else key
         if isinstance(value, dict):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         else:
             yield name, value

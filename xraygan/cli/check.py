@@ -33,6 +33,9 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     policy = "one class an image" if task.exclusive else "any findings an image"
     console.print(f"{loaded.name}: {task.image_size} x {task.image_size}, {policy}", markup=False)
     console.print(f"classes: {', '.join(task.classes)}", markup=False)
+    if start := loaded.tables.start:
+        said = f"networks start from {start.run}, checkpoint {start.checkpoint}"
+        console.print(said, markup=False)
     networks = Table("network", "plugin", "parameters", "optimizer")
     for name, network in graph.networks.items():
         choice = loaded.network(name)
