@@ -31,7 +31,7 @@ from .resuming import (
 )
 from .rundir import RunDirectory, environment, write_json, write_table
 from .selection import task_of
-from .starting import pinned
+from .starting import pinned, take_over
 from .store import ImageData, open_dataset, prepare
 
 _log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ def _lead(
     recipe, data = session.recipe, session.data
     if resumed:
         resumed.check_data(data)
+    said = _start(session, place)
     place.begin(recipe)
     with place.said_of_the_disk(), logging_to(place.log, display):
         if resumed:
@@ -129,6 +130,8 @@ def _lead(
         ranks.wait()
         for warning in data.warnings:
             _log.warning(warning)
+        for line in said:
+            _log.info(line)
         if resumed and resumed.lengthened:
             was, now = resumed.totals(len(data.splits["train"]))
             trained = session.graph.optimizers
@@ -149,7 +152,20 @@ def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
     ranks.wait()  # the first prepares the data, and writes down what the run starts from
-    Loop(Session.of(pinned(recipe, place), silent, ranks), place, silent, ranks).run()
+    session = Session.of(pinned(recipe, place), silent, ranks)
+    _start(session, place)
+    Loop(session, place, silent, ranks).run()
+
+
+def _start(session: Session, place: RunDirectory) -> list[str]:
+    """Start from another run's networks where the recipe says so and the run has none of its own.
+
+    Returns:
+        What was taken, in lines.
+    """
+    if session.recipe.tables.start is None or checkpoint.latest(place.checkpoints) is not None:
+        return []
+    return take_over(session.recipe, session.graph)
 
 
 def restore(

@@ -21,7 +21,6 @@ from .ranks import Gradients, RankLost, Ranks
 from .rundir import RunDirectory
 from .seeding import derive_seed, rng
 from .signals import Interrupted, noting_signals
-from .starting import take_over
 from .step import Step
 
 if TYPE_CHECKING:
@@ -276,8 +275,6 @@ class Loop:
                 f"{self.place.checkpoints}: the ranks do not see the same checkpoints; the run "
                 "directory must be on a disk that all of them share"
             )
-        if found is None and self.session.recipe.tables.start is not None:
-            take_over(self.session.recipe, self.graph)
         if found is not None:
             found.load(self.graph)
             if self.ranks.count == 1:  # with more, each rank would need its own

@@ -61,7 +61,7 @@ def pinned(recipe: Recipe, place: RunDirectory) -> Recipe:
     return replace(recipe, tables=recipe.tables.model_copy(update={"start": start}))
 
 
-def take_over(recipe: Recipe, graph: TrainingGraph) -> None:
+def take_over(recipe: Recipe, graph: TrainingGraph) -> list[str]:
     """Put the other run's networks into a graph that has not been trained.
 
     Tensors whose names and shapes fit are taken, the others stay as they are initialised; so do
@@ -70,23 +70,27 @@ def take_over(recipe: Recipe, graph: TrainingGraph) -> None:
     starts as the network does. Optimizers and augmenters begin anew, as in the transfer learning of
     Karras et al. (arXiv:2006.06676).
 
+    Returns:
+        What was taken and what was not, in lines.
+
     Raises:
         UserError: nothing of a network fits, or the files do not match the hash.
     """
     start = recipe.tables.start
     assert start is not None and start.networks is not None
-    found = _find(start)
+    found, lines = _find(start), []
     for name in start.networks:
         network = graph.networks[name]
         others = _bound(recipe.network(name), graph.task, start)
-        _take(found, name, network, others)
+        lines += _take(found, name, network, others)
         if name in graph.averages:
             if f"{name}.average" in found.networks():
-                _take(found, f"{name}.average", graph.averages[name], others)
+                lines += _take(found, f"{name}.average", graph.averages[name], others)
             else:
                 graph.averages[name].load_state_dict(network.state_dict())
     if anew := [name for name in graph.networks if name not in start.networks]:
-        _log.info("initialised as usual: %s", ", ".join(anew))
+        lines.append(f"initialised as usual: {', '.join(anew)}")
+    return lines
 
 
 def _kept(place: RunDirectory) -> Start | None:
@@ -145,11 +149,14 @@ def _chosen(start: Start, found: Checkpoint, recipe: Recipe) -> list[str]:
     return start.networks or both
 
 
-def _take(found: Checkpoint, name: str, network: nn.Module, bound: set[str]) -> None:
-    """Put the tensors of a saved network that fit into another one, and log the others.
+def _take(found: Checkpoint, name: str, network: nn.Module, bound: set[str]) -> list[str]:
+    """Put the tensors of a saved network that fit into another one.
 
     Args:
         bound: names of tensors that mean something else in the other run.
+
+    Returns:
+        What was taken and what was not, in lines.
     """
     saved, own = found.tensors(name), network.state_dict()
     fitting = {
@@ -165,13 +172,14 @@ def _take(found: Checkpoint, name: str, network: nn.Module, bound: set[str]) -> 
         )
     network.load_state_dict(fitting, strict=False)
     numbers, of = _numbers(fitting.values()), _numbers(own.values())
-    _log.info(
-        "%s: %d of %d tensors (%s of %s numbers) are taken from %s",
-        name, len(fitting), len(own), f"{numbers:,}", f"{of:,}", found.directory,
-    )  # fmt: skip
+    lines = [
+        f"{name}: {len(fitting)} of {len(own)} tensors ({numbers:,} of {of:,} numbers) are taken "
+        f"from {found.directory}"
+    ]
     if left := [key for key in own if key not in fitting]:
         more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        _log.info("%s: initialised as usual: %s%s", name, ", ".join(left[:SHOWN]), more)
+        lines.append(f"{name}: initialised as usual: {', '.join(left[:SHOWN])}{more}")
+    return lines
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:
