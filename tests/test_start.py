@@ -31,11 +31,13 @@ SILENT = Display(Console(quiet=True))
 CONDITIONAL = {"plugin": "cgan", "average": 0.9}
 
 
-def recipe(classes: tuple[str, ...] = ("Edema", "Mass"), **tables: Any) -> Recipe:
+def recipe(
+    classes: tuple[str, ...] = ("Edema", "Mass"), images: int = 120, **tables: Any
+) -> Recipe:
     """A small conditional GAN."""
     return gan(
         run={"steps": 4, "save_every": 2, "batch_size": 8, "keep": 0},
-        data={"plugin": "phantom", "images": 120, "image_size": 32, "classes": list(classes)},
+        data={"plugin": "phantom", "images": images, "image_size": 32, "classes": list(classes)},
         **{"generator": CONDITIONAL, "discriminator": {"plugin": "cgan"}, **tables},
     )
 
@@ -91,12 +93,12 @@ def test_networks_and_averages_start_from_the_checkpoint(
     assert same(graph.networks["generator"], saved(source, "generator", 2))
     assert same(graph.networks["discriminator"], saved(source, "discriminator", 2))
     assert same(graph.averages["generator"], saved(source, "generator.average", 2))
-    # The average goes on: its first step does not forget what it was.
     start = load(place / "recipe.toml").tables.start
     assert start is not None and start.checkpoint == "2" and start.run == str(source)
     assert start.networks == ["generator", "discriminator"]
     # No optimizer is taken: the first Adam step counts from 1.
-    assert saved(place, "generator.optimizer", 2)["dense.weight/step"].item() <= 2
+    steps = [v for k, v in saved(place, "generator.optimizer", 2).items() if k.endswith("/step")]
+    assert steps and max(steps) <= 2
 
 
 def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
@@ -195,9 +197,7 @@ def test_the_resolved_recipe_is_the_same_run_from_the_same_files(
     assert not same(saved(first, "generator"), saved(source, "generator"))
     # Other files in the same place are not what it started from.
     shutil.rmtree(tmp_path / "source")
-    run(recipe(data={"plugin": "phantom", "images": 90, "image_size": 32,
-                     "classes": ["Edema", "Mass"]}),
-        tmp_path / "source", display=SILENT)  # fmt: skip
+    run(recipe(images=90), tmp_path / "source", display=SILENT)
     with pytest.raises(UserError, match=r"\[start\] sha256"):
         run(load(first / "recipe.toml"), tmp_path / "third", display=SILENT)
 
