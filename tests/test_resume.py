@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from xraygan import UserError, checkpoint, schema
 from xraygan.display import Display
-from xraygan.engine import run
+from xraygan.engine import finish, restore, run
 from xraygan.lengthening import account
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load, load_tree
@@ -282,6 +283,46 @@ def test_an_environment_that_cannot_be_read_is_not_written_over(
     assert "whether the run goes on with the same images cannot be told" in (
         (place / "run.log").read_text()
     )
+
+
+def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    shutil.copytree(finished, place, symlinks=True)
+    trained_on = environment(place)["dataset"]["fingerprint"]
+    assert json.loads((place / "evaluation.json").read_text())["protocol"]["fingerprint"] == (
+        trained_on
+    )
+    said = StringIO()
+    overrides = ["data.images=90", "evaluation.generated=6"]
+    session, opened, step = restore(place, overrides, Display(Console(file=said, width=300)))
+    assert "these are not the images of the run: train images: " in said.getvalue()
+    found = finish(session, opened, step)
+    assert found["protocol"]["trained_on_fingerprint"] == trained_on
+    assert found["protocol"]["fingerprint"] not in (trained_on, None)
+    assert found["changed"] == {
+        "data.images": {"was": 120, "now": 90},
+        "evaluation.generated": {"was": 4, "now": 6},
+    }
+    said = StringIO()
+    session, opened, step = restore(place, [], Display(Console(file=said)))
+    found = finish(session, opened, step)
+    assert not said.getvalue() and "changed" not in found
+    assert "trained_on_fingerprint" not in found["protocol"]
+    # The same images, and another order of the networks' outputs.
+    with pytest.raises(UserError, match="know the classes Edema, Mass, in this order"):
+        restore(place, ["data.classes=['Mass', 'Edema']"], SILENT)
+
+
+def test_metadata_that_networks_are_told_are_data(tmp_path: Path) -> None:
+    recipe = gan().changed("data.metadata=['age']", "run.steps=2")
+    place = run(recipe, tmp_path / "run", display=SILENT).path
+    (place / "evaluation.json").unlink()
+    found = environment(place)
+    assert len(found["dataset"]["metadata"]) == 64
+    found["dataset"]["metadata"] = "0" * 64
+    (place / "environment.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="age, sex or view of some images"):
+        run(recipe, place, resume=True, display=SILENT)
 
 
 # -- longer ----------------------------------------------------------------------------------------

@@ -269,10 +269,12 @@ def test_a_checkpoint_without_a_run_is_refused(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_ranks_start_from_the_same_networks(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(tomli_w.dumps(recipe().resolved()))
+    sgd = [f"{name}.optimizer.name=sgd" for name in ("generator", "discriminator")]
+    plain = recipe().changed(*sgd)  # Adam makes a full step of a gradient that is all rounding
+    (tmp_path / "mine.toml").write_text(tomli_w.dumps(plain.resolved()))
     words = ["run", str(tmp_path / "mine.toml"), "--set", f"start.run={json.dumps(str(source))}"]
     assert launch([*words, "--out", str(tmp_path / "ranks"), "--quiet"], 2) == 0
-    run(from_run(recipe(), source), tmp_path / "one", display=SILENT)
+    run(from_run(plain, source), tmp_path / "one", display=SILENT)
     ours, one = (load(tmp_path / n / "recipe.toml").tables.start for n in ("ranks", "one"))
     assert ours == one and ours is not None and ours.sha256
     for key, value in saved(tmp_path / "ranks", "generator", 2).items():

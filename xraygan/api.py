@@ -195,8 +195,8 @@ def run(
     from .display import Display
     from .engine import run as train
 
-    loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
     overrides = start_overrides(from_run, from_checkpoint)
+    loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
     overrides += (f"run.steps={steps}",) if steps is not None else ()
     if overrides:
         loaded = loaded.changed(*overrides)
