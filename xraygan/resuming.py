@@ -166,7 +166,7 @@ class Resumption:
 
     def _say(self, other: Changes) -> None:
         if self.changed:
-            _log.info("changed since the run began:%s", _shown(self.changed))
+            _log.info("changed for the rest of the run: %s", "; ".join(_lines(self.changed)))
         if self.step and "fingerprint" not in self.environment.get("dataset", {}):
             _log.warning(
                 "environment.json did not hold the fingerprint of the data, so whether the run "
@@ -175,8 +175,8 @@ class Resumption:
         if other:
             _log.warning(
                 "resumed with other versions or on another machine, so the last bits may differ "
-                "from those of a run that was never stopped:%s",
-                _shown(other),
+                "from those of a run that was never stopped: %s",
+                "; ".join(_lines(other)),
             )
 
 
@@ -272,10 +272,14 @@ def _among(key: str, keys: Iterable[str]) -> bool:
 
 
 def _shown(changed: Changes) -> str:
-    return "".join(
-        f"\n  {key}: {'unset' if was is None else was} there, {'unset' if now is None else now} now"
+    return "".join(f"\n  {line}" for line in _lines(changed))
+
+
+def _lines(changed: Changes) -> list[str]:
+    return [
+        f"{key}: {'unset' if was is None else was} there, {'unset' if now is None else now} now"
         for key, (was, now) in changed.items()
-    )
+    ]
 
 
 # -- the data and the machine ----------------------------------------------------------------------
