@@ -63,6 +63,7 @@ def recipe() -> Iterator[str]:
         "[run]": schema.Run,
         "[data]": schema.Data,
         "[data.augmentation]": schema.Augmentation,
+        "[start]": schema.Start,
         "[generator], [discriminator], [classifier]": schema.Network,
         "optimizer": schema.Optimizer,
         "[labeler]": schema.Labeler,

@@ -13,6 +13,7 @@ from rich.console import Console
 from xraygan import UserError, checkpoint
 from xraygan.display import Display
 from xraygan.engine import run
+from xraygan.lengthening import account
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load
 from xraygan.schema import Optimizer
@@ -39,6 +40,28 @@ def test_a_schedule_is_checked() -> None:
     for wrong in ("warmup=1.0", "floor=1.5", "schedule=linear"):
         with pytest.raises(UserError, match=rf"optimizer\] {wrong.partition('=')[0]}"):
             load("quickstart", [f"generator.optimizer.{wrong}"])
+
+
+def test_what_becomes_of_phases_and_learning_rates_is_said() -> None:
+    recipe = gan(
+        run={"steps": 2000},
+        schedule={"phases": [{"ratio": "3:1", "until": 0.5}, {"ratio": "1:1"}]},
+        generator={"optimizer": {"lr": 0.1, "schedule": "cosine", "floor": 0.1, "warmup": 0.1}},
+    )
+    lines = account(recipe, ["generator", "discriminator"], 1000, 2000, 1000)
+    assert lines == [
+        "2000 steps in all instead of 1000; 1000 are done",
+        "phase 1 (3:1) ends at step 1000 instead of 500",
+        "step 1001 is in phase 2 (1:1)",
+        "learning rate of the generator: rises until step 200 instead of 100",
+        "learning rate of the generator: falls as a cosine to 0.01 at step 2000 instead of 1000",
+        "learning rate of the generator: 0.0628 after step 1000 instead of 0.01",
+        "scores and labelers that follow the run's progress see 0.5 at step 1000 instead of 1",
+    ]
+    phases = recipe.tables.schedule
+    assert phases.phase(999 / 2000).ratio == "3:1" and phases.phase(1000 / 2000).ratio == "1:1"
+    plain = account(gan(), ["generator"], 4, 8, 4)
+    assert plain[1] == "phases and learning rates stay as they are"
 
 
 class Killed(BaseException):

@@ -362,7 +362,7 @@ def test_going_on_with_other_threads_is_said_before_it_is_done(
             stop_at(patch, 4)
             run(recipe, out, resume=True, display=Display(Console(file=said, width=500)))
         torch.set_num_threads(before)
-        warning = f"the run goes on with threads {before + 1} (was {before})"
+        warning = f"threads: {before} there, {before + 1} now"
         for text in (said.getvalue(), (out / "run.log").read_text()):
             assert (warning in text) == bool(number), text
 

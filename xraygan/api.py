@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError
-from .recipe import Recipe, load
+from .recipe import Recipe, load, start_overrides
 from .rundir import RunDirectory
 from .runfiles import RunFiles
 
@@ -175,6 +175,9 @@ def run(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    steps: int | None = None,
+    from_run: str | Path | None = None,
+    from_checkpoint: str | int | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train a recipe, evaluate it, and leave a run directory.
@@ -183,6 +186,9 @@ def run(
         recipe: a :class:`Recipe`, a file, or the name of a shipped recipe.
         out: the run directory; ``runs/NAME`` by default.
         resume: continue the run in the directory, if there is one.
+        steps: train for so many steps in all; with ``resume``, a finished run for longer.
+        from_run: the run directory whose networks this run starts from, where they fit.
+        from_checkpoint: ``"latest"``, ``"best"``, or a step of that run.
         quiet: show nothing while it trains.
 
     Raises:
@@ -191,7 +197,12 @@ def run(
     from .display import Display
     from .engine import run as train
 
+    overrides = start_overrides(from_run, from_checkpoint)
     loaded = recipe if isinstance(recipe, Recipe) else load(recipe)
-    directory = None if out is None else Path(out)
-    place = train(loaded, directory, resume=resume, display=Display(quiet=quiet))
+    overrides += (f"run.steps={steps}",) if steps is not None else ()
+    if overrides:
+        loaded = loaded.changed(*overrides)
+    directory, display = None if out is None else Path(out), Display(quiet=quiet)
+    longer = steps is not None
+    place = train(loaded, directory, resume=resume, longer=longer, display=display)
     return Run(place.path)

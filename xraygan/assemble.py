@@ -87,8 +87,21 @@ def assemble(
         if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
     }
     schedules = {name: recipe.network(name).words.optimizer.factor for name in optimizers}
+    start = recipe.tables.start
+    ages = {}
+    if start and start.checkpoint.isdecimal():
+        ages = dict.fromkeys(start.networks or (), int(start.checkpoint))
     return TrainingGraph(
-        task, networks, read_by_scores, terms, optimizers, decays, autocast, ranks, schedules
+        task,
+        networks,
+        read_by_scores,
+        terms,
+        optimizers,
+        decays,
+        autocast,
+        ranks,
+        schedules,
+        ages,
     )
 
 

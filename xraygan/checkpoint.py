@@ -7,7 +7,6 @@ optimizer states and the step are all that it takes to go on to the same bits.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .graph import TrainingGraph, flattened
-from .reading import read_text
+from .reading import read_text, sha256
 from .rundir import RunDirectory, write_atomically
 
 LATEST, BEST = "latest", "best"
@@ -76,6 +75,11 @@ class Checkpoint:
     def step(self) -> int:
         return self.manifest.step
 
+    def networks(self) -> list[str]:
+        """The names of its networks, and of their averages (``NAME.average``)."""
+        files = (file.removesuffix(".safetensors") for file in self.manifest.files)
+        return [name for name in files if not name.endswith(".optimizer")]
+
     def load_network(self, name: str, network: nn.Module) -> None:
         """Put a network's saved weights and buffers into it.
 
@@ -83,7 +87,7 @@ class Checkpoint:
             UserError: the checkpoint has no such network, or it does not fit.
         """
         try:
-            network.load_state_dict(self._tensors(f"{name}.safetensors"))
+            network.load_state_dict(self.tensors(name))
         except RuntimeError as error:
             # The first line only says that there are more.
             reasons = [line.strip() for line in str(error).splitlines()] + [""]
@@ -94,7 +98,7 @@ class Checkpoint:
 
     def load_optimizer(self, name: str, network: nn.Module, optimizer: Any) -> None:
         """Restore an optimizer's state tensors, stored under its parameters' names."""
-        saved = self._tensors(f"{name}.optimizer.safetensors")
+        saved = self.tensors(f"{name}.optimizer")
         state: dict[int, dict[str, Tensor]] = {}
         for index, (key, parameter) in enumerate(_trained(network)):
             prefix = key + "/"
@@ -119,8 +123,13 @@ class Checkpoint:
         for name, optimizer in graph.optimizers.items():
             self.load_optimizer(name, graph.networks[name], optimizer)
 
-    def _tensors(self, file: str) -> dict[str, Tensor]:
-        if file not in self.manifest.files:
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The saved tensors of a network, its average or its optimizer.
+
+        Raises:
+            UserError: the checkpoint has none of that name, or its file cannot be read.
+        """
+        if (file := f"{name}.safetensors") not in self.manifest.files:
             raise UserError(f"{self.directory}: the checkpoint has no {file}")
         try:
             return load_file(self.directory / file)
@@ -177,7 +186,7 @@ def _save(
         building.mkdir(parents=True)
         for name, tensors in _contents(graph).items():
             save_file(tensors, building / name)
-        files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+        files = {path.name: sha256(path) for path in sorted(building.iterdir())}
         text = Manifest(step=step, log=log, files=files).model_dump_json(indent=1) + "\n"
         (building / "manifest.json").write_text(text, encoding="utf-8")
         for path in building.iterdir():
@@ -368,17 +377,12 @@ def _verified(path: Path) -> Checkpoint | None:
     try:
         manifest = Manifest.model_validate_json(read_text(path / "manifest.json"))
         whole = path.name == f"step-{manifest.step:08d}" and all(
-            (path / name).is_file() and _sha256(path / name) == sha
+            (path / name).is_file() and sha256(path / name) == sha
             for name, sha in manifest.files.items()
         )
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
     return Checkpoint(path, manifest) if whole else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

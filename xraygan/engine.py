@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from . import checkpoint
+from . import checkpoint, lengthening
 from .assemble import assemble, from_random, rehearse
 from .display import Display, logging_to
 from .errors import UserError
@@ -30,8 +30,10 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .rundir import RunDirectory, changed_keys, write_json, write_table
+from .resuming import Resumption, data_differences, material_changes, read_environment
+from .rundir import RunDirectory, environment, write_json, write_table
 from .selection import task_of
+from .starting import pinned, take_over
 from .store import ImageData, ImageSplit, open_dataset, prepare
 
 _log = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ class Session:
                     f"[data] classes: the data have {', '.join(found.task.classes)}, and the "
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
+            for line in data_differences(_environment(place), found):
+                display.say(f"warning: these are not the images of the run: {line}")
             return found
 
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
@@ -141,6 +145,7 @@ def run(
     directory: Path | None = None,
     *,
     resume: bool = False,
+    longer: bool = False,
     display: Display | None = None,
 ) -> RunDirectory:
     """Train a recipe, evaluate it, and leave a run directory.
@@ -148,9 +153,11 @@ def run(
     Args:
         directory: ``runs/NAME`` by default.
         resume: continue the run in the directory, if there is one.
+        longer: the run that is continued may get another number of steps.
 
     Returns:
-        The run directory; a finished run that is resumed is returned as it is.
+        The run directory; a finished run that is resumed is returned as it is, unless its recipe
+        now has more steps.
 
     Raises:
         UserError: the recipe, the data or a plugin is at fault.
@@ -159,60 +166,89 @@ def run(
     """
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
+    asked, recipe = recipe, pinned(recipe, place)
     if resume and place.evaluation.exists():
-        place.check(recipe, resume=True)
-        display.say(f"{place.path} is complete")
-        return place
+        place.check(resume=True)
+        if not Resumption.of(place, recipe, longer=longer).lengthened:
+            display.say(f"{place.path} is complete")
+            return place
     with join(recipe.tables.run.device) as ranks:
         _check_shares(recipe, ranks)
         if not ranks.first:
-            _follow(recipe, place, ranks)
+            _follow(asked, place, ranks)
             return place
         with place.locked(), threads(recipe.tables.run.threads):
-            place.check(recipe, resume=resume)  # before the data is prepared, not after
-            session = Session.of(recipe, display, ranks)
-            place.begin(recipe)
+            place.check(resume=resume)  # before the data is prepared, not after
             with place.said_of_the_disk():
                 checkpoint.adopt(place.checkpoints)
-            ranks.wait()
-            with place.said_of_the_disk(), logging_to(place.log, display):
-                _warn_if_moved(place, session.device)
-                place.write_environment(recipe, session.device, session.data.summary(), ranks.count)
-                write_conditions(place, session.data.splits["train"], session.graph)
-                for warning in session.data.warnings:
-                    _log.warning(warning)
-                for reason, count in session.data.left_out.items():
-                    _log.info("left out: %s: %d", reason, count)
-                loop = Loop(session, place, display, ranks)
-                try:
-                    loop.run()
-                    finish(session, place, loop.total)
-                finally:
-                    if loop.keeper:
-                        loop.keeper.trackers.close()
+            resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
+            session = Session.of(recipe, display, ranks)
+            _lead(session, place, resumed, display, ranks)
     return place
+
+
+def _lead(
+    session: Session,
+    place: RunDirectory,
+    resumed: Resumption | None,
+    display: Display,
+    ranks: Ranks,
+) -> None:
+    """The run of the first rank, which writes the run directory."""
+    recipe, data = session.recipe, session.data
+    if resumed:
+        resumed.check_data(data)
+    said = _start(session, place)
+    place.begin(recipe)
+    with place.said_of_the_disk(), logging_to(place.log, display):
+        if resumed:
+            resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
+        else:
+            place.write_environment(recipe, session.device, data.summary(), ranks.count)
+        write_conditions(place, data.splits["train"], session.graph)
+        ranks.wait()
+        for warning in data.warnings:
+            _log.warning(warning)
+        for reason, count in data.left_out.items():
+            _log.info("left out: %s: %d", reason, count)
+        for line in said:
+            _log.info(line)
+        if resumed and resumed.lengthened:
+            was, now = resumed.totals(len(data.splits["train"]))
+            trained = session.graph.optimizers
+            for line in lengthening.account(recipe, trained, was, now, resumed.step):
+                _log.info(line)
+                display.say(line)
+        loop = Loop(session, place, display, ranks)
+        try:
+            loop.run()
+            finish(session, place, loop.total)
+        finally:
+            if loop.keeper:
+                loop.keeper.trackers.close()
 
 
 def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
     """The run of every rank but the first: it trains along and writes nothing."""
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
-    ranks.wait()  # the first prepares the data
+    ranks.wait()  # the first prepares the data, and writes down what the run starts from
+    recipe = pinned(recipe, place)
     with threads(recipe.tables.run.threads):
-        Loop(Session.of(recipe, silent, ranks), place, silent, ranks).run()
+        session = Session.of(recipe, silent, ranks)
+        _start(session, place)
+        Loop(session, place, silent, ranks).run()
 
 
-def _warn_if_moved(place: RunDirectory, device: torch.device) -> None:
-    """Say before a run goes on that its bits will not be those of an uninterrupted one."""
-    moved = place.what_moved(device)
-    if moved and checkpoint.latest(place.checkpoints) is not None:
-        _log.warning(
-            "%s: the run goes on with %s. Its results are as valid, but may differ in their last "
-            "bits from those of a run that was never stopped. OMP_NUM_THREADS sets the number of "
-            "threads; [run] threads fixes it in a recipe",
-            place.path,
-            moved,
-        )
+def _start(session: Session, place: RunDirectory) -> list[str]:
+    """Start from another run's networks where the recipe says so and the run has none of its own.
+
+    Returns:
+        What was taken, in lines.
+    """
+    if session.recipe.tables.start is None or checkpoint.latest(place.checkpoints) is not None:
+        return []
+    return take_over(session.recipe, session.graph)
 
 
 def restore(
@@ -243,6 +279,14 @@ def restore(
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
     return session, place, found.step
+
+
+def _environment(place: RunDirectory) -> dict[str, Any]:
+    """A run's ``environment.json``; empty where it cannot be read."""
+    try:
+        return read_environment(place)
+    except UserError:
+        return {}
 
 
 def _check_trained(place: RunDirectory, before: Recipe, now: Recipe) -> None:
@@ -307,7 +351,10 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
     result["protocol"]["fingerprint"] = session.data.fingerprint
-    changed = changed_keys(place.resolved(), session.recipe.resolved())
+    trained_on = _environment(place).get("dataset", {}).get("fingerprint")
+    if trained_on not in (None, session.data.fingerprint):
+        result["protocol"]["trained_on_fingerprint"] = trained_on
+    changed = material_changes(place, session.recipe)
     changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
     if changed:  # by --set: the run's own recipe does not tell how this was measured
         result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}

@@ -50,6 +50,7 @@ class TrainingGraph:
         autocast: makes the context in which networks run (mixed precision).
         ranks: the processes that train it together.
         schedules: network -> its learning rate as a share of its optimizer's own, at a progress.
+        ages: network -> steps that it was trained for before this run, in another one.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainingGraph:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         ranks: Ranks | None = None,
         schedules: Mapping[str, Callable[[float], float]] | None = None,
+        ages: Mapping[str, int] | None = None,
     ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
@@ -76,6 +78,7 @@ class TrainingGraph:
         self.autocast = autocast
         self.ranks = ranks or Ranks()
         self.schedules = dict(schedules or {})
+        self.ages = dict(ages or {})
         self._own = self.networks.keys() - set(MODELS)
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
@@ -248,7 +251,7 @@ class TrainingGraph:
         Args:
             step: steps done before this one. An average forgets faster in the first steps
                 (decay at most 1 - 1 / (step + 1), as Tarvainen and Valpola have it), so that the
-                initial weights do not linger.
+                initial weights do not linger; steps of another run that it started from count.
             held: ``()`` float32; where it is 1, no parameter and no optimizer changes, and the
                 device need not be waited for to know it.
             progress: how much of the run is done, in [0, 1), for learning rates that change.
@@ -269,7 +272,8 @@ class TrainingGraph:
             optimizer.zero_grad(set_to_none=True)
         for name, decay in self.decays.items():
             if name in gradients:
-                _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (step + 1)))
+                age = self.ages.get(name, 0) + step
+                _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (age + 1)))
         if AUGMENTER in self.networks:
             self.networks[AUGMENTER].adapt(held)
 

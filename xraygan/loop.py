@@ -54,7 +54,7 @@ class Loop:
         self.unlabelled: Batches | None = None
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
-        self.total = self.words.steps or (self.words.epochs or 0) * self.batches.steps_per_epoch
+        self.total = self.words.total(self.batches.steps_per_epoch)
         self.guard = finite.Guard(self.device, self.ranks)
         self.meter = Meter(self.words.batch_size)
         self._skipped_in_a_row = 0

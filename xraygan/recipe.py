@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -77,12 +78,34 @@ class Recipe:
         prefix = group + "."
         return {c.name: c for table, c in self.choices.items() if table.startswith(prefix)}
 
+    def files(self) -> dict[str, Path]:
+        """The files that options name, by their keys: ``classifier.weights``."""
+        return {
+            f"{table}.{name}": value
+            for table, choice in self.choices.items()
+            for name, value in choice.options.items()
+            if isinstance(value, Path)
+        }
+
+    def changed(self, *overrides: str) -> Recipe:
+        """This recipe with some keys set to other values.
+
+        Args:
+            overrides: ``"table.key=value"`` each, as ``--set`` on the command line.
+
+        Raises:
+            RecipeError: with every fault that was found.
+        """
+        return _check(self.source, *_overridden(self.resolved(), {}, overrides), None)
+
     def resolved(self) -> Tree:
         """Everything the run depends on, defaults included, as a recipe that stands alone."""
         tree = self.tables.model_dump(exclude_none=True)
         tree["run"] = {"name": self.name, **tree["run"]}
         if self.tables.data.root is not None:
             tree["data"]["root"] = str(Path(self.tables.data.root).resolve())
+        if self.tables.start is not None:
+            tree["start"]["run"] = str(Path(self.tables.start.run).resolve())
         for table, choice in self.choices.items():
             _at(tree, tuple(table.split("."))).update(
                 {"plugin": choice.words.plugin}
@@ -164,11 +187,16 @@ def load(
         RecipeError: with every fault that was found.
     """
     path = find(reference)
-    tree, origins = _read(path, ())
+    return _check(path, *_overridden(*_read(path, ()), overrides), registry, files=files)
+
+
+def _overridden(
+    tree: Tree, origins: dict[Key, str], overrides: Iterable[str]
+) -> tuple[Tree, dict[Key, str]]:
     for override in overrides:
         key, value = parse_override(override)
         _merge(tree, _nest(key, value), origins, f"--set {override}")
-    return _check(path, tree, origins, registry, files=files)
+    return tree, origins
 
 
 def load_tree(tree: Tree, path: Path) -> Recipe:
@@ -255,6 +283,9 @@ def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key
     if at == ("run",) and ("steps" in over or "epochs" in over):
         base.pop("steps", None)
         base.pop("epochs", None)
+    if at == ("start",):  # what is known of another run's checkpoint says nothing of this one's
+        for key in set(base) if "run" in over else {"sha256"}:
+            base.pop(key, None)
     for key, value in over.items():
         origins[(*at, key)] = source
         if value is False and isinstance(base.get(key), dict):
@@ -298,6 +329,30 @@ def parse_override(text: str) -> tuple[Key, Any]:
         return parts, parse_toml(f"value = {value}")["value"]
     except (ValueError, KeyError):
         return parts, value  # a bare word, such as a path
+
+
+def start_overrides(run: str | Path | None, which: str | int | None) -> tuple[str, ...]:
+    """Overrides that let a recipe start from the networks of another run.
+
+    Args:
+        run: its directory, None for none.
+        which: its checkpoint: latest, best or a step; latest by default.
+
+    Raises:
+        UserError: there is a checkpoint and no run.
+    """
+    if run is None:
+        if which is not None:
+            raise UserError("--from-checkpoint needs --from RUN, the run that has the checkpoint")
+        return ()
+    # As strings of TOML: a folder may be called 5.
+    values = {"run": str(run), "checkpoint": "latest" if which is None else str(which)}
+    return tuple(f"start.{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def sets_length(overrides: Iterable[str]) -> bool:
+    """Whether overrides set how long a run is."""
+    return any(parse_override(o)[0] in (("run", "steps"), ("run", "epochs")) for o in overrides)
 
 
 def _nest(key: Key, value: Any) -> Tree:

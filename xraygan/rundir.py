@@ -26,16 +26,10 @@ from torch import Tensor
 
 from .errors import UserError
 from .precision import thread_settings
-from .reading import parse_json, parse_toml, read_text
-from .recipe import Recipe, load, load_tree
+from .reading import parse_json, parse_toml, read_text, sha256
+from .recipe import Recipe
 
 LOCK = ".lock"
-
-#: keys that cannot change what a run learns or measures
-IMMATERIAL = (
-    "data.cache", "run.name", "run.device", "run.log_every", "run.save_every", "run.keep",
-    "run.sample_every", "trackers",
-)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 
@@ -102,20 +96,6 @@ class RunDirectory:
         if not found.recipe.is_file():
             raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
         return found
-
-    def resolved(self) -> dict[str, Any]:
-        """The run's recipe, with the defaults of keys that its version did not have yet.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        try:
-            return load(self.recipe).resolved()
-        except UserError:  # a file of weights or a plugin is gone: then as it is written
-            try:
-                return parse_toml(read_text(self.recipe))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{self.recipe}: cannot be read ({error})") from None
 
     def fingerprint(self) -> str | None:
         """That of the images that the run was trained on; None if it is not known."""
@@ -188,8 +168,8 @@ class RunDirectory:
     def _lock(self) -> FileLock:
         return FileLock(self.lock)
 
-    def check(self, recipe: Recipe, *, resume: bool) -> None:
-        """Hold that a run of this recipe can begin here, or go on.
+    def check(self, *, resume: bool) -> None:
+        """Hold that a run can begin here, or that there is one to go on.
 
         Raises:
             UserError: there is another run, a run that was not to be resumed, or something else.
@@ -204,8 +184,6 @@ class RunDirectory:
                 f"{self.path} is not empty and holds no run; choose another directory with "
                 "--out DIR"
             )
-        if self.recipe.exists():
-            self._check_same(recipe.resolved())
 
     def begin(self, recipe: Recipe) -> None:
         """Make the directory and what is missing in it; the recipe of a run that it holds stays.
@@ -222,70 +200,11 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
-    def _check_same(self, resolved: dict[str, Any]) -> None:
-        try:
-            # A run of a former version lacks keys that came since: they have their defaults.
-            there = load_tree(parse_toml(read_text(self.recipe)), self.recipe).resolved()
-        except ValueError as error:
-            raise UserError(
-                f"{self.recipe}: {error}. The run cannot be resumed without its recipe; choose "
-                "another directory with --out DIR"
-            ) from None
-        before, now = (dict(_flat(parse_toml(tomli_w.dumps(tree)))) for tree in (there, resolved))
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if changed:
-            shown = "".join(
-                f"\n  {key}: {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
-                for key in changed[:5]
-            )
-            raise UserError(
-                f"{self.path} holds a run of another recipe, which cannot be resumed with this one:"
-                f"{shown}\nGive the same recipe and --set as before, or another --out DIR"
-            )
-
     def write_environment(
         self, recipe: Recipe, device: torch.device, data: dict, ranks: int = 1
     ) -> None:
         """Write ``environment.json``: what besides the recipe decides the result's bits."""
-        parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
-        content = {
-            "xraygan": version("xraygan"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            **{name: version(name) for name in PACKAGES},
-            "device": device_name(device),
-            "ranks": ranks,
-            **thread_settings(),
-            "seed": recipe.tables.run.seed,
-            "git": git_revision(),
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "dataset": {"plugin": recipe.choices["data"].part.name, **data},
-            "plugins": parts,
-        }
-        write_json(self.environment, content)
-
-    def what_moved(self, device: torch.device) -> str:
-        """What this process computes with, other than the run did so far; "" if nothing.
-
-        The bits of a resumed run may then differ from those of an uninterrupted one.
-        """
-        try:
-            before = parse_json(read_text(self.environment))
-        except (OSError, ValueError):
-            return ""
-        now = {**thread_settings(), "device": device_name(device), "torch": version("torch")}
-        names = ("threads", "cpu_capability", "device", "torch")
-        known = before if isinstance(before, dict) else {}
-        # How many cores a processor has does not matter: its threads do.
-        pairs = {
-            n: [str(x[n]).partition(" (")[0] for x in (known, now)] for n in names if n in known
-        }
-        return ", ".join(
-            f"{name.replace('_', ' ')} {to} (was {was})"
-            for name, (was, to) in pairs.items()
-            if was != to
-        )
+        write_json(self.environment, environment(recipe, device, data, ranks))
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the logged lines after a step, which a resumed run will write again."""
@@ -313,6 +232,32 @@ class RunDirectory:
     def append_metrics(self, content: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
+
+
+def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) -> dict[str, Any]:
+    """What besides the recipe decides a result's bits: the content of ``environment.json``.
+
+    Args:
+        data: the summary of the dataset.
+        ranks: processes that train the run together.
+    """
+    parts = {t: f"{c.part.name} ({c.part.origin})" for t, c in recipe.choices.items()}
+    return {
+        "xraygan": version("xraygan"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in PACKAGES},
+        "device": device_name(device),
+        "ranks": ranks,
+        **thread_settings(),
+        "seed": recipe.tables.run.seed,
+        "git": git_revision(),
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": {"plugin": recipe.choices["data"].part.name, **data},
+        "plugins": parts,
+        "files": {k: sha256(path) for k, path in recipe.files().items() if path.is_file()},
+    }
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
@@ -383,26 +328,11 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def changed_keys(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two resolved recipes differ, those left out that change no figure.
-
-    Returns:
-        key -> its value in ``before`` and in ``now``, None where it is not set.
-    """
-    # Through TOML, in which a tuple and a list are the same.
-    old, new = (dict(_flat(parse_toml(tomli_w.dumps(tree)))) for tree in (before, now))
-    return {
-        key: (old.get(key), new.get(key))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not any(f"{key}.".startswith(f"{name}.") for name in IMMATERIAL)
-    }
-
-
-def _flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their dotted keys."""
     for key, value in tree.items():
         name = f"{at}.{key}" if at else key
         if isinstance(value, dict):
-            yield from _flat(value, name)
+            yield from flat(value, name)
         else:
             yield name, value

@@ -81,6 +81,10 @@ class Run(Table):
         "waits for the device in every step)",
     )
 
+    def total(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        return self.steps or (self.epochs or 0) * steps_per_epoch
+
     @model_validator(mode="after")
     def _one_length(self) -> Run:
         if (self.steps is None) == (self.epochs is None):
@@ -314,11 +318,29 @@ class Evaluation(Table):
     batch_size: Annotated[int, Field(gt=0)] = Field(64, description="images in a forward pass")
 
 
+class Start(Table):
+    """``[start]``: the run whose networks this one starts from, instead of random weights."""
+
+    run: FolderName = Field(description="the other run's directory, from the working directory")
+    checkpoint: str = Field(
+        "latest", description="which of its checkpoints: latest, best or a step"
+    )
+    networks: list[str] | None = Field(
+        None, description="which of its networks are taken; all that this recipe has too"
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="of the checkpoint's manifest.json; the run fills it in, and refuses to start "
+        "from other files",
+    )
+
+
 class Tables(Table):
     """A whole recipe."""
 
     run: Run
     data: Data
+    start: Start | None = None
     generator: Network | None = None
     discriminator: Network | None = None
     classifier: Network | None = None
@@ -350,4 +372,15 @@ SINGLE = ("generator", "discriminator", "classifier", "objective", "augmenter", 
 #: Tables of tables, whose keys name the plugin unless ``plugin`` does.
 GROUPS = ("scores", "extractors", "metrics", "trackers")
 
-__all__ = ["GROUPS", "Data", "Optimizer", "Part", "Phase", "Run", "Schedule", "Score", "Tables"]
+__all__ = [
+    "GROUPS",
+    "Data",
+    "Optimizer",
+    "Part",
+    "Phase",
+    "Run",
+    "Schedule",
+    "Score",
+    "Start",
+    "Tables",
+]

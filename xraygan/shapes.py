@@ -50,6 +50,8 @@ class RecipeFile(Shape):
 
 class Dataset(Shape):
     plugin: str | None = None
+    fingerprint: str | None = None
+    metadata_fingerprint: str | None = None
     images: dict[str, int] = {}
     patients: dict[str, int] = {}
     classes: dict[str, dict[str, int]] = {}
@@ -64,6 +66,8 @@ class EnvironmentFile(Shape):
 
     dataset: Dataset = Dataset()
     command: list[str] = []
+    files: dict[str, str] = {}
+    resumed: list[Any] = []
 
 
 class Line(Shape):

@@ -121,8 +121,12 @@ class ImageData:
     def summary(self) -> dict[str, Any]:
         """Counts of images, patients and classes by split, and of what is left out, for
         ``environment.json``."""
+        told = hashlib.sha256()
+        for split in self.splits.values():
+            told.update(split.encoded(self.task.metadata).numpy().tobytes())
         return {
             "fingerprint": self.fingerprint,
+            **({"metadata_fingerprint": told.hexdigest()} if self.task.metadata else {}),
             "images": {name: len(split) for name, split in self.splits.items()},
             "patients": {n: len(set(split.patients)) for n, split in self.splits.items()},
             "classes": {

@@ -44,6 +44,9 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
             size = f"{task.image_size} x {task.image_size}"
             console.print(f"{loaded.name}: {size}, {policy}", markup=False)
             console.print(f"classes: {', '.join(task.classes)}", markup=False)
+            if start := loaded.tables.start:
+                said = f"networks start from {start.run}, checkpoint {start.checkpoint}"
+                console.print(said, markup=False)
             rehearse(loaded, task)
             graph = assemble(loaded, task)
     except Blocked as blocked:

@@ -19,7 +19,30 @@ from .common import print_metrics, quiet_option, recipe_argument, set_option
     type=click.Path(file_okay=False, path_type=Path),
     help="The run directory; runs/NAME by default.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in the directory, if there is one.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in the directory, if there is one. What does not decide the networks' "
+    "bits may change: the data's folder, the device, intervals, metrics, trackers.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train for N steps in all (--set run.steps=N); with --resume, a finished run for longer.",
+)
+@click.option(
+    "--from",
+    "from_run",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="Start from the networks of another run, where they fit (--set start.run=RUN).",
+)
+@click.option(
+    "--from-checkpoint",
+    metavar="latest|best|STEP",
+    help="Which of that run's checkpoints; latest by default.",
+)
 @click.option(
     "--devices",
     type=click.IntRange(min=1),
@@ -33,12 +56,18 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     resume: bool,
+    steps: int | None,
+    from_run: Path | None,
+    from_checkpoint: str | None,
     devices: int,
     quiet: bool,
 ) -> None:
     """Train RECIPE, a file or the name of a shipped recipe."""
     from ..launch import LOST, is_rank, launch
+    from ..recipe import load, sets_length, start_overrides
 
+    overrides += start_overrides(from_run, from_checkpoint)
+    overrides += (f"run.steps={steps}",) if steps else ()
     if devices > 1 and not is_rank():
         arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
         arguments += ["--out", str(out)] if out else []
@@ -47,12 +76,12 @@ def run(
     from ..display import Display
     from ..engine import run as train
     from ..ranks import RankLost
-    from ..recipe import load
     from ..signals import Interrupted
 
     display = Display(quiet=quiet)
     try:
-        place = train(load(recipe, overrides), out, resume=resume, display=display)
+        loaded, longer = load(recipe, overrides), sets_length(overrides)
+        place = train(loaded, out, resume=resume, longer=longer, display=display)
     except Interrupted as interrupted:
         display.say(f"xraygan: {interrupted}: the run is saved; continue it with --resume")
         sys.exit(128 + interrupted.number)

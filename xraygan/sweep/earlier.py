@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..reading import parse_json, read_text
 from ..recipe import Recipe
-from ..rundir import RunDirectory, changed_keys
+from ..resuming import material_changes
+from ..rundir import RunDirectory
+from ..starting import pinned
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -38,7 +40,7 @@ def differing(place: RunDirectory, recipe: Recipe) -> Changes:
                 "which run this is; move it away, or choose another --out"
             )
         return {}
-    changes = changed_keys(place.resolved(), recipe.resolved())
+    changes = material_changes(place, pinned(recipe, place))
     return changes or _measured_otherwise(place)
 
 

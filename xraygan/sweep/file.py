@@ -18,8 +18,8 @@ from ..options import plain_reason
 from ..reading import parse_toml, read_text
 from ..schema import GROUPS, Table
 
-#: tables that every recipe has, if only by their defaults
-ALWAYS = ("run", "data", "schedule", "evaluation")
+#: tables that every recipe has, if only by their defaults, or may have
+ALWAYS = ("run", "data", "start", "schedule", "evaluation")
 
 #: the preset that only shows that a sweep runs
 FAST = "fast"

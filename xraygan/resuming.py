@@ -1,0 +1,383 @@
+"""A run that is taken up again: what must be as it was, what may change, and the record of changes.
+
+What decides the bits of the networks is compared: the recipe, except for the keys in
+:data:`RESUMABLE`; the files that it names, by their content; and the images, labels
+and splits, by their fingerprint.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from . import checkpoint
+from .errors import UserError
+from .reading import parse_json, parse_toml, read_text, sha256
+from .recipe import Recipe, load_tree
+from .rundir import RunDirectory, as_json, flat, write_together
+from .shapes import SPLIT_NAMES, EnvironmentFile, check
+
+if TYPE_CHECKING:
+    from .store import ImageData
+
+Tree = dict[str, Any]
+#: dotted key -> the value that it had, and the one that it has now
+Changes = dict[str, tuple[Any, Any]]
+
+LENGTH = ("run.steps", "run.epochs")
+#: Keys that ``--resume`` may change, and why: they do not decide the bits of the networks. Every
+#: other key must be what it was. ``NAME.*`` stands for all keys below a table.
+RESUMABLE = {
+    "run.name": "it names the run and decides nothing",
+    "run.device": "another device may round differently; `environment.json` records the change",
+    "run.log_every": "it decides what is logged",
+    "run.save_every": "it decides what is saved",
+    "run.keep": "it decides what is kept",
+    "run.sample_every": "it decides what is drawn",
+    "run.evaluate_every": "it decides what is measured",
+    "run.on_nonfinite": "a step that is finite is the same with both",
+    "data.root": "the images are compared by their content, wherever they are",
+    "data.cache": "it is a copy of the images",
+    "data.on_bad_image": "the images that are left are compared by their content",
+    "evaluation.split": "it decides what is measured",
+    "evaluation.generated": "it decides what is measured",
+    "evaluation.bootstrap": "it decides what is measured",
+    "evaluation.batch_size": "it decides what is measured",
+    "metrics.*": "they decide what is measured",
+    "extractors.*": "those that no score reads only measure",
+    "trackers.*": "they only watch",
+}
+#: keys that cannot change what a run learns or measures
+IMMATERIAL = (
+    "data.cache", "run.name", "run.device", "run.log_every", "run.save_every", "run.keep",
+    "run.sample_every", "trackers.*",
+)  # fmt: skip
+LARGEST = 1 << 28  # bytes of an environment.json, which names every image that was left out
+#: of environment.json: what differs between any two starts, or is compared elsewhere
+_NO_FACTS = ("command", "started", "seed", "resumed", "dataset.*", "files.*")
+#: what is recorded, and cannot change the bits
+_HARMLESS = ("python", "platform")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that is about to go on.
+
+    Attributes:
+        step: steps of its newest checkpoint, 0 without one.
+        environment: its ``environment.json``; empty without one.
+        changed: the keys of the recipe that change.
+    """
+
+    place: RunDirectory
+    recipe: Recipe
+    step: int
+    environment: Tree
+    changed: Changes
+
+    @classmethod
+    def of(cls, place: RunDirectory, recipe: Recipe, *, longer: bool = False) -> Resumption:
+        """A run that goes on with a recipe; nothing is written yet.
+
+        Args:
+            longer: whether the number of steps may change.
+
+        Raises:
+            UserError: it cannot go on with this recipe; the message names each key that decides the
+                bits of the networks and differs, with both values.
+        """
+        environment = read_environment(place)
+        changed = changes(read_recipe(place), recipe)
+        allowed = {
+            key
+            for key, (was, _) in changed.items()
+            if _is_resumable(key, recipe)
+            or (longer and key in LENGTH and isinstance(was, int | None))
+        }
+        hashes = environment.get("files", {})
+        for key, path in recipe.files().items():
+            if key in changed and path.is_file() and hashes.get(key) == sha256(path):
+                allowed.add(key)  # the same file somewhere else
+        if refused := {key: pair for key, pair in changed.items() if key not in allowed}:
+            hint = "--steps N trains this run for N steps in all; " * (
+                not refused.keys() - {*LENGTH}
+            )
+            raise UserError(
+                f"{place.path} holds a run of another recipe, which cannot be resumed with this "
+                f"one:{_shown(refused)}\nGive the same recipe and options as before, or another "
+                f"--out DIR ({hint}--from {place.path} starts a new run from its networks)"
+            )
+        found = checkpoint.latest(place.checkpoints)
+        resumption = cls(place, recipe, found.step if found else 0, environment, changed)
+        if recipe.tables.run.steps is not None:
+            resumption._check_steps(recipe.tables.run.steps)
+        return resumption
+
+    @property
+    def lengthened(self) -> bool:
+        """Whether the number of steps or epochs is another one."""
+        return any(key in self.changed for key in LENGTH)
+
+    def totals(self, images: int) -> tuple[int, int]:
+        """Steps of the whole run, as it was and as it is now.
+
+        Args:
+            images: of the training split.
+        """
+        run = self.recipe.tables.run
+        was = {key: self.changed[f"run.{key}"][0] for key in ("steps", "epochs")
+               if f"run.{key}" in self.changed}  # fmt: skip
+        epoch = images // run.batch_size
+        return run.model_copy(update=was).total(epoch), run.total(epoch)
+
+    def _check_steps(self, total: int) -> None:
+        if self.lengthened and total <= self.step:
+            raise UserError(
+                f"{self.place.path}: it is to train for {total} steps in all, and has trained "
+                f"{self.step} already. Give a larger number, or `xraygan evaluate "
+                f"{self.place.path} --checkpoint STEP` to measure it at an earlier step"
+            )
+
+    def check_data(self, data: ImageData) -> None:
+        """Hold that the images are those that the run began with.
+
+        Raises:
+            UserError: they are not; the message says what differs, as far as it can be told.
+        """
+        self._check_steps(self.totals(len(data.splits["train"]))[1])
+        if differences := data_differences(self.environment, data):
+            raise UserError(
+                f"{self.place.path}: the images are not those that the run began with:"
+                + "".join(f"\n  {line}" for line in differences)
+                + "\nLet data.root name the folder of the same images, or give another --out DIR "
+                f"(--from {self.place.path} starts a new run from its networks)"
+            )
+
+    def write(self, facts: Tree) -> None:
+        """Write into the run what is now in force, and into ``resumed`` what changes.
+
+        The evaluation of a run that is trained for longer is kept as
+        ``evaluation-step-NNNNNNNN.json``, and so are the files beside it.
+
+        Args:
+            facts: the new content of ``environment.json``.
+        """
+        other = _facts(self.environment, facts)
+        changed = self.changed | other
+        entry = {
+            "step": self.step,
+            "time": facts["started"],
+            "command": sys.argv,
+            "changed": {key: {"was": was, "now": now} for key, (was, now) in changed.items()},
+        }
+        began = {k: self.environment[k] for k in ("started", "command") if k in self.environment}
+        trail = [*self.environment.get("resumed", []), entry]
+        files = {self.place.environment: as_json({**facts, **began, "resumed": trail}).encode()}
+        if self.changed:
+            files[self.place.recipe] = tomli_w.dumps(self.recipe.resolved()).encode()
+        if self.lengthened:
+            keep_evaluation(self.place, self.step)
+        write_together(files)
+        self._say({k: v for k, v in other.items() if k not in _HARMLESS})
+
+    def _say(self, other: Changes) -> None:
+        if self.changed:
+            _log.info("changed for the rest of the run: %s", "; ".join(_lines(self.changed)))
+        if self.step and "fingerprint" not in self.environment.get("dataset", {}):
+            _log.warning(
+                "environment.json did not hold the fingerprint of the data, so whether the run "
+                "goes on with the same images cannot be told"
+            )
+        if other:
+            _log.warning(
+                "resumed with other versions, threads or on another machine: the results are as "
+                "valid, but their last bits may differ from those of a run that was never stopped "
+                "([run] threads fixes the number of threads in a recipe): %s",
+                "; ".join(_lines(other)),
+            )
+
+
+def read_recipe(place: RunDirectory) -> Tree:
+    """The tables of a run's ``recipe.toml``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return parse_toml(read_text(place.recipe))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{place.recipe}: {error}. The run cannot be resumed without its recipe; choose "
+            "another directory with --out DIR"
+        ) from None
+
+
+def read_environment(place: RunDirectory) -> Tree:
+    """A run's ``environment.json``; empty where there is none.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    try:
+        return check(parse_json(read_text(place.environment, LARGEST)), EnvironmentFile)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{place.environment}: {error}. It says which images the run began with; put back the "
+            "file as it was, or move it away to go on without comparing them"
+        ) from None
+
+
+# -- the recipe ------------------------------------------------------------------------------------
+
+
+def changes(before: Tree, recipe: Recipe) -> Changes:
+    """The keys in which a recipe differs from a run's, and both values; None where one has none.
+
+    A key that the run's version did not know counts as its default.
+
+    Args:
+        before: the tables of the run's ``recipe.toml``.
+    """
+    was = dict(flat(_with_defaults(before, recipe)))
+    now = dict(flat(_as_read(recipe)))
+    keys = sorted(was.keys() | now.keys())
+    return {key: (was.get(key), now.get(key)) for key in keys if was.get(key) != now.get(key)}
+
+
+def material_changes(place: RunDirectory, recipe: Recipe) -> Changes:
+    """Those :func:`changes` from a run's recipe that can change what it learns or measures.
+
+    Raises:
+        UserError: the run's recipe cannot be read.
+    """
+    changed = changes(read_recipe(place), recipe)
+    return {key: pair for key, pair in changed.items() if not _among(key, IMMATERIAL)}
+
+
+def _with_defaults(before: Tree, recipe: Recipe) -> Tree:
+    # What only measures or watches may be of a plugin that is no longer there.
+    free: Tree = {key: before[key] for key in ("metrics", "trackers") if key in before}
+    tree = {key: copy.deepcopy(table) for key, table in before.items() if key not in free}
+    named = {}
+    for key, path in recipe.files().items():  # which may have moved since: it is compared later
+        *tables, last = key.split(".")
+        at: Any = tree
+        for table in tables:
+            at = at.get(table, {}) if isinstance(at, dict) else {}
+        if isinstance(at, dict) and isinstance(at.get(last), str):
+            named[key], at[last] = at[last], str(path)
+    try:
+        loaded = _as_read(load_tree(tree, recipe.source))
+    except UserError:  # of another version, or a file that it names is gone: as it stands
+        return before
+    for key, name in named.items():
+        *tables, last = key.split(".")
+        at = loaded
+        for table in tables:
+            at = at[table]
+        at[last] = name
+    return {**loaded, **free}
+
+
+def _as_read(recipe: Recipe) -> Tree:
+    """A resolved recipe as its file is read again, tuples as lists."""
+    return parse_toml(tomli_w.dumps(recipe.resolved()))
+
+
+def _is_resumable(key: str, recipe: Recipe) -> bool:
+    table, _, rest = key.partition(".")
+    if table == "extractors":
+        scores = (c for c in recipe.chosen("scores").values() if c.words.weight != 0)
+        return rest.partition(".")[0] not in {c.options.get("extractor") for c in scores}
+    return _among(key, RESUMABLE)
+
+
+def _among(key: str, keys: Iterable[str]) -> bool:
+    return any(key == k or (k.endswith("*") and key.startswith(k[:-1])) for k in keys)
+
+
+def _shown(changed: Changes) -> str:
+    return "".join(f"\n  {line}" for line in _lines(changed))
+
+
+def _lines(changed: Changes) -> list[str]:
+    return [
+        f"{key}: {'unset' if was is None else was} there, {'unset' if now is None else now} now"
+        for key, (was, now) in changed.items()
+    ]
+
+
+# -- the data and the machine ----------------------------------------------------------------------
+
+
+def data_differences(environment: Mapping[str, Any], data: ImageData) -> list[str]:
+    """In what the images differ from those of an ``environment.json``, in lines.
+
+    Returns:
+        Nothing if they are the same, or if it does not say which images they were.
+    """
+    then, now = environment.get("dataset", {}), data.summary()
+    keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in then]
+    if all(then[key] == now.get(key) for key in keys):
+        return []
+    lines = []
+    for what in ("images", "patients", "classes"):
+        was, is_now = dict(flat(then.get(what, {}))), dict(flat(now[what]))
+        for key in dict.fromkeys((*was, *is_now)):
+            if (a := was.get(key, 0)) != (b := is_now.get(key, 0)):
+                split, _, name = key.partition(".")
+                of = f"images of {name}" if name else what
+                lines.append(f"{split} {of}: {a} there, {b} now")
+    left_out = [len(found.get("skipped") or ()) for found in (then, now)]
+    if left_out[0] != left_out[1]:
+        lines.append(f"unreadable images left out: {left_out[0]} there, {left_out[1]} now")
+    if lines:
+        return lines
+    if then.get("fingerprint") == now["fingerprint"]:
+        return ["age, sex or view of some images"]
+    return ["as many images of each class; pixels, paths, labels or splits of some of them differ"]
+
+
+def classes_of(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of an ``environment.json``, in the order of the label vectors; () if unknown."""
+    return tuple(next(iter(environment.get("dataset", {}).get("classes", {}).values()), ()))
+
+
+def _facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """The facts that two ``environment.json`` have both and that differ, recipe and data aside."""
+    then, here = dict(flat(before)), dict(flat(now))
+    keys = [k for k in then if k in here and not _among(k, _NO_FACTS)]
+    return {k: (then[k], here[k]) for k in keys if then[k] != here[k]}
+
+
+def keep_evaluation(place: RunDirectory, step: int) -> None:
+    """Keep what an evaluation wrote, under names that tell its step.
+
+    Args:
+        step: of the evaluation, where ``evaluation.json`` does not tell.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        step = int(parse_json(read_text(place.evaluation, LARGEST))["step"])
+    others = [place.of_split(split) for split in SPLIT_NAMES]
+    of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
+    report = place.path / "report.html"
+    for path in (*of_splits, place.predictions, place.bootstrap, report, place.evaluation):
+        if path.exists():
+            path.replace(kept_as(path, step))
+
+
+def kept_as(path: Path, step: int) -> Path:
+    """The name under which a file of an earlier evaluation is kept."""
+    return path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}")
