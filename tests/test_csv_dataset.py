@@ -299,7 +299,7 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     ),
     **{
         f"a label {word}": (
-            line("4.jpeg,Edema", f"4.jpeg,{word}"), (), (f"line 5 (4.jpeg): the label is '{word}'",),
+            line("4.jpeg,Edema", f"4.jpeg,{word}"), (), (f"the label is '{word}', which",),
         )
         for word in ("nan", "NaN", "null", "<NA>")
     },

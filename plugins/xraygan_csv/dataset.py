@@ -300,7 +300,7 @@ def _fault(names: tuple[str, ...], column: str, findings: tuple[str, ...]) -> st
         return f"an empty {column}; write {NORMAL!r} where nothing was found"
     for name in names:
         if name.lower() in NO_VALUE:
-            return f"the {column} is {name!r}, an empty one; write {NORMAL!r} where nothing was found"
+            return f"the {column} is {name!r}, which is none; write {NORMAL!r} if nothing was found"
         if LIST_SYNTAX.search(name):
             plain = LIST_SYNTAX.sub("", name) or NORMAL
             return (

@@ -71,9 +71,7 @@ def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:
     share, p = found.figures["share"], found.figures["p"]
     doubt = few(name, found)
     if found.figures["needed"] is None:
-        return Measurement(
-            None, len(found.flagged), note=f"{doubt}; verdict: few", better="lower"
-        )
+        return Measurement(None, len(found.flagged), note=f"{doubt}; verdict: few", better="lower")
     verdict = "copies" if found.figures["copies"] else "none"
     note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}" + (doubt and f"; {doubt}")
     return Measurement(share["value"], len(found.flagged), share["interval"], note, better="lower")
