@@ -23,6 +23,7 @@ from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.recipe import Recipe, load, load_tree
 from xraygan.report import report
+from xraygan.resuming import Resumption
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.store import ImageData, prepare
@@ -251,9 +252,10 @@ def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) ->
     tree = now.resolved()
     del tree["data"]["validation"], tree["evaluation"]["split"]
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
-    RunDirectory(tmp_path).check(now, resume=True)
+    place = RunDirectory(tmp_path)
+    assert not Resumption.of(place, now).changed
     with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
-        RunDirectory(tmp_path).check(load("quickstart", ["data.validation=0.1"]), resume=True)
+        Resumption.of(place, load("quickstart", ["data.validation=0.1"]))
 
 
 # -- which split a figure is of --------------------------------------------------------------------
