@@ -22,6 +22,7 @@ from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.recipe import Recipe, load
 from xraygan.report import report
+from xraygan.resuming import Resumption, material_changes
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.store import ImageData, prepare
@@ -250,9 +251,10 @@ def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) ->
     tree = now.resolved()
     del tree["data"]["validation"], tree["evaluation"]["split"]
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
-    RunDirectory(tmp_path).check(now, resume=True)
+    assert material_changes(RunDirectory(tmp_path), now) == {}
+    assert Resumption.of(RunDirectory(tmp_path), now).changed == {}
     with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
-        RunDirectory(tmp_path).check(load("quickstart", ["data.validation=0.1"]), resume=True)
+        Resumption.of(RunDirectory(tmp_path), load("quickstart", ["data.validation=0.1"]))
 
 
 # -- which split a figure is of --------------------------------------------------------------------
