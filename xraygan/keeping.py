@@ -154,12 +154,13 @@ class Keeper:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        records = {n: v for n, v in reading.values.items() if n not in terms}
+        # A term may be NaN if nobody learns from it, and so may a record: JSON has no number for it.
+        values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
         line: dict[str, Any] = {
             "step": done,
             "progress": done / self.total,
-            "terms": {n: v for n, v in reading.values.items() if n in terms},
-            "records": {n: v if math.isfinite(v) else None for n, v in records.items()},
+            "terms": {n: v for n, v in values.items() if n in terms},
+            "records": {n: v for n, v in values.items() if n not in terms},
             "lr": rates,
             "images_per_second": round(reading.images_per_second, 2),
             "seconds": round(reading.seconds, 3),
@@ -167,8 +168,8 @@ class Keeper:
         if reading.skipped:
             line["skipped"] = reading.skipped
         self.place.append_metrics(line)
-        if "discriminator_accuracy" in records:
-            self.watch.accuracy(done, reading.steps, records["discriminator_accuracy"])
+        if (accuracy := reading.values.get("discriminator_accuracy")) is not None:
+            self.watch.accuracy(done, reading.steps, accuracy)
         self.trackers.log(done, {**reading.values, "images_per_second": reading.images_per_second})
 
 
