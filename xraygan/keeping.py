@@ -154,7 +154,7 @@ class Keeper:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        # A term may be NaN if nobody learns from it, and so may a record: JSON has no number for it.
+        # A record may be NaN, and a term that nobody learns from: JSON has no number for it.
         values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
         line: dict[str, Any] = {
             "step": done,
