@@ -130,3 +130,16 @@ def test_differences_that_are_none_are_found_in_5_of_100(
         assert patients_alone > 0.25
         assert ours >= 0.02
     assert LEVEL == 0.05
+
+
+@pytest.mark.parametrize(("positive", "truth", "sd"), [(5, 0.9, 0.0), (10, 0.98, 0.003)])
+def test_the_mean_over_seeds_covers_where_patients_are_few(
+    coverage: Any, positive: int, truth: float, sd: float
+) -> None:
+    """The variance that seeds and resamples show is too small there: 80 to 88 % were covered."""
+    random = np.random.default_rng(positive)
+    world = coverage.World(3, sd, truth, 0.1, 0.0, positive, 100)
+    draws = [coverage.mean_covered(random, world) for _ in range(200)]
+    ours, patients_alone = np.mean(draws, axis=0)
+    assert ours >= 0.93
+    assert patients_alone < 0.9

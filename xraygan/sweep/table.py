@@ -204,7 +204,9 @@ def _notes(sweep: Sweep, results: Sequence[Results]) -> list[str]:
         if len(notes) == 1 and (note := next(iter(notes))):
             lines.append(f"- {metric}: {note}, n = {max(one.cells[metric].n for one in results)}")
     for one in results:
-        estimates = {name: cell.estimate for name, cell in one.cells.items() if cell.estimate.values}
+        estimates = {
+            name: cell.estimate for name, cell in one.cells.items() if cell.estimate.values
+        }
         lines += _exceptions(sweep, one.row.label, estimates)
     return lines
 
