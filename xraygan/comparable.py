@@ -26,6 +26,9 @@ DRAWN = frozenset(
     }
 )  # fmt: skip
 
+#: keys of [data] that say where images are, not which
+PLACES = frozenset({"root", "cache"})
+
 OWN = (
     "measured in the features of each run's own classifier, which is another network in each run; "
     "it compares images within one run"
@@ -81,7 +84,23 @@ def _other_test_images(run: RunFiles, base: RunFiles) -> str | None:
     ours, theirs = (side.optional("predictions.csv", _tested) for side in (run, base))
     if ours and theirs and ours != theirs:
         return "measured on other test images"
+    tables = [_without(side.recipe.get("data", {}), PLACES) for side in (run, base)]
+    if tables[0] == tables[1] and _other_fingerprint(run, base):
+        return "measured on images of other data under the same names (the fingerprints differ)"
     return None
+
+
+def _other_fingerprint(run: RunFiles, base: RunFiles) -> bool:
+    """Whether two runs had other data, and not only other draws of the same."""
+    prints = [
+        side.evaluation.get("protocol", {}).get("fingerprint")
+        or side.environment.get("dataset", {}).get("fingerprint")
+        for side in (run, base)
+    ]
+    tables = [side.recipe.get("data", {}) for side in (run, base)]
+    drawn = any("limit" in table for table in tables)
+    alike = _without(tables[0], DRAWN) == _without(tables[1], DRAWN)
+    return all(prints) and prints[0] != prints[1] and not (alike and drawn)
 
 
 def _other_network(
@@ -127,11 +146,7 @@ def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -
         now, before = read(files, ours), read(other, theirs)
         if now is not None and before is not None and now != before:
             return f"measured on other numbers of {what} ({now}, {before} in the first)"
-    prints = [side.environment.get("dataset", {}).get("fingerprint") for side in (files, other)]
-    tables = [side.recipe.get("data", {}) for side in (files, other)]
-    limited = any("limit" in table for table in tables)
-    alike = _without(tables[0], DRAWN) == _without(tables[1], DRAWN)
-    if all(prints) and prints[0] != prints[1] and not (alike and limited):
+    if _other_fingerprint(files, other):
         return "measured against other training images (the data's fingerprints differ)"
     return None
 

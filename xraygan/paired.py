@@ -103,8 +103,6 @@ def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
     variance = SeedVariance.of([*values.values()], shared or None)
     patients = _of_a_share(used, name, shared) or _of_patients(shared)
     if len(values) == 1:
-        own = used[0].measured(name).get("interval")
-        patients = (float(own[0]), float(own[1])) if own else None
         return Estimate(values, None, patients, variance, ONE_SEED)
     if not variance.total and patients is None:
         return Estimate(values, None, None, variance, ALIKE)
