@@ -322,7 +322,8 @@ def test_no_option_makes_test_images_of_training_images(
     lines = [f"{row},{split}" for row, split in zip(rows, ["other", *other], strict=True)]
     table.write_text("\n".join(lines))
     sets = (
-        "data.plugin=csv", f"data.root={root}", "data.classes=all", "data.image_size=16", "data.split=",
+        "data.plugin=csv", f"data.root={root}", "data.classes=all", "data.image_size=16",
+        "data.split=",
         "classifier.plugin=resnet18", "classifier.weights=random", "run.steps=1",
         "run.batch_size=4", "evaluation.bootstrap=0", "evaluation.protocol=official",
     )  # fmt: skip
