@@ -31,6 +31,7 @@ def run(directory: Path, **figures: dict[str, Any]) -> Path:
     tables = {**recipe(), "extractors": {"ruler": RULER}}
     (directory / "recipe.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     metrics = {name: {**about, **figures.get(name, {})} for name, about in FIGURES.items()}
+    evaluation(images_fingerprint="cafe")(directory)
     change(directory / "evaluation.json", lambda e: e["metrics"].update(metrics))
     return directory
 
@@ -61,6 +62,12 @@ def other_patients(path: Path) -> None:
     table.assign(patient=range(6)).to_csv(path / "predictions.csv", index=False)
 
 
+def other_labels(path: Path) -> None:
+    table = pd.read_csv(path / "predictions.csv")
+    (name, *_) = (column for column in table if column.startswith("label:"))
+    table.assign(**{name: 1 - table[name]}).to_csv(path / "predictions.csv", index=False)
+
+
 OTHER_RULER = {"ruler": {**RULER, "weights": "b.pth"}}
 #: how the second run differs -> the metrics that are struck, and why
 STRUCK: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
@@ -68,6 +75,15 @@ STRUCK: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
     "split": (evaluation(split="val"), dict.fromkeys((*FIGURES, "accuracy"), "split: val, test")),
     "classes": (evaluation(classes=["a"]), {}),  # of an old run, which does not record them
     "test images": (other_patients, {"accuracy": "other test images"}),
+    "labels": (other_labels, {"accuracy": "other labels"}),
+    "pixels": (
+        evaluation(images_fingerprint="beef"),
+        {"accuracy": "other images under the same names"},
+    ),
+    "evaluated on other data": (
+        evaluation(fingerprint="beef"),
+        dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
+    ),
     "size": (
         lambda path: edit_recipe(path, data={"image_size": 32}),
         dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "pixels across an image (32"),

@@ -13,6 +13,7 @@ from xraygan_metrics.copies import Copies
 from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
+from xraygan.audit import HeldOut
 from xraygan.evaluate import Evaluation
 from xraygan.generate import Generated
 from xraygan.store import StoredImages
@@ -166,6 +167,24 @@ def test_planted_copies_are_counted_as_the_audit_counts_them() -> None:
     assert "copies/features" in found
     assert set(Copies(generated=10).compute(given)) == {"copies/pixels"}
     assert Copies(generated=10).compute(given)["copies/pixels"].value == 1
+
+
+def test_of_too_few_images_there_is_no_figure_as_the_audit_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None flagged of images of which none could be would read as if nothing were copied."""
+    given = evaluation()
+    made = given.train.images[torch.arange(len(given.fake_images)) % 3]
+    given._generated = Generated(made, given.fake_labels, torch.zeros(len(made), 0))
+    found = Copies().compute(given)["copies/pixels"]
+    assert found.value is not None and "images are held out: " in found.note
+    assert "could not be told from that" in found.note
+    held = HeldOut.draw(given.train, given.test, np.random.default_rng(0))
+    monkeypatch.setattr(HeldOut, "draw", lambda *_: replace(held, rows=held.rows[:1]))
+    found = Copies(generated=4).compute(given)["copies/pixels"]
+    assert found.value is None and found.interval is None and found.n == 4
+    assert "with 4 generated and 1 held-out images no number of copies" in found.note
+    assert found.note.endswith("verdict: few")
 
 
 def test_without_held_out_images_there_is_no_figure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from xraygan import UserError
 from xraygan.comparison import comparison
 from xraygan.display import Display
 from xraygan.engine import run
-from xraygan.recipe import Recipe, load
+from xraygan.recipe import Recipe, load, load_tree
 from xraygan.report import report
 from xraygan.resuming import Resumption, material_changes
 from xraygan.rundir import RunDirectory
@@ -349,3 +350,66 @@ def test_no_option_makes_test_images_of_training_images(
     xraygan(
         capsys, "evaluate", place, "--set", f"data.root={tmp_path}", "--set", "data.split=split"
     )
+
+
+# -- the best checkpoint ---------------------------------------------------------------------------
+
+
+def stopped(trained: Path, place: Path) -> Path:
+    """A copy of the trained run as it was after its first step, measured by a former version."""
+    shutil.copytree(trained, place)
+    for path in (*place.glob("evaluation*"), *place.glob("checkpoints/step-0000000[23]")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["step"] == 1]
+    for line in kept:
+        if "evaluation" in line:
+            del line["split"]  # former versions measured the test images
+            line["evaluation"]["auc/mean"], line["best"] = 1.0, True
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    (place / "checkpoints/best").write_text("step-00000001\n")
+    return place
+
+
+def test_a_figure_of_test_images_is_no_bar_for_validation_images(
+    trained: Path, tmp_path: Path
+) -> None:
+    place = stopped(trained, tmp_path / "run")
+    run(recipe(), place, resume=True, display=Display(quiet=True))
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    values = {n["step"]: n["evaluation"]["auc/mean"] for n in lines if n.get("split") == "val"}
+    best = max(values, key=lambda step: values[step])
+    assert sorted(values) == [2, 3]
+    assert (place / "checkpoints/best").read_text() == f"step-{best:08d}\n"
+
+
+def test_a_run_that_chose_by_test_images_goes_on_without_choosing(
+    trained: Path, tmp_path: Path
+) -> None:
+    place = stopped(trained, tmp_path / "run")
+    tree = recipe().resolved()
+    with pytest.raises(UserError, match=r"run\.keep_best: auc/mean there, auc/Edema now"):
+        run(recipe("run.keep_best=auc/Edema"), place, resume=True, display=Display(quiet=True))
+    del tree["run"]["keep_best"]
+    run(load_tree(tree, tmp_path), place, resume=True, display=Display(quiet=True))
+    assert (place / "checkpoints/best").read_text() == "step-00000001\n"
+    assert (place / "checkpoints/step-00000003").is_dir()
+
+
+def test_figures_of_the_images_that_chose_the_checkpoint_are_said_to_be_too_good(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "run"
+    shutil.copytree(trained, place)
+    good = "the same ones, so these figures are too good"
+    words = ("evaluate", place, "--checkpoint", "best")
+    said = xraygan(capsys, *words)
+    assert "chosen by its figures on the validation images." in said and good not in said
+    assert "chosen by its figures on the validation images." in report(RunFiles(place))
+    assert good in xraygan(capsys, *words, "--set", "evaluation.split=val")
+    old = place / "metrics.jsonl"
+    old.write_text(old.read_text().replace('"split": "val", ', ""))
+    said = xraygan(capsys, *words)
+    assert f"chosen by its figures on the test images, {good}" in said
+    assert good in report(RunFiles(place))
+    assert "chosen by" not in xraygan(capsys, "evaluate", place)

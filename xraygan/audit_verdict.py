@@ -91,26 +91,30 @@ def notes(
 
 def _few(compared: Mapping[str, Compared], members: Object) -> list[str]:
     """Which copies could not have been seen, for want of images."""
-    notes = []
-    for name, found in compared.items():
-        made, held = len(found.flagged), len(found.held_out.rows)
-        needed = found.figures["needed"]
-        if needed is None:
-            notes.append(
-                f"with {made} generated and {held} held-out images no number of copies in {name} "
-                "could be told from chance"
-            )
-        elif TAIL * (held + 1) < 1:
-            notes.append(
-                f"only {held} images are held out: {found.figures['expected'] / made:.1%} of fresh "
-                f"images are flagged in {name} by chance, and fewer than {needed} copies among "
-                f"{made} generated images ({needed / made:.1%}) could not be told from that"
-            )
+    notes = [note for name, found in compared.items() if (note := few(name, found))]
     if members["pairs"] and 0.5 ** members["pairs"] > LEVEL:
         notes.append(
             f"with {members['pairs']} pairs no membership could be told from chance, however clear"
         )
     return notes
+
+
+def few(name: str, found: Compared) -> str:
+    """Which copies in a space could not have been seen, for want of images; empty if all could."""
+    made, held = len(found.flagged), len(found.held_out.rows)
+    needed = found.figures["needed"]
+    if needed is None:
+        return (
+            f"with {made} generated and {held} held-out images no number of copies in {name} "
+            "could be told from chance"
+        )
+    if TAIL * (held + 1) < 1:
+        return (
+            f"only {held} images are held out: {found.figures['expected'] / made:.1%} of fresh "
+            f"images are flagged in {name} by chance, and fewer than {needed} copies among "
+            f"{made} generated images ({needed / made:.1%}) could not be told from that"
+        )
+    return ""
 
 
 def splits_differ(members: Object) -> bool:

@@ -28,6 +28,8 @@ DRAWN = frozenset(
 
 #: keys of [data] that say where images are, not which
 PLACES = frozenset({"root", "cache"})
+#: keys of [data] that change the pixels of the same images
+READ = ("image_size", "grey")
 
 OWN = (
     "measured in the features of each run's own classifier, which is another network in each run; "
@@ -82,10 +84,17 @@ def _of_test_images(name: str, run: RunFiles) -> bool:
 
 def _other_test_images(run: RunFiles, base: RunFiles) -> str | None:
     ours, theirs = (side.optional("predictions.csv", _tested) for side in (run, base))
-    if ours and theirs and ours != theirs:
-        return "measured on other test images"
-    tables = [_without(side.recipe.get("data", {}), PLACES) for side in (run, base)]
-    if tables[0] == tables[1] and _other_fingerprint(run, base):
+    if ours is not None and theirs is not None and not _are_same(ours, theirs):
+        return "measured on other test images, or other labels of them"
+    prints = [side.evaluation.get("protocol", {}).get("images_fingerprint") for side in (run, base)]
+    tables = [side.recipe.get("data", {}) for side in (run, base)]
+    if all(prints):
+        read_alike = all(tables[0].get(key) == tables[1].get(key) for key in READ)
+        if prints[0] != prints[1] and read_alike:
+            return "measured on other images under the same names (their fingerprints differ)"
+        return None
+    alike = _without(tables[0], PLACES) == _without(tables[1], PLACES)
+    if alike and _other_fingerprint(run, base):  # as former versions recorded it
         return "measured on images of other data under the same names (the fingerprints differ)"
     return None
 
@@ -151,6 +160,12 @@ def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -
     return None
 
 
+def _fingerprint(run: RunFiles) -> str | None:
+    """Of the data that a run was measured against, which need not be those of its training."""
+    measured = run.evaluation.get("protocol", {}).get("fingerprint")
+    return measured or run.environment.get("dataset", {}).get("fingerprint")
+
+
 def _reference(run: RunFiles) -> int | None:
     """How many training images a generated one is compared with: as many, if there are so many."""
     train = run.environment.get("dataset", {}).get("images", {}).get("train")
@@ -166,9 +181,16 @@ def _columns(text: str) -> list[str]:
     return text.partition("\n")[0].strip().split(",")
 
 
-def _tested(text: str) -> list[tuple[str, ...]]:
+def _are_same(ours: pd.DataFrame, theirs: pd.DataFrame) -> bool:
+    """Whether two tables of tested images agree in the columns that both have."""
+    both = [name for name in ours if name in theirs]
+    return len(ours) == len(theirs) and ours[both].equals(theirs[both])
+
+
+def _tested(text: str) -> pd.DataFrame:
+    """Path, patient and labels of each tested image, as text."""
     table = pd.read_csv(io.StringIO(text), dtype=str)
     known = [name for name in ("path", "patient") if name in table]
     if not known:
         raise ValueError("no column 'path' or 'patient'")
-    return list(table[known].itertuples(index=False, name=None))
+    return table[known + [name for name in table if name.startswith("label:")]]

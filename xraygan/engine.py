@@ -46,6 +46,7 @@ class Session:
 
     Attributes:
         place: the run directory, of a run that was restored.
+        chosen_on: the split by whose figures the checkpoint was chosen, if it is the best one.
     """
 
     recipe: Recipe
@@ -53,6 +54,7 @@ class Session:
     graph: TrainingGraph
     _prepare: Callable[[], ImageData]
     place: RunDirectory | None = None
+    chosen_on: str | None = None
 
     @cached_property
     def data(self) -> ImageData:
@@ -280,6 +282,8 @@ def restore(
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
+    if which == checkpoint.BEST:
+        session.chosen_on = place.best_split(found.step)
     return session, place, found.step
 
 
@@ -353,9 +357,12 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     evaluation = session.evaluation()
     result, resamples = evaluate(evaluation, step)
     result["protocol"]["fingerprint"] = session.data.fingerprint
+    result["protocol"]["images_fingerprint"] = evaluation.test.fingerprint()
     trained_on = _environment(place).get("dataset", {}).get("fingerprint")
     if trained_on not in (None, session.data.fingerprint):
         result["protocol"]["trained_on_fingerprint"] = trained_on
+    if session.chosen_on:
+        result["protocol"]["chosen_on"] = session.chosen_on
     changed = material_changes(place, session.recipe)
     changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
     if changed:  # by --set: the run's own recipe does not tell how this was measured

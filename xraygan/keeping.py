@@ -62,8 +62,10 @@ class Keeper:
         checkpoint.point(self.place.checkpoints, checkpoint.LATEST, done)
         for line in self.place.read_metrics():
             if line.get("best"):
-                self._best = line["evaluation"][self.words.keep_best]
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
+                # Former versions measured the test images, with which nothing is compared.
+                if self.words.keep_best and line.get("split", "test") == self.session.watched:
+                    self._best = line["evaluation"][self.words.keep_best]
         self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)

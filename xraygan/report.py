@@ -34,6 +34,7 @@ from .page import (
     write_page,
 )
 from .runfiles import ALSO_LOGGED, Lacking, RunFiles, Series
+from .shapes import cautions
 
 # Plain names of figures, and how to read them.
 METRICS = {
@@ -252,9 +253,7 @@ def protocol(run: RunFiles) -> str:
             f"{count(words['bootstrap'])} bootstrap resamples, unless a note says otherwise. They "
             "hold this run's seed fixed: another seed trains another network. "
         )
-    if changed := words.get("changed"):  # by xraygan evaluate --set
-        keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
-        text += f"Not measured as the run's recipe says: {keys}. "
+    text += "".join(f"{caution} " for caution in cautions(words))
     return text + "n counts the images that a value was measured on."
 
 

@@ -43,6 +43,7 @@ RESUMABLE = {
     "run.keep": "it decides what is kept",
     "run.sample_every": "it decides what is drawn",
     "run.evaluate_every": "it decides what is measured",
+    "run.keep_best": "it decides which checkpoint is kept; it can be left out, and not set anew",
     "run.on_nonfinite": "a step that is finite is the same with both",
     "data.root": "the images are compared by their content, wherever they are",
     "data.cache": "it is a copy of the images",
@@ -100,8 +101,8 @@ class Resumption:
         changed = changes(read_recipe(place), recipe)
         allowed = {
             key
-            for key, (was, _) in changed.items()
-            if _is_resumable(key, recipe)
+            for key, (was, now) in changed.items()
+            if (_is_resumable(key, recipe) and (key != "run.keep_best" or now is None))
             or (longer and key in LENGTH and isinstance(was, int | None))
         }
         hashes = environment.get("files", {})

@@ -223,10 +223,20 @@ class RunDirectory:
 
     def best_step(self) -> int | None:
         """The step that ``metrics.jsonl`` says is the best so far by ``[run] keep_best``."""
+        return found["step"] if (found := self._best_line()) else None
+
+    def best_split(self, step: int) -> str | None:
+        """The split by whose figures a step was the best so far; None if it was not, or no log says
+        so."""
+        found = self._best_line(step)
+        # Former versions measured the test images, and did not say so.
+        return str(found.get("split", "test")) if found else None
+
+    def _best_line(self, step: int | None = None) -> dict[str, Any] | None:
         # A long log is parsed only if there is such a line.
         if self.metrics.exists() and b'"best": true' in self.metrics.read_bytes():
-            steps = [line["step"] for line in self.read_metrics() if line.get("best") is True]
-            return steps[-1] if steps else None
+            lines = [line for line in self.read_metrics() if line.get("best") is True]
+            return next((n for n in reversed(lines) if step in (None, n["step"])), None)
         return None
 
     def append_metrics(self, content: Mapping[str, Any]) -> None:

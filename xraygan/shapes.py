@@ -5,6 +5,7 @@ Keys that nobody reads may hold anything; of those named here, each may be absen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -93,6 +94,9 @@ class Protocol(Shape):
     unit: str = ""
     confidence: float = 0.95
     changed: dict[str, Any] = {}
+    trained_on_fingerprint: str | None = None
+    images_fingerprint: str | None = None
+    chosen_on: str | None = None
 
 
 class Measurement(Shape):
@@ -107,6 +111,28 @@ class EvaluationFile(Shape):
     step: int | None = None
     protocol: Protocol = Protocol()
     metrics: dict[str, Measurement] = {}
+
+
+def cautions(protocol: Mapping[str, Any]) -> list[str]:
+    """What a reader of an evaluation's figures must know of how they came about, in sentences."""
+    said = []
+    if protocol.get("trained_on_fingerprint"):
+        said.append(
+            "Measured on other data than the run was trained on (their fingerprints differ), so "
+            "nobody can tell whether training images are among the images."
+        )
+    if chosen_on := protocol.get("chosen_on"):
+        text = (
+            f"The checkpoint was chosen by its figures on the {SPLIT_NAMES.get(chosen_on)} images"
+        )
+        same = chosen_on == protocol.get("split", "test")
+        said.append(
+            f"{text}, the same ones, so these figures are too good." if same else f"{text}."
+        )
+    if changed := protocol.get("changed"):  # by xraygan evaluate --set
+        keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
+        said.append(f"Not measured as the run's recipe says: {keys}.")
+    return said
 
 
 def check(content: Any, shape: type[Shape]) -> Any:

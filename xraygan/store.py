@@ -85,6 +85,14 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def fingerprint(self) -> str:
+        """A sha256 of what its images are: paths, patients, labels and pixels, in their order."""
+        rows = [self.paths, self.patients.tolist(), self.label_matrix.tolist()]
+        found = hashlib.sha256(json.dumps(rows).encode())
+        for start in range(0, len(self), 4096):
+            found.update(self.images[start : start + 4096].numpy().data)
+        return found.hexdigest()
+
     def encoded(self, names: Sequence[str]) -> Tensor:
         """What networks are told of that metadata, ``(N, 2 M)``."""
         values = {name: torch.from_numpy(found) for name, found in self.metadata.items()}

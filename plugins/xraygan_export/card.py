@@ -15,7 +15,7 @@ from xraygan.engine import Session
 from xraygan.reading import parse_json, read_text
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
-from xraygan.shapes import SPLIT_NAMES
+from xraygan.shapes import SPLIT_NAMES, cautions
 
 from .loading import loading
 from .models import Model
@@ -185,6 +185,7 @@ def _results(evaluation: Object, step: int) -> str:
         span = "" if low is None else f"{low:.3f} to {high:.3f}"
         note = _plain(found.get("note") or "")
         rows.append((_plain(name), f"{found['value']:.3f}", span, str(found["n"]), note))
+    warned = "".join(f"{_plain(caution)} " for caution in cautions(about))
     protocol = ", ".join(
         f"{key.replace('_', ' ')} {_plain(str(value))}"
         for key, value in about.items()
@@ -193,7 +194,7 @@ def _results(evaluation: Object, step: int) -> str:
     return f"""\
 ## Results
 
-{_of_another_step("measured", evaluation.get("step"), step)}Protocol: {protocol}. Intervals \
+{_of_another_step("measured", evaluation.get("step"), step)}{warned}Protocol: {protocol}. Intervals \
 are over {kind} patients, or over generated images; they hold the training seed fixed.
 
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""

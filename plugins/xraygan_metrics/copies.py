@@ -11,7 +11,7 @@ from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
 from xraygan.audit import Compared, HeldOut, compare, resembling
-from xraygan.audit_verdict import flagged, unlike
+from xraygan.audit_verdict import few, flagged, unlike
 from xraygan.display import Display
 from xraygan.evaluate import Evaluation
 from xraygan.nearest import spaces
@@ -24,7 +24,8 @@ class Copies(Metric):
     The audit's own comparison with images of patients that the generator never saw, on fewer
     images, so that sweeps can show it beside other figures: some 1 % is flagged by chance, and the
     note says how many, and whether the audit would speak of copies. There is no figure where the
-    generated images do not resemble the data, since none of them could be a copy. Membership is
+    generated images do not resemble the data, since none of them could be a copy, or where the
+    images are too few to tell any number of copies from chance. Membership is
     left to `xraygan audit`. It looks at every training image. The interval is a bootstrap in which
     images with the same nearest training image are drawn together.
 
@@ -68,6 +69,9 @@ def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:
         note = f"{unlike(alike)}; verdict: unlike"
         return Measurement(None, len(found.flagged), note=note, better="lower")
     share, p = found.figures["share"], found.figures["p"]
+    doubt = few(name, found)
+    if found.figures["needed"] is None:
+        return Measurement(None, len(found.flagged), note=f"{doubt}; verdict: few", better="lower")
     verdict = "copies" if found.figures["copies"] else "none"
-    note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}"
+    note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}" + (doubt and f"; {doubt}")
     return Measurement(share["value"], len(found.flagged), share["interval"], note, better="lower")

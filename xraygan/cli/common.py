@@ -62,7 +62,7 @@ def print_metrics(path: Path) -> None:
     """Print the metrics of an ``evaluation.json`` as a table."""
     from rich.table import Table
 
-    from ..shapes import SPLIT_NAMES
+    from ..shapes import SPLIT_NAMES, cautions
 
     content = json.loads(path.read_text(encoding="utf-8"))
     kind = SPLIT_NAMES[content["protocol"]["split"]]
@@ -82,8 +82,8 @@ def print_metrics(path: Path) -> None:
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
         table.add_row(name, f"{value:.3f}", span, str(found["n"]))
     _print(table)
-    for note in notes:
-        click.echo(note)
+    for line in (*cautions(content["protocol"]), *notes):
+        click.echo(line)
 
 
 def print_images(summary: Mapping[str, Any]) -> None:
