@@ -61,7 +61,7 @@ class Keeper:
         # A run that died between a checkpoint and what points at it.
         checkpoint.point(self.place.checkpoints, checkpoint.LATEST, done)
         for line in self.place.read_metrics():
-            if line.get("best"):
+            if line.get("best") and self.words.keep_best in line["evaluation"]:
                 self._best = line["evaluation"][self.words.keep_best]
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
         self.trackers.begin(done)
@@ -154,7 +154,7 @@ class Keeper:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        # A term may be NaN if nobody learns from it, and so may a record: JSON has no number for it.
+        # A term that nobody learns from may be NaN, and so may a record: JSON has no number for it.
         values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
         line: dict[str, Any] = {
             "step": done,

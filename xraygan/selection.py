@@ -137,7 +137,8 @@ def check_validation(recipe: Recipe, splits: Collection[str], *, training: bool)
     if training and recipe.tables.run.keep_best is not None:
         raise UserError(
             "[run] keep_best chooses a checkpoint, and there are no validation images to choose "
-            f"by: {remedy}. It never chooses by test images, whose figures would then be too good"
+            f"by: {remedy}, or leave keep_best out, as a run that is resumed can. It never chooses "
+            "by test images, whose figures would then be too good"
         )
     if recipe.tables.evaluation.split == "val":
         if not training and not share:
