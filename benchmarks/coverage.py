@@ -109,13 +109,18 @@ def auc_covered(
     Args:
         truth: the AUC that the scores are drawn with.
         alike: correlation of the scores of a patient's images; 0 for one image each.
-        width: standard deviation of positive scores, against 1 of negative ones.
+        width: standard deviation of positive scores, against 1 of negative ones; 0 for positive
+            patients of whom some are above all others and the rest like negative ones.
     """
     patients = Patients.draw(random, positive, negative, 1.0 if alike else 0.0)
     noise = math.sqrt(alike) * random.standard_normal(patients.count)[patients.member]
     noise += math.sqrt(1 - alike) * random.standard_normal(len(patients.member))
-    mean = float(ndtri(truth)) * math.hypot(1, width)
-    scores = np.where(patients.truth == 1, mean + width * noise, noise)
+    if width:
+        mean = float(ndtri(truth)) * math.hypot(1, width)
+        scores = np.where(patients.truth == 1, mean + width * noise, noise)
+    else:
+        easy = (random.random(patients.count) < 2 * truth - 1)[patients.member]
+        scores = noise + 100 * (easy & (patients.truth == 1))
     found = resampled_auc(patients.truth, scores, patients.resamples(random))
     variance = bootstrap_variance(found, min(positive, negative))
     value = auc(patients.truth, scores)
@@ -266,7 +271,7 @@ def main() -> None:
 @click.option("--draws", default=2000, show_default=True)
 def of_auc(draws: int) -> None:
     """Coverage of the AUC's interval, and in the same cells of the percentile bootstrap's."""
-    worlds = [(0.0, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 1.5)]
+    worlds = [(0.0, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 1.5), (0.7, 0.0)]
     names = " | ".join(f"alike {alike:g}, width {width:g}" for alike, width in worlds)
     print(f"| positive, negative patients | AUC | {names} |\n| --- | --- |{' --- |' * len(worlds)}")
     for counts in ((5, 100), (10, 100), (10, 400), (20, 400), (60, 60), (270, 158)):

@@ -602,6 +602,7 @@ def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_an_evaluation_with_other_keys_says_so_and_does_not_stay_in_the_table(
     tmp_path: Path,
 ) -> None:

@@ -40,6 +40,7 @@ plugin = "phantom"
 images = 60
 image_size = 32
 classes = ["Edema", "Mass"]
+validation = 0.2
 [generator]
 plugin = "dcgan"
 width = 4

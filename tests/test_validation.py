@@ -22,6 +22,7 @@ from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.recipe import Recipe, load
 from xraygan.report import report
+from xraygan.resuming import Resumption, material_changes
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.store import ImageData, prepare
@@ -250,9 +251,10 @@ def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) ->
     tree = now.resolved()
     del tree["data"]["validation"], tree["evaluation"]["split"]
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
-    RunDirectory(tmp_path).check(now, resume=True)
+    assert material_changes(RunDirectory(tmp_path), now) == {}
+    assert Resumption.of(RunDirectory(tmp_path), now).changed == {}
     with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
-        RunDirectory(tmp_path).check(load("quickstart", ["data.validation=0.1"]), resume=True)
+        Resumption.of(RunDirectory(tmp_path), load("quickstart", ["data.validation=0.1"]))
 
 
 # -- which split a figure is of --------------------------------------------------------------------
@@ -302,3 +304,47 @@ def test_the_table_of_a_sweep_names_the_split(tmp_path: Path, split: str | None)
     assert f"2 {'validation' if split else 'test'} images of 2 patients" in text
     table = pd.read_csv(tmp_path / "out/table.csv", keep_default_na=False)
     assert set(table["split"]) == {split or ""}
+
+
+# -- images that a run was trained on --------------------------------------------------------------
+
+
+def test_no_option_makes_test_images_of_training_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another draw, other columns of splits, other validation images; also where data moved."""
+    root = tmp_path / "data"
+    root.mkdir()
+    own(root, *ROWS)
+    table = root / "images.csv"
+    rows = table.read_text().splitlines()
+    other = ["train" if row.endswith("test") else "test" for row in rows[1:]]
+    lines = [f"{row},{split}" for row, split in zip(rows, ["other", *other], strict=True)]
+    table.write_text("\n".join(lines))
+    sets = (
+        "data.plugin=csv", f"data.root={root}", "data.classes=all", "data.image_size=16", "data.split=",
+        "classifier.plugin=resnet18", "classifier.weights=random", "run.steps=1",
+        "run.batch_size=4", "evaluation.bootstrap=0", "evaluation.protocol=official",
+    )  # fmt: skip
+    place = tmp_path / "run"
+    run(load("baseline_resnet50", sets), place, display=Display(quiet=True))
+    before = (place / "evaluation.json").read_bytes()
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    here = f"data.root={moved}"
+    for command, sets in (
+        ("evaluate", ("data.seed=1",)),
+        ("evaluate", ("data.test_fraction=0.5",)),
+        ("evaluate", ("data.split=other",)),
+        ("evaluate", ("data.val_fraction=0.3", "evaluation.split=val")),
+        ("explain", ("data.seed=1",)),
+    ):
+        words = [word for text in (here, *sets) for word in ("--set", text)]
+        said = xraygan(capsys, command, place, *words, code=2)
+        assert "it was trained on" in said and f"because {sets[0].partition('=')[0]} is" in said
+    assert (place / "evaluation.json").read_bytes() == before
+    # Another hospital's images, in a table of its own.
+    own(tmp_path, *ROWS[:250])
+    xraygan(
+        capsys, "evaluate", place, "--set", f"data.root={tmp_path}", "--set", "data.split=split"
+    )

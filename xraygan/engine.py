@@ -35,6 +35,7 @@ from .rundir import RunDirectory, environment, write_json, write_table
 from .selection import task_of
 from .starting import pinned, take_over
 from .store import ImageData, ImageSplit, open_dataset, prepare
+from .unseen import check_unseen
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Session:
                     f"[data] classes: the data have {', '.join(found.task.classes)}, and the "
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
+            check_unseen(place, recipe, found)
             for line in data_differences(_environment(place), found):
                 display.say(f"warning: these are not the images of the run: {line}")
             return found

@@ -134,7 +134,7 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
     data, choice = recipe.tables.data, recipe.choices["data"]
     asked = _Asked(dataset, paths, data.image_size, data.grey)
     _check_links(recipe, paths)
-    contents = _contents(recipe, asked)
+    contents = contents_of(recipe, dataset, paths)
     folder = cache_folder(data.cache) / _key(recipe, asked, contents)
     try:
         if (store := _usable(folder, asked)) is not None:
@@ -166,14 +166,14 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
     return replace(store, seconds=seconds)
 
 
-def _contents(recipe: Recipe, asked: _Asked) -> list[str]:
+def contents_of(recipe: Recipe, dataset: Dataset, paths: Sequence[str]) -> list[str]:
     """What tells whether each image is the same."""
-    data, dataset = recipe.tables.data, asked.dataset
+    data = recipe.tables.data
     with asking(recipe.choices["data"], "identity()"), remembering(cache_folder(data.cache)):
         if data.root is not None and type(dataset).identity is Dataset.identity:
             # It says no more than the path, and another folder has the same.
-            return [file_identity(Path(data.root), path) or path for path in asked.paths]
-        return [dataset.identity(path) for path in asked.paths]
+            return [file_identity(Path(data.root), path) or path for path in paths]
+        return [dataset.identity(path) for path in paths]
 
 
 def _key(recipe: Recipe, asked: _Asked, contents: Sequence[str]) -> str:
@@ -291,7 +291,8 @@ def _write_store(
             images = building / PIXELS
             found = decode(asked.dataset, asked.paths, asked.size, images, progress, asked.grey)
             seconds = time.monotonic() - began
-            _check_unchanged(asked.paths, contents, _contents(recipe, asked))
+            now = contents_of(recipe, asked.dataset, asked.paths)
+            _check_unchanged(asked.paths, contents, now)
             about = {
                 **_origin(recipe),
                 "count": count,
