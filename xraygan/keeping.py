@@ -64,7 +64,8 @@ class Keeper:
             if line.get("best"):
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
                 # Former versions measured the test images, with which nothing is compared.
-                if self.words.keep_best and line.get("split", "test") == self.session.watched:
+                alike = line.get("split", "test") == self.session.watched
+                if alike and self.words.keep_best in line["evaluation"]:
                     self._best = line["evaluation"][self.words.keep_best]
         self.trackers.begin(done)
         images = self._real_images()
@@ -156,7 +157,7 @@ class Keeper:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        # A record may be NaN, and a term that nobody learns from: JSON has no number for it.
+        # A term that nobody learns from may be NaN, and so may a record: JSON has no number for it.
         values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
         line: dict[str, Any] = {
             "step": done,

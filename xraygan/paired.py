@@ -110,7 +110,7 @@ def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
     interval = (mean - width, mean + width)
     if _is_share(used, name) and 0 < mean < 1 and variance.total:
         interval = scaled_share_interval(mean, variance.total, variance.critical())
-    # Few patients say too little of the variance, and no number of seeds makes up for it.
+    # Few patients say too little of the variance: seeds do not settle what patients leave open.
     low, high = patients or (mean, mean)
     return Estimate(values, (min(interval[0], low), max(interval[1], high)), patients, variance)
 

@@ -96,8 +96,8 @@ def over_seeds(runs: Sequence[tuple[str, RunFiles]], metrics: Sequence[str]) -> 
     alone = f" (of {', '.join(without)}: over training seeds alone)" if without else ""
     says = (
         f"Difference from {base.title}, paired by seed, with a 95 % interval over training seeds "
-        f"and patients{alone}. p is adjusted for how many are shown, {len(found)} (Holm); "
-        f"a p below {LEVEL:g} is marked."
+        f"and patients{alone}. p is adjusted for how many are shown, {len(found)} (Holm); a p "
+        f"below {LEVEL:g} is marked."
     )
     heads = ["Metric", *(others[i].title for i in shown)]
     return join(

@@ -194,8 +194,8 @@ def _results(evaluation: Object, step: int) -> str:
     return f"""\
 ## Results
 
-{_of_another_step("measured", evaluation.get("step"), step)}{warned}Protocol: {protocol}. Intervals \
-are over {kind} patients, or over generated images; they hold the training seed fixed.
+{_of_another_step("measured", evaluation.get("step"), step)}{warned}Protocol: {protocol}. \
+Intervals are over {kind} patients, or over generated images; they hold the training seed fixed.
 
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""
 
