@@ -41,7 +41,6 @@ RESUMABLE = {
     "run.log_every": "it decides what is logged",
     "run.save_every": "it decides what is saved",
     "run.keep": "it decides what is kept",
-    "run.keep_best": "it can be left out, and no further checkpoint is then kept as the best",
     "run.sample_every": "it decides what is drawn",
     "run.evaluate_every": "it decides what is measured",
     "run.keep_best": "it decides which checkpoint is kept; it can be left out, and not set anew",
@@ -102,8 +101,8 @@ class Resumption:
         changed = changes(read_recipe(place), recipe)
         allowed = {
             key
-            for key, (was, now) in changed.items()
-            if (_is_resumable(key, recipe) and (key != "run.keep_best" or now is None))
+            for key, (was, _) in changed.items()
+            if _is_resumable(key, recipe)
             or (longer and key in LENGTH and isinstance(was, int | None))
         }
         hashes = environment.get("files", {})
