@@ -3,7 +3,8 @@
 `python benchmarks/coverage.py auc` draws test lists of clustered patients and counts how often the
 interval of the AUC holds the AUC that the scores were drawn with. `python benchmarks/coverage.py
 difference` draws two systems that are equally good, trained with several seeds, and counts how
-often the interval of their difference leaves out 0. `--draws` says how often each is drawn;
+often the interval of their difference leaves out 0; `python benchmarks/coverage.py mean` how often
+that of a mean over seeds holds the AUC. `--draws` says how often each is drawn;
 docs/metrics.md has the tables of 2,000.
 """
 
@@ -19,6 +20,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from xraygan.intervals import auc_interval, bootstrap_variance, percentile_interval, share_interval
+from xraygan.paired import mean_over_seeds
 from xraygan.seed_variance import SeedVariance
 
 RESAMPLES = 200  # a run takes 1,000; the variance of these is within 10 %
@@ -107,13 +109,18 @@ def auc_covered(
     Args:
         truth: the AUC that the scores are drawn with.
         alike: correlation of the scores of a patient's images; 0 for one image each.
-        width: standard deviation of positive scores, against 1 of negative ones.
+        width: standard deviation of positive scores, against 1 of negative ones; 0 for positive
+            patients of whom some are above all others and the rest like negative ones.
     """
     patients = Patients.draw(random, positive, negative, 1.0 if alike else 0.0)
     noise = math.sqrt(alike) * random.standard_normal(patients.count)[patients.member]
     noise += math.sqrt(1 - alike) * random.standard_normal(len(patients.member))
-    mean = float(ndtri(truth)) * math.hypot(1, width)
-    scores = np.where(patients.truth == 1, mean + width * noise, noise)
+    if width:
+        mean = float(ndtri(truth)) * math.hypot(1, width)
+        scores = np.where(patients.truth == 1, mean + width * noise, noise)
+    else:
+        easy = (random.random(patients.count) < 2 * truth - 1)[patients.member]
+        scores = noise + 100 * (easy & (patients.truth == 1))
     found = resampled_auc(patients.truth, scores, patients.resamples(random))
     variance = bootstrap_variance(found, min(positive, negative))
     value = auc(patients.truth, scores)
@@ -168,6 +175,15 @@ class World:
 
     def differences(self, random: np.random.Generator) -> tuple[Array, Array]:
         """The difference of each seed ``(S,)``, and in each resample ``(S, B)``."""
+        values, found, _ = self._systems(random, 2)
+        return values[0] - values[1], found[0] - found[1]
+
+    def system(self, random: np.random.Generator) -> tuple[Array, Array, Patients]:
+        """The AUC of each seed of one system ``(S,)``, in each resample ``(S, B)``, and of whom."""
+        values, found, patients = self._systems(random, 1)
+        return values[0], found[0], patients
+
+    def _systems(self, random: np.random.Generator, count: int) -> tuple[Array, Array, Patients]:
         patients = Patients.draw(random, self.positive, self.negative, 0.46)
         mean = float(ndtri(self.truth)) * math.sqrt(2)
         slope = math.exp(-((mean / math.sqrt(2)) ** 2) / 2) / math.sqrt(4 * math.pi)
@@ -177,9 +193,9 @@ class World:
             return math.sqrt(share) * random.standard_normal(patients.count)[patients.member]
 
         hard = of_patients(1 - self.own - self.of_system)
-        values = np.empty((2, self.seeds))
-        found = np.empty((2, self.seeds, RESAMPLES))
-        for system in range(2):
+        values = np.empty((count, self.seeds))
+        found = np.empty((count, self.seeds, RESAMPLES))
+        for system in range(count):
             common = hard + of_patients(self.of_system)
             for seed in range(self.seeds):
                 noise = math.sqrt(self.own) * random.standard_normal(len(patients.member))
@@ -187,7 +203,7 @@ class World:
                 scores = trained * patients.truth + common + noise
                 values[system, seed] = auc(patients.truth, scores)
                 found[system, seed] = resampled_auc(patients.truth, scores, weights)
-        return values[0] - values[1], found[0] - found[1]
+        return values, found, patients
 
 
 def difference_excludes_zero(random: np.random.Generator, world: World) -> tuple[bool, bool]:
@@ -196,6 +212,46 @@ def difference_excludes_zero(random: np.random.Generator, world: World) -> tuple
     variance = SeedVariance.of([*values], [*resamples])
     low, high = percentile_interval(resamples.mean(axis=0)) or (0.0, 0.0)
     return abs(float(values.mean())) > variance.half_width(), not low <= 0 <= high
+
+
+# -- a mean, over seeds and patients ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as :func:`xraygan.paired.mean_over_seeds` reads it."""
+
+    score: float
+    interval: tuple[float, float]
+    resampled: Array
+    tested = ("these",)
+
+    def value(self, _: str) -> float:
+        return self.score
+
+    def measured(self, _: str) -> dict[str, object]:
+        return {"interval": self.interval, "limits": [0.0, 1.0]}
+
+    def resamples(self, _: str) -> Array:
+        return self.resampled
+
+
+def mean_covered(random: np.random.Generator, world: World) -> tuple[bool, bool]:
+    """Whether the interval of a system's mean AUC over its seeds holds the AUC, and that over
+    patients alone (percentiles)."""
+    values, found, patients = world.system(random)
+    counts = (patients.having(1), patients.having(0))
+    runs = {
+        seed: Run(
+            float(value),
+            auc_interval(value, bootstrap_variance(resamples, min(counts)), *counts),
+            resamples,
+        )
+        for seed, (value, resamples) in enumerate(zip(values, found, strict=True))
+    }
+    low, high = mean_over_seeds(runs, "auc").interval or (0.0, 0.0)  # type: ignore[arg-type]
+    plain = percentile_interval(found.mean(axis=0)) or (0.0, 0.0)
+    return low <= world.truth <= high, plain[0] <= world.truth <= plain[1]
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -215,7 +271,7 @@ def main() -> None:
 @click.option("--draws", default=2000, show_default=True)
 def of_auc(draws: int) -> None:
     """Coverage of the AUC's interval, and in the same cells of the percentile bootstrap's."""
-    worlds = [(0.0, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 1.5)]
+    worlds = [(0.0, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 1.5), (0.7, 0.0)]
     names = " | ".join(f"alike {alike:g}, width {width:g}" for alike, width in worlds)
     print(f"| positive, negative patients | AUC | {names} |\n| --- | --- |{' --- |' * len(worlds)}")
     for counts in ((5, 100), (10, 100), (10, 400), (20, 400), (60, 60), (270, 158)):
@@ -270,6 +326,26 @@ def of_difference(draws: int) -> None:
                     for count in seeds
                 ]
                 where = f"{truth} | {own:g}, {of_system:g} | {sd:g}"
+                print(f"| {where} | {' | '.join(cells)} |", flush=True)
+
+
+@main.command("mean")
+@click.option("--draws", default=2000, show_default=True)
+def of_mean(draws: int) -> None:
+    """Coverage of the interval of a mean over seeds, and of that over patients alone."""
+    seeds = (3, 10)
+    names = " | ".join(f"{count} seeds" for count in seeds)
+    print(f"| positive, negative patients | AUC | sd of seeds | {names} |")
+    print("| --- | --- | --- | --- | --- |")
+    for counts in ((5, 100), (10, 100), (270, 158)):
+        for truth in (0.9, 0.98):
+            for sd in (0.0, 0.01):
+                random = np.random.default_rng([*counts, int(100 * truth), int(1e3 * sd)])
+                cells = []
+                for count in seeds:
+                    world = World(count, sd, truth, 0.1, 0.0, *counts)
+                    cells.append(rate([mean_covered(random, world) for _ in range(draws)]))
+                where = f"{counts[0]}, {counts[1]} | {truth} | {sd:g}"
                 print(f"| {where} | {' | '.join(cells)} |", flush=True)
 
 

@@ -33,7 +33,7 @@ from xraygan.display import Display
 from xraygan.engine import Session, run
 from xraygan.evaluate import Evaluation
 from xraygan.generate import Generated
-from xraygan.intervals import auc_interval, share_interval
+from xraygan.intervals import auc_interval
 from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
 from xraygan.recipe import load
 from xraygan.store import ImageSplit, StoredImages, prepare
@@ -198,19 +198,13 @@ def test_an_interval_is_of_resamples_of_each_sample(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(copying, "BOOTSTRAP", 2000)
     random = np.random.default_rng(0)
     x, y = random.normal(size=100), random.normal(size=400)
+    rank = np.mean(x[:, None] < y, axis=1), np.mean(x[:, None] < y, axis=0)  # DeLong's variance
+    area = float(rank[0].mean())
+    expected = auc_interval(area, rank[0].var() / 99 + rank[1].var() / 399, 100, 400)
     for copies_of_each in (1, 5):  # five copies tell no more than one does
-        flagged = np.repeat(x < -0.5, copies_of_each)
         together = np.repeat(np.arange(100), copies_of_each)
-        found = measured("value", lambda z: float(z.mean()), random, flagged, together=together)
-        share = found["value"]
-        assert share == pytest.approx(np.mean(x < -0.5))
-        expected = share_interval(share, share * (1 - share) / 99, 100)
-        assert found["interval"] == pytest.approx(expected, abs=0.01)
-        lower = np.repeat(x, copies_of_each)
-        found = measured("auc", auc, random, lower, y, together=together)
-        assert found["auc"] == pytest.approx(np.mean(x[:, None] < y))
-        rank = np.mean(x[:, None] < y, axis=1), np.mean(x[:, None] < y, axis=0)  # DeLong's variance
-        expected = auc_interval(found["auc"], rank[0].var() / 99 + rank[1].var() / 399, 100, 400)
+        found = measured(auc, random, np.repeat(x, copies_of_each), y, together=together)
+        assert found["auc"] == pytest.approx(area)
         assert found["interval"] == pytest.approx(expected, abs=0.01)
 
 

@@ -100,7 +100,18 @@ STRUCK: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
         lambda path: change(
             path / "environment.json", lambda e: e["dataset"].update(fingerprint="beef")
         ),
-        dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
+        {
+            **dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
+            "accuracy": "other data under the same names",
+        },
+    ),
+    "folder": (lambda path: edit_recipe(path, data={"root": "elsewhere"}), {}),
+    "evaluated data": (
+        evaluation(fingerprint="beef"),
+        {
+            **dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
+            "accuracy": "other data under the same names",
+        },
     ),
 }
 

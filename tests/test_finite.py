@@ -78,6 +78,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoints"
 
 
+@pytest.mark.parametrize("way", ["stop", "skip"])
+def test_a_term_that_nobody_learns_from_stops_nothing(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is for the log alone: neither the run nor a step ends for it, and no weight changes."""
+    extra = ("scores.mmd.trains=[]", "run.save_every=8", f"run.on_nonfinite={way}")
+    run(recipe(*extra), tmp_path / "whole", display=silent())
+    broken_at(monkeypatch, range(2, 4), not_a_number)
+    run(recipe(*extra), tmp_path / "broken", display=silent())
+    last = "checkpoints/step-00000008/manifest.json"
+    hashes = [json.loads((tmp_path / name / last).read_text())["files"]
+              for name in ("whole", "broken")]  # fmt: skip
+    assert hashes[0] == hashes[1]
+    lines = [line for line in logged(tmp_path / "broken") if "terms" in line]
+    assert [line["terms"]["mmd"] is None for line in lines] == [False, False, True, True] + 4 * [
+        False
+    ]
+    assert not any("skipped" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("breaks", "gist"),
     [

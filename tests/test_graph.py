@@ -383,3 +383,17 @@ def test_scores_for_the_log_alone_change_no_bit_of_the_training(drawing: Trainin
             assert (ours is theirs) or torch.equal(ours, theirs), network
     for name, value in states.items():
         assert torch.equal(states_with[name], value), name
+
+
+def test_a_score_for_the_log_alone_leaves_the_averages_of_waiting_networks(
+    drawing: TrainingGraph,
+) -> None:
+    """A mean teacher is read in training mode: its batch norms count what they have seen."""
+    (teacher,) = (t for t in drawing.terms if t.name == "mean_teacher")
+    graph = copy.deepcopy(drawing)
+    graph.terms = [replace(teacher, trains=frozenset())]
+    graph.averages["classifier"].train()
+    before = copy.deepcopy(graph.averages["classifier"].state_dict())
+    graph.evaluate(drawn_step(graph, learning=frozenset({"generator"})))
+    for name, value in graph.averages["classifier"].state_dict().items():
+        assert torch.equal(value, before[name]), name

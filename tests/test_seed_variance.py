@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from xraygan.paired import Resampled, mean_over_seeds
 from xraygan.seed_variance import LEVEL, SeedVariance, holm
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -130,3 +131,37 @@ def test_differences_that_are_none_are_found_in_5_of_100(
         assert patients_alone > 0.25
         assert ours >= 0.02
     assert LEVEL == 0.05
+
+
+class Measured(Resampled):
+    """A run's figure of ``auc``, as its files would have it."""
+
+    def __init__(self, value: float, interval: list[float], resamples: np.ndarray) -> None:
+        about = {"value": value, "interval": interval, "limits": [0.0, 1.0]}
+        self._metrics = {"auc": about}
+        self._values = {"auc": resamples}
+        self.tested = ("a", "b")
+
+
+def test_seeds_do_not_make_certain_what_patients_leave_open() -> None:
+    """Three seeds that agree, on five positive patients: each run's own interval is wide."""
+    hard = np.random.default_rng(0).normal(0, 0.01, 400)
+    runs = {seed: Measured(0.95, [0.7, 0.995], 0.95 + hard) for seed in range(3)}
+    found = mean_over_seeds(runs, "auc")
+    assert found.patients == pytest.approx((0.7, 0.995))
+    assert found.interval == found.patients  # it was 0.92 to 0.97
+    perfect = {seed: Measured(1.0, [0.8, 1.0], np.ones(400)) for seed in range(3)}
+    assert mean_over_seeds(perfect, "auc").interval == pytest.approx((0.8, 1.0))
+
+
+@pytest.mark.parametrize(("positive", "truth", "sd"), [(5, 0.9, 0.0), (10, 0.98, 0.003)])
+def test_the_mean_over_seeds_covers_where_patients_are_few(
+    coverage: Any, positive: int, truth: float, sd: float
+) -> None:
+    """The variance that seeds and resamples show is too small there: 80 to 88 % were covered."""
+    random = np.random.default_rng(positive)
+    world = coverage.World(3, sd, truth, 0.1, 0.0, positive, 100)
+    draws = [coverage.mean_covered(random, world) for _ in range(200)]
+    ours, patients_alone = np.mean(draws, axis=0)
+    assert ours >= 0.93
+    assert patients_alone < 0.9

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def test_the_table_is_the_mean_over_seeds_with_intervals_over_seeds_and_patients
     assert np.isnan(table.loc[0.0001, "accuracy"]["paper"])
     text = (tmp_path / "table.md").read_text()
     assert "- 0.001, seed 2: exit code 2: it had a fault" in text
-    assert "0.001: without seed 2, which one of the two rows lacks." in text
+    assert "- 0.001: without seed 2, which one of the two rows lacks\n" in text
     assert "not a result" not in text
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
@@ -240,6 +241,131 @@ def test_seeds_that_were_tested_on_other_patients_have_no_common_interval(tmp_pa
     line = pd.read_csv(tmp_path / "table.csv").iloc[0]
     assert line["mean"] == pytest.approx(0.75)
     assert np.isnan(line["low"])
+
+
+def faked(sweep: Sweep, out: Path, figures: Callable[[Run], dict[str, np.ndarray]]) -> list[Run]:
+    """Fake runs of all rows."""
+    runs = plan(sweep, out)
+    for run in runs:
+        fake_run(run.place.path, figures(run), ["a", "b", "b"])
+    return runs
+
+
+def changed_evaluation(run: Run, metric: str, **measured: Any) -> None:
+    content = json.loads(run.place.evaluation.read_text())
+    content["metrics"].setdefault(metric, {}).update(measured)
+    run.place.evaluation.write_text(json.dumps(content))
+
+
+THREE = {"metrics": ["accuracy", "kid"], "baseline": "0.0001"}
+
+
+@pytest.mark.parametrize("case", ["other patients", "all alike", "not measured", "own classifier"])
+def test_several_seeds_are_not_called_one_where_nothing_can_be_tested(
+    case: str, tmp_path: Path
+) -> None:
+    """It said that one pair of runs cannot tell, and that more seeds would help."""
+    sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=THREE))
+    runs = drawn_runs(sweep, tmp_path, effect=0.0, sd=0.01)
+    for run in runs:
+        changed_evaluation(run, "kid", value=run.seed * float(run.row.label), n=3, note="")
+        if case == "not measured":
+            changed_evaluation(run, "accuracy", value=None)
+        if case == "own classifier":
+            changed_evaluation(run, "accuracy", note="by the run's own classifier")
+        if case == "all alike":
+            changed_evaluation(run, "accuracy", value=0.8)
+            run.place.bootstrap.unlink()
+        if case == "other patients":
+            who = pd.DataFrame({"patient": ["a", "b", f"c{run.seed}"]})
+            who.to_csv(run.place.predictions, index=False)
+    write_tables(sweep, runs, tmp_path, "")
+    text = (tmp_path / "table.md").read_text()
+    assert "One pair of runs" not in text and "three seeds or more" not in text
+    assert "paired by seed, with its 95 % interval over training seeds and patients" in text
+    assert "(of kid: over training seeds alone). `accuracy` is the primary metric: none of" in text
+    because = {
+        "other patients": "- 0.001 (accuracy): no interval, for the runs were tested on other",
+        "all alike": "- 0.001 (accuracy): no interval, for neither seeds nor patients make a",
+        "not measured": "n/a",
+        "own classifier": "- accuracy: not to be compared between runs",
+    }
+    assert because[case] in text
+
+
+def test_a_table_says_which_intervals_know_no_patients(tmp_path: Path) -> None:
+    """Without resamples of patients an interval is over seeds alone, also that of a difference."""
+    sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=THREE))
+    runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
+    for run in runs:
+        changed_evaluation(run, "kid", value=run.seed * float(run.row.label), n=3, note="")
+        run.place.bootstrap.unlink()
+    write_tables(sweep, runs, tmp_path, "")
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("patients (of accuracy, kid: over training seeds alone)") == 2
+
+
+def test_a_single_seeds_interval_is_not_said_to_be_over_patients_where_it_is_not(
+    tmp_path: Path,
+) -> None:
+    sweep = load(written(tmp_path / "small.toml", seeds=[0], table=THREE))
+    runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
+    for run in runs:
+        changed_evaluation(run, "accuracy", interval=[0.5, 1.0])
+        changed_evaluation(run, "kid", value=1.0, n=3, note="", interval=[0.5, 1.5])
+    write_tables(sweep, runs, tmp_path, "")
+    text = (tmp_path / "table.md").read_text()
+    assert "over patients alone (of kid: not over patients, but as its run measured it)" in text
+    assert "1.000 (0.500 to 1.500)" in text
+    table = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"])
+    assert table.loc[0.001, "accuracy"]["patients_low"] == 0.5
+    assert np.isnan(table.loc[0.001, "kid"]["patients_low"])
+
+
+def test_a_row_that_lacks_seeds_says_so_of_every_metric(tmp_path: Path) -> None:
+    sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=THREE))
+    runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
+    for run in runs:
+        there = run.row.label == "0.0001" or run.seed != 2
+        changed_evaluation(run, "kid", value=1.0 + run.seed if there else None, n=3, note="")
+    write_tables(sweep, runs, tmp_path, "")
+    text = (tmp_path / "table.md").read_text()
+    assert "- 0.001 (kid): without seed 2\n" in text
+    assert "- 0.001 (kid): without seed 2, which one of the two rows lacks" in text
+    for run in runs:
+        if run.row.label == "0.001" and run.seed:
+            shutil.rmtree(run.place.path)
+    write_tables(sweep, runs, tmp_path, "")
+    text = (tmp_path / "table.md").read_text()
+    assert "- 0.001: without seed 1, 2\n" in text
+    assert "- 0.001 (accuracy): its interval is over patients alone, for one seed says" in text
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_interval_of_a_mean_is_no_narrower_than_what_patients_leave_open(
+    known: bool, tmp_path: Path
+) -> None:
+    """Three seeds that are perfect, or nearly so, say nothing of patients who were not tested.
+
+    Runs of a former version do not say that the figure is a share, and call a perfect one certain.
+    """
+    sweep = load(
+        written(tmp_path / "small.toml", seeds=[0, 1, 2], grid={}, table={"metrics": ["accuracy"]})
+    )
+    resamples = np.ones(100)
+    runs = faked(sweep, tmp_path, lambda run: {"accuracy": resamples})
+    ends = {"limits": [0.0, 1.0], "interval": [0.7, 1.0]} if known else {"interval": [1.0, 1.0]}
+    for run in runs:
+        changed_evaluation(run, "accuracy", **ends)
+    write_tables(sweep, runs, tmp_path, "")
+    line = pd.read_csv(tmp_path / "table.csv").iloc[0]
+    assert (line["low"], line["high"]) == (0.7, 1.0) if known else np.isnan(line["low"])
+    changed_evaluation(runs[0], "accuracy", value=0.9999, interval=[0.69, 1.0])
+    write_tables(sweep, runs, tmp_path, "")
+    line = pd.read_csv(tmp_path / "table.csv").iloc[0]
+    if known:
+        assert line["low"] == pytest.approx(0.697, abs=0.002)
+    assert line["high"] <= 1.0
 
 
 # -- running ---------------------------------------------------------------------------------------
@@ -475,6 +601,7 @@ def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> Non
     assert "- accuracy: not to be" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_an_evaluation_with_other_keys_says_so_and_does_not_stay_in_the_table(
     tmp_path: Path,

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import stat
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from rich.console import Console
 from saved_run import xraygan
@@ -21,7 +23,7 @@ from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.loop import Loop
 from xraygan.ranks import Ranks
-from xraygan.recipe import Recipe, load
+from xraygan.recipe import Recipe, load, load_tree
 from xraygan.rundir import RunDirectory
 
 GAN = """
@@ -38,6 +40,7 @@ plugin = "phantom"
 images = 60
 image_size = 32
 classes = ["Edema", "Mass"]
+validation = 0.2
 [generator]
 plugin = "dcgan"
 width = 4
@@ -198,6 +201,58 @@ def test_checkpoints_that_only_copied_pointers_hold_are_not_lost(
     assert "at step 4 of 6" in (out / "run.log").read_text()
     assert state(out) == state(whole)
     assert names(out / "checkpoints") == names(whole / "checkpoints")
+
+
+def test_a_copied_pointer_replaces_a_damaged_checkpoint(
+    stopped: Path, whole: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    """The folder that an old link became is whole, and the one that it named is not."""
+    out = shutil.copytree(stopped, tmp_path / "run")
+    as_copies(out / "checkpoints")
+    damaged = out / "checkpoints" / "step-00000004" / "generator.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    run(recipe, out, resume=True, display=SILENT)
+    assert "at step 4 of 6" in (out / "run.log").read_text()
+    assert state(out) == state(whole)
+
+
+@pytest.mark.parametrize("refused", ["recipe", "data"])
+def test_a_refused_run_is_left_as_it_was_copied(
+    refused: str, stopped: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    as_copies(out / "checkpoints")
+    if refused == "recipe":
+        recipe = recipe.changed("run.seed=1")
+    else:
+        path = out / "environment.json"
+        content = json.loads(path.read_text())
+        content["dataset"]["fingerprint"] = "of other images"
+        path.write_text(json.dumps(content))
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+    with pytest.raises(UserError, match=r"run\.seed|not those that the run began with"):
+        run(recipe, out, resume=True, display=SILENT)
+    assert {
+        p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"
+    } == before
+
+
+def test_a_run_that_chose_its_best_by_test_images_can_go_on_without(
+    stopped: Path, whole: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    """As former versions did: it could not be resumed with ``keep_best``, nor without."""
+    out = shutil.copytree(stopped, tmp_path / "run")
+    best = checkpoint.find(out / "checkpoints", "best").step
+    with pytest.raises(UserError, match=r"run\.keep_best: frechet/classifier there, auc/mean now"):
+        run(recipe.changed("run.keep_best=auc/mean"), out, resume=True, display=SILENT)
+    tree = tomllib.loads(tomli_w.dumps(recipe.resolved()))
+    del tree["run"]["keep_best"]
+    run(load_tree(tree, tmp_path), out, resume=True, display=SILENT)
+    assert checkpoint.find(out / "checkpoints", "best").step == best
+    assert not [line for line in RunDirectory(out).read_metrics()
+                if line["step"] > 4 and line.get("best")]  # fmt: skip
+    found, kept = (checkpoint.latest(p / "checkpoints") for p in (out, whole))
+    assert found is not None and kept is not None and found.manifest.files == kept.manifest.files
 
 
 def test_a_zipped_run_resumes_elsewhere_to_the_same_bits(

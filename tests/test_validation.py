@@ -23,7 +23,7 @@ from xraygan.display import Display
 from xraygan.engine import run
 from xraygan.recipe import Recipe, load, load_tree
 from xraygan.report import report
-from xraygan.resuming import Resumption
+from xraygan.resuming import Resumption, material_changes
 from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.store import ImageData, prepare
@@ -252,10 +252,10 @@ def test_a_run_of_a_version_without_these_keys_can_be_resumed(tmp_path: Path) ->
     tree = now.resolved()
     del tree["data"]["validation"], tree["evaluation"]["split"]
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree))
-    place = RunDirectory(tmp_path)
-    assert not Resumption.of(place, now).changed
+    assert material_changes(RunDirectory(tmp_path), now) == {}
+    assert Resumption.of(RunDirectory(tmp_path), now).changed == {}
     with pytest.raises(UserError, match=r"data\.validation: 0\.0 there, 0\.1 now"):
-        Resumption.of(place, load("quickstart", ["data.validation=0.1"]))
+        Resumption.of(RunDirectory(tmp_path), load("quickstart", ["data.validation=0.1"]))
 
 
 # -- which split a figure is of --------------------------------------------------------------------
@@ -324,7 +324,8 @@ def test_no_option_makes_test_images_of_training_images(
     table.write_text("\n".join(lines))
     sets = (
         "data.plugin=csv", f"data.root={root}", "data.classes=all", "data.image_size=16",
-        "data.split=", "classifier.plugin=resnet18", "classifier.weights=random", "run.steps=1",
+        "data.split=",
+        "classifier.plugin=resnet18", "classifier.weights=random", "run.steps=1",
         "run.batch_size=4", "evaluation.bootstrap=0", "evaluation.protocol=official",
     )  # fmt: skip
     place = tmp_path / "run"

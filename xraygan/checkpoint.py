@@ -233,28 +233,40 @@ def point(folder: Path, name: str, step: int) -> None:
             pointer.unlink(missing_ok=True)
 
 
-def adopt(folder: Path) -> None:
-    """Give checkpoints their names back of which only a copy under a pointer's name is left.
+def adopt(folder: Path) -> bool:
+    """Put pointers where a copy of a run has whole folders, and lose no checkpoint by it.
+
+    Returns:
+        Whether there were any.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    for name in (LATEST, BEST):
-        _make_way(folder / name)
+    copied = False
+    for pointer in (folder / LATEST, folder / BEST):
+        owner = _pointed(pointer)
+        if pointer.is_dir() and not pointer.is_symlink():
+            copied = True
+            _make_way(pointer)
+            if owner is not None:
+                write_atomically(pointer, owner.name + "\n")
+    return copied
 
 
 def _make_way(pointer: Path) -> None:
     """Remove a folder where a pointer is to be written.
 
     Former versions made links, and what copies a run without links makes whole folders of them. A
-    folder that is the only copy of a checkpoint gets its name back.
+    folder that is the only whole copy of a checkpoint gets its name back.
     """
     building = pointer.with_name(f".{pointer.name}.building")
     if building.is_symlink():  # a former version was killed here
         building.unlink()
     if pointer.is_dir() and not pointer.is_symlink():
         owner = _pointed(pointer)
-        if owner is not None and not owner.exists():
+        if owner is not None and _verified(owner) is None and _verified(pointer, owner.name):
+            if owner.exists():  # damaged
+                shutil.rmtree(owner)
             pointer.rename(owner)
         else:
             shutil.rmtree(pointer)
@@ -372,11 +384,15 @@ def _all(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _verified(path: Path) -> Checkpoint | None:
-    """A checkpoint if its manifest is one and its files match it."""
+def _verified(path: Path, name: str = "") -> Checkpoint | None:
+    """A checkpoint if its manifest is one and its files match it.
+
+    Args:
+        name: what its folder should be called, if it has another name.
+    """
     try:
         manifest = Manifest.model_validate_json(read_text(path / "manifest.json"))
-        whole = path.name == f"step-{manifest.step:08d}" and all(
+        whole = (name or path.name) == f"step-{manifest.step:08d}" and all(
             (path / name).is_file() and sha256(path / name) == sha
             for name, sha in manifest.files.items()
         )

@@ -26,6 +26,8 @@ DRAWN = frozenset(
     }
 )  # fmt: skip
 
+#: keys of [data] that say where images are, not which
+PLACES = frozenset({"root", "cache"})
 #: keys of [data] that change the pixels of the same images
 READ = ("image_size", "grey")
 
@@ -86,10 +88,28 @@ def _other_test_images(run: RunFiles, base: RunFiles) -> str | None:
         return "measured on other test images, or other labels of them"
     prints = [side.evaluation.get("protocol", {}).get("images_fingerprint") for side in (run, base)]
     tables = [side.recipe.get("data", {}) for side in (run, base)]
-    read_alike = all(tables[0].get(key) == tables[1].get(key) for key in READ)
-    if all(prints) and prints[0] != prints[1] and read_alike:
-        return "measured on other images under the same names (their fingerprints differ)"
+    if all(prints):
+        read_alike = all(tables[0].get(key) == tables[1].get(key) for key in READ)
+        if prints[0] != prints[1] and read_alike:
+            return "measured on other images under the same names (their fingerprints differ)"
+        return None
+    alike = _without(tables[0], PLACES) == _without(tables[1], PLACES)
+    if alike and _other_fingerprint(run, base):  # as former versions recorded it
+        return "measured on images of other data under the same names (the fingerprints differ)"
     return None
+
+
+def _other_fingerprint(run: RunFiles, base: RunFiles) -> bool:
+    """Whether two runs had other data, and not only other draws of the same."""
+    prints = [
+        side.evaluation.get("protocol", {}).get("fingerprint")
+        or side.environment.get("dataset", {}).get("fingerprint")
+        for side in (run, base)
+    ]
+    tables = [side.recipe.get("data", {}) for side in (run, base)]
+    drawn = any("limit" in table for table in tables)
+    alike = _without(tables[0], DRAWN) == _without(tables[1], DRAWN)
+    return all(prints) and prints[0] != prints[1] and not (alike and drawn)
 
 
 def _other_network(
@@ -135,11 +155,7 @@ def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -
         now, before = read(files, ours), read(other, theirs)
         if now is not None and before is not None and now != before:
             return f"measured on other numbers of {what} ({now}, {before} in the first)"
-    prints = [_fingerprint(side) for side in (files, other)]
-    tables = [side.recipe.get("data", {}) for side in (files, other)]
-    limited = any("limit" in table for table in tables)
-    alike = _without(tables[0], DRAWN) == _without(tables[1], DRAWN)
-    if all(prints) and prints[0] != prints[1] and not (alike and limited):
+    if _other_fingerprint(files, other):
         return "measured against other training images (the data's fingerprints differ)"
     return None
 

@@ -28,10 +28,11 @@ WARNINGS = 10  # shown of each run at most; its log has them all
 OF_NO_CONCERN = ("started", "command")
 
 PAIRED = (
-    "Under a value stands its interval over patients, then its difference from the first run "
-    "with an interval over the same resamples of the same patients, where both runs have "
-    "them. Two runs cannot tell what a recipe does from what its seed does: with other seeds "
-    "either may be the better one. Recipes that ran with two seeds or more are compared over seeds."
+    "Under a value stands its interval, over patients unless a note says otherwise, then its "
+    "difference from the first run with an interval over the same resamples of the same patients, "
+    "where both runs have them. Two runs cannot tell what a recipe does from what its seed does: "
+    "with other seeds either may be the better one. Recipes that ran with two seeds or more are "
+    "compared over seeds."
 )
 
 Runs = Sequence[tuple[str, RunFiles]]

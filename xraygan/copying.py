@@ -82,7 +82,8 @@ def copies(
 
     count, expected = int(flagged.sum()), rank / (len(real) + 1)
     needed = bisect_left(range(n + 1), True, key=lambda count: surprise(count) <= level)
-    found = measured("value", share, random, flagged, together=near)
+    resamples = drawn_anew(share, random, flagged, together=near)
+    found = _share(share(flagged), resamples, near)
     figures = {
         "flagged": count,
         "expected": n * expected,
@@ -90,11 +91,13 @@ def copies(
         "share": found,
         "p": surprise(count),
         "level": level,
-        "copies": surprise(count) <= level and found["interval"][0] > expected,
+        # A score interval supposes groups of about one size, and one image that is made again and
+        # again is a group for itself: whether it is drawn, the resamples show.
+        "copies": surprise(count) <= level and float(np.quantile(resamples, 0.025)) > expected,
         "threshold": threshold(real),
         "rank": rank,
-        "nearer": measured("auc", auc, random, d_fake, d_real, together=near),
-        "relatively_nearer": measured("auc", auc, random, fake, real, together=near),
+        "nearer": measured(auc, random, d_fake, d_real, together=near),
+        "relatively_nearer": measured(auc, random, fake, real, together=near),
         "distance": {"generated": spread(d_fake), "held_out": spread(d_real)},
         "relative_distance": {"generated": spread(fake), "held_out": spread(real)},
     }
@@ -172,7 +175,7 @@ def membership(seen: np.ndarray, unseen: np.ndarray, random: np.random.Generator
         return auc(pairs[:, 0], pairs[:, 1])
 
     return {
-        **measured("auc", of_pairs, random, pairs),
+        **measured(of_pairs, random, pairs),
         "p": swapping(seen, unseen, random),
     }
 
@@ -199,20 +202,53 @@ def auc(lower: np.ndarray, higher: np.ndarray) -> float:
 
 
 def measured(
-    name: str,
     statistic: Callable[..., float],
     random: np.random.Generator,
     *samples: np.ndarray,
     together: np.ndarray | None = None,
 ) -> Object:
-    """A share or an AUC and its 95 % interval, with the variance of a bootstrap.
+    """An AUC of two samples, or of one sample of pairs, and its 95 % interval.
 
-    Each sample is drawn anew on its own. Intervals are those of :mod:`xraygan.intervals`: they hold
-    their level for few images, and where none or all are flagged.
+    The interval is :func:`xraygan.intervals.auc_interval`, so that it holds its level for few
+    images and for an AUC of 1.
 
     Args:
-        name: ``"value"`` of a share of the one sample, ``"auc"`` of an area, of two samples or of
-            pairs.
+        together: see :func:`drawn_anew`.
+    """
+    counts = [len(x) for x in samples]
+    if together is not None:
+        counts[0] = _groups(together)
+    value = statistic(*samples)
+    resamples = drawn_anew(statistic, random, *samples, together=together)
+    variance = bootstrap_variance(resamples, min(counts))
+    return {"auc": value, "interval": auc_interval(value, variance, counts[0], counts[-1])}
+
+
+def _share(value: float, resamples: np.ndarray, together: np.ndarray) -> Object:
+    """A share and its 95 % interval, which is not without width where none or all are flagged."""
+    groups = _groups(together)
+    interval = share_interval(value, bootstrap_variance(resamples, groups), groups)
+    return {"value": value, "interval": interval}
+
+
+def _groups(together: np.ndarray) -> int:
+    """How many groups of one size would vary as much: (sum of sizes)^2 / sum of their squares.
+
+    Source: Kish, Survey Sampling, 1965.
+    """
+    sizes = np.bincount(together).astype(np.float64)
+    return max(1, int(sizes.sum() ** 2 / np.square(sizes).sum()))
+
+
+def drawn_anew(
+    statistic: Callable[..., float],
+    random: np.random.Generator,
+    *samples: np.ndarray,
+    together: np.ndarray | None = None,
+) -> np.ndarray:
+    """A statistic in bootstrap resamples ``(B,)``, each sample drawn on its own.
+
+    Args:
         together: a number in 0, 1, ... for each value of the first sample; values of one number
             are drawn together. Without it each is drawn on its own.
     """
@@ -224,14 +260,7 @@ def measured(
         values[i] = statistic(
             *(_drawn_anew(x, unit, random) for x, unit in zip(samples, units, strict=True))
         )
-    value = statistic(*samples)
-    counts = [int(unit.max()) + 1 for unit in units]
-    variance = bootstrap_variance(values, min(counts))
-    if name == "auc":
-        interval = auc_interval(value, variance, counts[0], counts[-1])
-    else:
-        interval = share_interval(value, variance, counts[0])
-    return {name: value, "interval": interval}
+    return values
 
 
 def _drawn_anew(x: np.ndarray, unit: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -183,8 +183,6 @@ def run(
             return place
         with place.locked(), threads(recipe.tables.run.threads):
             place.check(resume=resume)  # before the data is prepared, not after
-            with place.said_of_the_disk():
-                checkpoint.adopt(place.checkpoints)
             resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
             session = Session.of(recipe, display, ranks)
             _lead(session, place, resumed, display, ranks)
@@ -201,7 +199,11 @@ def _lead(
     """The run of the first rank, which writes the run directory."""
     recipe, data = session.recipe, session.data
     if resumed:
-        resumed.check_data(data)
+        resumed.check_data(data)  # until here nothing is changed
+    with place.said_of_the_disk():
+        adopted = checkpoint.adopt(place.checkpoints)
+    if resumed and adopted:
+        resumed = resumed.again()
     said = _start(session, place)
     place.begin(recipe)
     with place.said_of_the_disk(), logging_to(place.log, display):

@@ -64,7 +64,8 @@ def diagnose(graph: TrainingGraph, step: Step) -> dict[str, Any]:
     """What is not finite about a step, term by term; every term is differentiated by itself.
 
     Returns:
-        terms: each term's value, a string where JSON has no number for it.
+        terms: the value of each term that somebody learns from, a string where JSON has no number
+            for it.
         gradients: term -> network -> the parameters whose gradient from it is not finite.
         parameters: network -> its own parameters that are not finite.
     """
@@ -79,7 +80,11 @@ def diagnose(graph: TrainingGraph, step: Step) -> dict[str, Any]:
         for name, network in graph.networks.items()
     }
     return {
-        "terms": {name: _as_json(float(value)) for name, value in values.items()},
+        "terms": {
+            term.name: _as_json(float(values[term.name]))
+            for term in graph.terms
+            if term.trains and term.name in values
+        },
         "gradients": {term: found for term, found in gradients.items() if found},
         "parameters": {name: found for name, found in parameters.items() if found},
     }

@@ -143,13 +143,17 @@ class TrainingGraph:
 
     @contextmanager
     def _unmoved(self) -> Iterator[None]:
-        """Within it, the buffers of the run's own networks (batch norms, spectral norms) may move;
+        """Within it, the buffers of networks and averages (batch norms, spectral norms) may move;
         then they are as before."""
-        buffers = [b for n in MODELS if n in self.networks for b in self.networks[n].buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        before = [buffer.clone() for buffer in self.buffers()]
         yield
-        for buffer, value in zip(buffers, before, strict=True):
+        for buffer, value in zip(self.buffers(), before, strict=True):
             buffer.data.copy_(value)  # not through autograd: it has what the backward pass needs
+
+    def buffers(self) -> list[Tensor]:
+        """What moves in networks and averages without an optimizer, such as running statistics."""
+        every = (*self.networks.values(), *self.averages.values())
+        return [buffer for network in every for buffer in network.buffers()]
 
     def differentiate(
         self, step: Step, losses: Mapping[str, Tensor], *, keep: bool = False

@@ -64,7 +64,8 @@ class Keeper:
             if line.get("best"):
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
                 # Former versions measured the test images, with which nothing is compared.
-                if self.words.keep_best and line.get("split", "test") == self.session.watched:
+                alike = line.get("split", "test") == self.session.watched
+                if alike and self.words.keep_best in line["evaluation"]:
                     self._best = line["evaluation"][self.words.keep_best]
         self.trackers.begin(done)
         images = self._real_images()
@@ -156,12 +157,13 @@ class Keeper:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        records = {n: v for n, v in reading.values.items() if n not in terms}
+        # A term that nobody learns from may be NaN, and so may a record: JSON has no number for it.
+        values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
         line: dict[str, Any] = {
             "step": done,
             "progress": done / self.total,
-            "terms": {n: v for n, v in reading.values.items() if n in terms},
-            "records": {n: v if math.isfinite(v) else None for n, v in records.items()},
+            "terms": {n: v for n, v in values.items() if n in terms},
+            "records": {n: v for n, v in values.items() if n not in terms},
             "lr": rates,
             "images_per_second": round(reading.images_per_second, 2),
             "seconds": round(reading.seconds, 3),
@@ -169,8 +171,8 @@ class Keeper:
         if reading.skipped:
             line["skipped"] = reading.skipped
         self.place.append_metrics(line)
-        if "discriminator_accuracy" in records:
-            self.watch.accuracy(done, reading.steps, records["discriminator_accuracy"])
+        if (accuracy := reading.values.get("discriminator_accuracy")) is not None:
+            self.watch.accuracy(done, reading.steps, accuracy)
         self.trackers.log(done, {**reading.values, "images_per_second": reading.images_per_second})
 
 

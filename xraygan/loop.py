@@ -143,7 +143,7 @@ class Loop:
         if self.words.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         parts, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
-        before = [b.clone() for b in self._buffers()] if skip or self.ranks.count > 1 else []
+        before = [b.clone() for b in self.graph.buffers()] if skip or self.ranks.count > 1 else []
         try:
             values, records, gradients = self._part(step, 0)
             for part in range(1, parts):
@@ -154,7 +154,9 @@ class Loop:
                 values = {name: value / parts for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / parts)
             gradients = self.graph.mean_over_ranks(gradients)
-            held = self.guard.check(step, values, gradients)
+            learned = {t.name: values[t.name] for t in self.graph.terms
+                       if t.trains and t.name in values}  # fmt: skip
+            held = self.guard.check(step, learned, gradients)
             if skip and self.guard.first() is not None:
                 self._put_back(before)
                 self._leave_out(step, values)
@@ -260,11 +262,8 @@ class Loop:
             )
 
     def _put_back(self, buffers: list[Tensor]) -> None:
-        for buffer, value in zip(self._buffers(), buffers, strict=True):
+        for buffer, value in zip(self.graph.buffers(), buffers, strict=True):
             buffer.copy_(value)
-
-    def _buffers(self) -> list[Tensor]:
-        return [b for network in self.graph.networks.values() for b in network.buffers()]
 
     def _take_up(self) -> int:
         """Restore the newest checkpoint, if any; returns the steps that are done."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .intervals import Interval, percentile_interval, scaled_share_interval
+from .intervals import Interval, mean_interval, percentile_interval, scaled_share_interval
 from .runfiles import RunFiles
 from .seed_variance import SeedVariance
 
@@ -101,22 +101,45 @@ def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
     if not values or shared is None:
         return Estimate(values, why=OTHER_PATIENTS if values else "not measured")
     variance = SeedVariance.of([*values.values()], shared or None)
-    own = [run.measured(name).get("interval") for run in used]
-    ends = [tuple(map(float, one)) for one in own if one]
+    patients = _of_a_share(used, name, shared) or _of_patients(shared)
     if len(values) == 1:
-        patients = (ends[0][0], ends[0][1]) if ends else None
         return Estimate(values, None, patients, variance, ONE_SEED)
-    mean = float(np.mean([*values.values()]))
-    interval: Interval | None
-    if used[0].measured(name).get("limits") != [0.0, 1.0]:
-        width = variance.half_width()
-        interval = (mean - width, mean + width)
-    elif 0 < mean < 1 and variance.total:
+    if not variance.total and patients is None:
+        return Estimate(values, None, None, variance, ALIKE)
+    mean, width = float(np.mean([*values.values()])), variance.half_width()
+    interval = (mean - width, mean + width)
+    if _is_share(used, name) and 0 < mean < 1 and variance.total:
         interval = scaled_share_interval(mean, variance.total, variance.critical())
-    else:  # all seeds are perfect: then as far as one of them may be from it
-        low, high = np.mean(ends, axis=0) if ends else (mean, mean)
-        interval = (float(low), float(high))
-    return Estimate(values, interval, _of_patients(shared), variance)
+    # Few patients say too little of the variance: seeds do not settle what patients leave open.
+    low, high = patients or (mean, mean)
+    return Estimate(values, (min(interval[0], low), max(interval[1], high)), patients, variance)
+
+
+def _is_share(runs: Sequence[Resampled], name: str) -> bool:
+    """Whether a metric lies in [0, 1]: as its runs say, or as all that a former version wrote."""
+    for run in runs:
+        measured = run.measured(name)
+        if "limits" in measured:
+            if measured["limits"] != [0.0, 1.0]:
+                return False
+            continue
+        known = run.resamples(name)
+        inside = known is not None and bool(((known >= 0) & (known <= 1) | np.isnan(known)).all())
+        if not (inside and 0 <= (run.value(name) or 0.0) <= 1):
+            return False
+    return True
+
+
+def _of_a_share(
+    runs: Sequence[Resampled], name: str, shared: Sequence[np.ndarray]
+) -> Interval | None:
+    """The runs' own intervals over patients as one of their mean; None if they have none."""
+    found = [run.measured(name).get("interval") for run in runs]
+    ends = [(float(one[0]), float(one[1])) for one in found if one]
+    certain = any(low == high for low, high in ends)  # a perfect figure's, of a former version
+    if not shared or certain or len(ends) < len(runs) or not _is_share(runs, name):
+        return None
+    return mean_interval([run.value(name) or 0.0 for run in runs], ends, shared)
 
 
 def difference(

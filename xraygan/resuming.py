@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +101,8 @@ class Resumption:
         changed = changes(read_recipe(place), recipe)
         allowed = {
             key
-            for key, (was, now) in changed.items()
-            if (_is_resumable(key, recipe) and (key != "run.keep_best" or now is None))
+            for key, (was, _) in changed.items()
+            if _is_resumable(key, recipe)
             or (longer and key in LENGTH and isinstance(was, int | None))
         }
         hashes = environment.get("files", {})
@@ -118,10 +118,18 @@ class Resumption:
                 f"one:{_shown(refused)}\nGive the same recipe and options as before, or another "
                 f"--out DIR ({hint}--from {place.path} starts a new run from its networks)"
             )
-        found = checkpoint.latest(place.checkpoints)
-        resumption = cls(place, recipe, found.step if found else 0, environment, changed)
-        if recipe.tables.run.steps is not None:
-            resumption._check_steps(recipe.tables.run.steps)
+        return cls(place, recipe, 0, environment, changed).again()
+
+    def again(self) -> Resumption:
+        """The same with the step of the checkpoint that is the newest now.
+
+        Raises:
+            UserError: it has trained for as many steps as are asked for.
+        """
+        found = checkpoint.latest(self.place.checkpoints)
+        resumption = replace(self, step=found.step if found else 0)
+        if self.recipe.tables.run.steps is not None:
+            resumption._check_steps(self.recipe.tables.run.steps)
         return resumption
 
     @property
@@ -302,6 +310,8 @@ def _is_resumable(key: str, recipe: Recipe) -> bool:
     if table == "extractors":
         scores = (c for c in recipe.chosen("scores").values() if c.words.weight != 0)
         return rest.partition(".")[0] not in {c.options.get("extractor") for c in scores}
+    if key == "run.keep_best":
+        return recipe.tables.run.keep_best is None
     return _among(key, RESUMABLE)
 
 

@@ -92,10 +92,12 @@ def over_seeds(runs: Sequence[tuple[str, RunFiles]], metrics: Sequence[str]) -> 
         for name in metrics
         if any((i, name) in found for i in shown)
     ]
+    without = dict.fromkeys(name for (_, name), gap in found.items() if not gap.patients)
+    alone = f" (of {', '.join(without)}: over training seeds alone)" if without else ""
     says = (
         f"Difference from {base.title}, paired by seed, with a 95 % interval over training seeds "
-        f"and patients. p is adjusted for how many are shown, {len(found)} (Holm); a p below "
-        f"{LEVEL:g} is marked."
+        f"and patients{alone}. p is adjusted for how many are shown, {len(found)} (Holm); a p "
+        f"below {LEVEL:g} is marked."
     )
     heads = ["Metric", *(others[i].title for i in shown)]
     return join(

@@ -26,16 +26,18 @@ class Cell:
         estimate: its mean over the seeds that are done.
         n: test images that it was measured on.
         notes: what the runs say of how it was measured.
+        own: of a single seed, the interval that its run has.
     """
 
     estimate: Estimate
     n: int = 0
     notes: frozenset[str] = frozenset()
+    own: tuple[float, float] | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Over seeds and patients; of a single seed over patients alone."""
-        return self.estimate.interval or self.estimate.patients
+        """Over seeds and patients; of a single seed over patients alone, or as its run has it."""
+        return self.estimate.interval or self.estimate.patients or self.own
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,6 @@ class Difference:
 
     Attributes:
         estimate: paired by seed.
-        lacking: seeds of the sweep that one of the two rows lacks.
         adjusted: p, adjusted by Holm over all rows; of the primary metric alone.
         detectable: the smallest true difference that would have been found with a power of 80 %;
             of the primary metric alone.
@@ -69,7 +70,6 @@ class Difference:
     """
 
     estimate: Estimate
-    lacking: tuple[int, ...]
     adjusted: float | None = None
     detectable: float | None = None
     needed: int | None = None
@@ -96,7 +96,9 @@ def _row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
         estimate = mean_over_seeds(resampled, metric)
         found = [resampled[seed].measured(metric) for seed in estimate.values]
         n = max((one.get("n") or 0 for one in found), default=0)
-        cells[metric] = Cell(estimate, n, frozenset(one.get("note") or "" for one in found))
+        own = found[0].get("interval") if len(found) == 1 else None
+        notes = frozenset(one.get("note") or "" for one in found)
+        cells[metric] = Cell(estimate, n, notes, (own[0], own[1]) if own else None)
     return Results(
         row,
         cells,
@@ -124,8 +126,7 @@ def differences(sweep: Sweep, results: Sequence[Results]) -> Differences:
             if any(why_not(metric, *pair) for pair in pairs):
                 continue  # the table says why
             if (gap := difference(one.runs, against.runs, metric)) is not None:
-                lacking = tuple(seed for seed in sweep.seeds if seed not in gap.values)
-                cells[metric] = Difference(gap, lacking)
+                cells[metric] = Difference(gap)
         found[one.row.label] = cells
     return _judged(sweep, found)
 
@@ -158,7 +159,6 @@ def _judged(sweep: Sweep, found: Differences) -> Differences:
         level = LEVEL / len(p_values)
         judged[label][primary] = Difference(
             estimate,
-            cells[primary].lacking,
             adjusted[label],
             estimate.variance.detectable(level),
             estimate.variance.seeds_for(sweep.table.difference, level),

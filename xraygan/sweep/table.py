@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ..paired import Estimate
+from ..paired import ONE_SEED, Estimate
 from ..rundir import write_atomically, write_table
-from ..seed_variance import LEVEL, POWER
+from ..seed_variance import LEVEL, MOST_SEEDS, POWER
 from ..shapes import SPLIT_NAMES
 from .file import Sweep
 from .provenance import incomparable, provenance
@@ -160,14 +160,18 @@ def number(value: float) -> str:
 def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     """How the figures came about, in sentences."""
     seeds = ", ".join(map(str, sweep.seeds))
+    cells = [(name, cell) for one in results for name, cell in one.cells.items()]
+    without = [name for name, cell in cells if cell.interval and not cell.estimate.patients]
     if len(sweep.seeds) > 1:
         text = (
             f"Ours: mean ± standard deviation over seeds ({seeds}), and the 95 % interval of the "
-            f"mean over training seeds and patients{_seeds_alone(results)}. "
+            f"mean over training seeds and patients"
+            f"{_in_brackets(without, 'over training seeds alone')}. "
         )
     else:
         text = (
-            f"Ours: one seed ({seeds}), and the 95 % interval over patients alone, which "
+            f"Ours: one seed ({seeds}), and the 95 % interval over patients alone"
+            f"{_in_brackets(without, 'not over patients, but as its run measured it')}, which "
             "says nothing of what another seed would give. "
         )
     found = [p for one in results for p in one.protocols]
@@ -187,12 +191,9 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
     return text.rstrip()
 
 
-def _seeds_alone(results: Sequence[Results]) -> str:
-    """The metrics that test patients do not enter, in brackets."""
-    estimates = [(name, cell.estimate) for one in results for name, cell in one.cells.items()]
-    alone = {n for n, estimate in estimates if estimate.interval and not estimate.patients}
-    ordered = [name for name in dict.fromkeys(n for n, _ in estimates) if name in alone]
-    return f" (of {', '.join(ordered)}: over training seeds alone)" if ordered else ""
+def _in_brackets(metrics: Sequence[str], what: str) -> str:
+    """What the interval of these metrics is, if there are any."""
+    return f" (of {', '.join(dict.fromkeys(metrics))}: {what})" if metrics else ""
 
 
 def _notes(sweep: Sweep, results: Sequence[Results]) -> list[str]:
@@ -202,6 +203,31 @@ def _notes(sweep: Sweep, results: Sequence[Results]) -> list[str]:
         notes = frozenset().union(*(one.cells[metric].notes for one in results))
         if len(notes) == 1 and (note := next(iter(notes))):
             lines.append(f"- {metric}: {note}, n = {max(one.cells[metric].n for one in results)}")
+    for one in results:
+        estimates = {
+            name: cell.estimate for name, cell in one.cells.items() if cell.estimate.values
+        }
+        lines += _exceptions(sweep, one.row.label, estimates)
+    return lines
+
+
+def _exceptions(
+    sweep: Sweep, label: str, estimates: Mapping[str, Estimate], lacks: str = ""
+) -> list[str]:
+    """Where a row's figures are of fewer seeds, or have no interval, as Markdown lines."""
+    found: dict[str, list[str]] = {}
+    for name, estimate in estimates.items():
+        lacking = [str(seed) for seed in sweep.seeds if seed not in estimate.values]
+        if lacking:
+            found.setdefault(f"without seed {', '.join(lacking)}{lacks}", []).append(name)
+        if estimate.why and len(sweep.seeds) > 1:
+            alone = estimate.why == ONE_SEED and estimate.patients is not None
+            which = "its interval is over patients alone" if alone else "no interval"
+            found.setdefault(f"{which}, for {estimate.why}", []).append(name)
+    lines = []
+    for what, names in found.items():
+        of = f" ({', '.join(names)})" if len(names) < len(estimates) else ""
+        lines.append(f"- {label}{of}: {what}")
     return lines
 
 
@@ -213,24 +239,33 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
     if not any(gaps.values()):
         return []
     primary, base = sweep.table.primary or sweep.table.metrics[0], sweep.table.baseline
-    known = [cells[primary] for cells in gaps.values() if primary in cells]
-    judged = [gap for gap in known if gap.adjusted is not None]
+    every = [gap for cells in gaps.values() for gap in cells.values()]
+    judged = [cells[primary] for cells in gaps.values()
+              if primary in cells and cells[primary].adjusted is not None]  # fmt: skip
     others = [metric for metric in sweep.table.metrics if metric != primary]
-    if judged:
-        says = (
-            f"Difference from {base}, paired by seed, with its 95 % interval over training seeds "
-            f"and patients. `{primary}` is the primary metric: p is adjusted for "
-            f"{len(judged)} comparison{'s' * (len(judged) > 1)} (Holm), and * marks p below "
-            f"{LEVEL:g}."
-        )
-        if others:
-            says += " The other metrics describe; their intervals are not adjusted."
-    else:
+    if all(len(gap.estimate.values) == 1 for gap in every):
         says = (
             f"Difference from {base}, with its 95 % interval over patients alone. One pair of "
             "runs cannot tell what the recipe does from what its seed does: with other seeds, "
             "either may be the better one. Give the sweep three seeds or more."
         )
+    else:
+        without = [name for cells in gaps.values() for name, gap in cells.items()
+                   if gap.estimate.interval and not gap.estimate.patients]  # fmt: skip
+        says = (
+            f"Difference from {base}, paired by seed, with its 95 % interval over training seeds "
+            f"and patients{_in_brackets(without, 'over training seeds alone')}. "
+            f"`{primary}` is the primary metric: "
+        )
+        if judged:
+            says += (
+                f"p is adjusted for {len(judged)} comparison{'s' * (len(judged) > 1)} (Holm), "
+                f"and * marks p below {LEVEL:g}."
+            )
+        else:
+            says += "none of its differences can be tested, so nothing is told from 0."
+        if others:
+            says += " The other metrics describe; their intervals are not adjusted."
     columns: list[tuple[str, str, Callable[[Difference | None], str]]] = [(primary, primary, _gap)]
     if judged:
         columns += [("p", primary, _p), (f"{primary}, patients alone", primary, _alone)]
@@ -241,12 +276,10 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
         for label, cells in gaps.items()
     ]
     lines = [says, "", *_table(head, body), ""]
-    lacking = {label: cells[primary].lacking for label, cells in gaps.items() if primary in cells}
-    for label, seeds in lacking.items():
-        if seeds:
-            missing = ", ".join(map(str, seeds))
-            lines += [f"{label}: without seed {missing}, which one of the two rows lacks.", ""]
-    return [*lines, *_power(sweep, gaps, primary)]
+    for label, cells in gaps.items():
+        shown = {name: gap.estimate for name, gap in cells.items()}
+        lines += _exceptions(sweep, label, shown, ", which one of the two rows lacks")
+    return [*lines, *[""][: bool(lines[-1])], *_power(sweep, gaps, primary)]
 
 
 def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
@@ -258,7 +291,7 @@ def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
         if gap is None or gap.detectable is None:
             continue
         if gap.needed is None:
-            more = f"more seeds would not find {asked:g} on these patients"
+            more = f"no number of seeds up to {MOST_SEEDS} would find {asked:g} on these images"
         elif gap.needed <= len(gap.estimate.values):
             more = f"{len(gap.estimate.values)} seeds are enough for {asked:g}"
         else:
