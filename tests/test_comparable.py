@@ -100,19 +100,9 @@ STRUCK: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
         lambda path: change(
             path / "environment.json", lambda e: e["dataset"].update(fingerprint="beef")
         ),
-        {
-            **dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
-            "accuracy": "other data under the same names",
-        },
+        dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
     ),
     "folder": (lambda path: edit_recipe(path, data={"root": "elsewhere"}), {}),
-    "evaluated data": (
-        evaluation(fingerprint="beef"),
-        {
-            **dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "other training images"),
-            "accuracy": "other data under the same names",
-        },
-    ),
 }
 
 
@@ -128,6 +118,21 @@ def test_exactly_what_cannot_be_compared_is_struck(pair: tuple[Path, Path], what
             assert said is not None and struck[name] in said, name
         else:
             assert said is None, name
+
+
+@pytest.mark.parametrize("what", ["data", "evaluated on other data", "folder"])
+def test_of_former_versions_the_data_tell_whether_the_test_images_are_the_same(
+    pair: tuple[Path, Path], what: str
+) -> None:
+    """They did not record a fingerprint of the images that were measured."""
+    for path in pair:
+        change(path / "evaluation.json", lambda e: e["protocol"].pop("images_fingerprint"))
+    STRUCK[what][0](pair[1])
+    said = reason(pair, "accuracy")
+    if what == "folder":
+        assert said is None
+    else:
+        assert said is not None and "images of other data under the same names" in said
 
 
 def test_a_recorded_network_decides_and_not_its_path(tmp_path: Path) -> None:

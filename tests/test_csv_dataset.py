@@ -148,6 +148,15 @@ def test_age_sex_and_view_of_columns(root: Path) -> None:
     assert rows(root) == EXPECTED  # unless they are named
 
 
+def test_a_label_may_have_signs_in_it(root: Path) -> None:
+    """If it is listed, or if no part of it is a label."""
+    write(root, HEADER, *(row.replace("Mass|Edema", "Mass/Edema") for row in ROWS))
+    listed = Csv(root, findings=("Mass", "Edema", "Mass/Edema", "No Finding"))
+    assert listed.index()["labels"][1] == ("Mass/Edema",)
+    write(root, HEADER, *(row.replace("Mass|Edema", '"Tube, in place"') for row in ROWS))
+    assert Csv(root).index()["labels"][1] == ("Tube, in place",)
+
+
 def test_without_patients_a_run_says_that_splits_cannot_be_checked(root: Path) -> None:
     text = RECIPE.replace('"own"', f'"{root}"').replace('"cache"', f'"{root.parent / "cache"}"')
     (root.parent / "own.toml").write_text(text)
@@ -278,6 +287,29 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an empty list": (line("4.jpeg,Edema", "4.jpeg,[]"), (), ("line 5", "write 'No Finding'")),
     "half a list": (line("Mass|Edema", "['Mass'| 'Edema']"), (), ("line 3", "write 'Mass'")),
+    **{
+        f"labels joined by {sign!r}": (
+            line("Mass|Edema", f'"Mass{sign}Edema"'), (),
+            (f"line 3 (a/2.png): the label 'Mass{sign}Edema' joins labels with another separator",),
+        )
+        for sign in (";", ", ", "/", " + ")
+    },
+    "labels joined by '|'": (
+        line("", ""), ("separator=;",), ("line 3 (a/2.png): the label 'Mass|Edema' joins labels",),
+    ),
+    **{
+        f"a label {word}": (
+            line("4.jpeg,Edema", f"4.jpeg,{word}"), (), (f"the label is '{word}', which",),
+        )
+        for word in ("nan", "NaN", "null", "<NA>")
+    },
+    **{
+        f"a patient {word}": (
+            line(",p2,", f",{word},"), (),
+            ("line 4 (3.dcm): the patient says that there is none", "data.patient = "),
+        )
+        for word in ("nan", "None", "NULL", "<NA>")
+    },
     "quotes": (line("4.jpeg,Edema", "4.jpeg,'Edema'"), (), ("line 5", "write 'Edema'")),
     "two spellings of a finding": (
         line("", ""), ('findings=["Mass", "mass"]',), ("findings", "in two spellings"),

@@ -173,16 +173,26 @@ def test_the_card_names_what_is_of_another_step_and_the_audit(
     audit = {"verdict": "copies", "says": "COPIES <TRAINING> IMAGES: 8", "step": 700}
     evaluation = place / "evaluation.json"
     before = evaluation.read_bytes()
-    evaluation.write_text(json.dumps({**json.loads(before), "step": 700}))
+    found = {**json.loads(before), "step": 700}
+    found["protocol"]["changed"] = {"metrics.fid.weights": str(place / "inception.pth")}
+    evaluation.write_text(json.dumps(found))
+    environment = place / "environment.json"
+    known = environment.read_bytes()
+    data = json.loads(known)
+    data["dataset"]["notes"] = ["no patients are known"]
+    environment.write_text(json.dumps(data))
     (place / "audit.json").write_text(json.dumps({**audit, "protocol": about}))
     try:
         words = ["--format", "safetensors", "--out", tmp_path / "x"]
         xraygan(capsys, "export", place, *words)
     finally:
         evaluation.write_bytes(before)
+        environment.write_bytes(known)
         (place / "audit.json").unlink()
     text = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
-    assert "model-index" not in text
+    assert "model-index" not in text and str(place) not in text
+    assert "the run's recipe says: metrics.fid.weights = inception.pth. Protocol" in text
+    assert "no patient is in two splits, as far as patients are known (no patients are" in text
     for what in ("measured", "made"):
         assert f"**It was {what} at step 700, not at that of these files.**" in text
     assert "COPIES &lt;TRAINING> IMAGES: 8 (8 generated, 36 training and 9 held-out" in text

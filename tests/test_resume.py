@@ -17,14 +17,17 @@ import torch
 from conftest import gan
 from PIL import Image
 from rich.console import Console
+from xraygan_export.writing import write as write_export
 
 from xraygan import UserError, checkpoint, schema
 from xraygan.display import Display
 from xraygan.engine import finish, restore, run
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load, load_tree
+from xraygan.report import protocol
 from xraygan.resuming import RESUMABLE
 from xraygan.rundir import flat
+from xraygan.runfiles import RunFiles
 
 ROOT = Path(__file__).parents[1]
 SILENT = Display(Console(quiet=True))
@@ -299,6 +302,10 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     assert found["protocol"]["trained_on_fingerprint"] == trained_on
     assert found["protocol"]["fingerprint"] not in (trained_on, None)
     assert found["protocol"]["changed"] == {"data.images": 90, "evaluation.generated": 6}
+    write_export(session, opened, step, ("safetensors",), place / "export")
+    for page in (protocol(RunFiles(place)), (place / "export/README.md").read_text()):
+        assert "Measured on other data than the run was trained on" in page
+        assert "Not measured as the run's recipe says: data.images = 90, evaluation" in page
     said = StringIO()
     session, opened, step = restore(place, [], Display(Console(file=said)))
     found = json.loads(finish(session, opened, step).read_text())

@@ -160,12 +160,6 @@ def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -
     return None
 
 
-def _fingerprint(run: RunFiles) -> str | None:
-    """Of the data that a run was measured against, which need not be those of its training."""
-    measured = run.evaluation.get("protocol", {}).get("fingerprint")
-    return measured or run.environment.get("dataset", {}).get("fingerprint")
-
-
 def _reference(run: RunFiles) -> int | None:
     """How many training images a generated one is compared with: as many, if there are so many."""
     train = run.environment.get("dataset", {}).get("images", {}).get("train")

@@ -122,13 +122,10 @@ def cautions(protocol: Mapping[str, Any]) -> list[str]:
             "nobody can tell whether training images are among the images."
         )
     if chosen_on := protocol.get("chosen_on"):
-        text = (
-            f"The checkpoint was chosen by its figures on the {SPLIT_NAMES.get(chosen_on)} images"
-        )
         same = chosen_on == protocol.get("split", "test")
-        said.append(
-            f"{text}, the same ones, so these figures are too good." if same else f"{text}."
-        )
+        end = ", the same ones, so these figures are too good." if same else "."
+        kind = SPLIT_NAMES.get(chosen_on, chosen_on)
+        said.append(f"The checkpoint was chosen by its figures on the {kind} images{end}")
     if changed := protocol.get("changed"):  # by xraygan evaluate --set
         keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
         said.append(f"Not measured as the run's recipe says: {keys}.")

@@ -23,6 +23,8 @@ SPLITS = ("train", "val", "test")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "": ""}
 VIEWS = {"pa": "PA", "ap": "AP", "lateral": "LATERAL", "": ""}
 MAX_AGE = 120
+SEPARATORS = re.compile(r"[|;,/+&\t]")
+NO_VALUE = ("nan", "<na>", "null")  # what programs write for an empty field
 LIST_SYNTAX = re.compile(r"^[\[\s'\"]+|[\]\s'\"]+$")
 
 NO_PATIENTS = (
@@ -158,7 +160,23 @@ class Csv(Dataset):
                     fault += "a class has one spelling: write the same in all rows"
             stop_at(self.file, rows, (rows[column] == text) & bool(fault), fault)
             tuples[text] = names
+        if not findings:
+            self._check_joined(rows, column, separator, tuples)
         return rows[column].map(tuples)
+
+    def _check_joined(
+        self, rows: pd.DataFrame, column: str, separator: str, found: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        """Refuse ``"Effusion;Mass"`` as one label where ``"Effusion"`` is a label too."""
+        known = {spelling(name) for names in found.values() for name in names}
+        for text, names in found.items():
+            for name in names:
+                parts = [part.strip() for part in SEPARATORS.split(name)]
+                if len(parts) > 1 and any(spelling(part) in known for part in parts):
+                    what = f"the {column} {name!r} joins labels with another separator than "
+                    what += f"{separator!r}; write that, or name theirs with data.separator; if it "
+                    what += "is one label, list all labels in data.findings"
+                    stop_at(self.file, rows, rows[column] == text, what)
 
     def _marked(self, rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:
         """The names of the columns that hold a 1."""
@@ -187,6 +205,9 @@ class Csv(Dataset):
         if column:
             what = f'no {column}; name one, or set data.patient = "" if the table has none'
             stop_at(self.file, rows, rows[column] == "", what)
+            none = rows[column].str.lower().isin([*NO_VALUE, "none"])
+            what = f"the {column} says that there is none, and many images would be of one; "
+            stop_at(self.file, rows, none, f'{what}name it, or set data.patient = ""')
             return rows[column]
         if pattern is None:
             self.notes = (NO_PATIENTS,)
@@ -278,6 +299,8 @@ def _fault(names: tuple[str, ...], column: str, findings: tuple[str, ...]) -> st
     if "" in names:
         return f"an empty {column}; write {NORMAL!r} where nothing was found"
     for name in names:
+        if name.lower() in NO_VALUE:
+            return f"the {column} is {name!r}, which is none; write {NORMAL!r} if nothing was found"
         if LIST_SYNTAX.search(name):
             plain = LIST_SYNTAX.sub("", name) or NORMAL
             return (

@@ -24,7 +24,7 @@ from xraygan.rundir import write_together
 from xraygan.runfiles import Lacking
 from xraygan.sampling import sample
 from xraygan.seeding import rng
-from xraygan.store import StoredImages, to_range
+from xraygan.store import StoredImages, open_dataset, to_range
 
 from .cam import grad_cam
 from .drawing import Panel, draw, heated
@@ -262,11 +262,15 @@ def _needs_generator(asked: Explanation) -> None:
 
 def _needs_data(asked: Explanation) -> None:
     root = asked.session.recipe.tables.data.root
-    if root is not None and not Path(root).is_dir():
+    if root is None or Path(root).is_dir():
+        return
+    try:
+        open_dataset(asked.session.recipe)  # there are datasets that need no folder
+    except UserError:
         raise Lacking(
             f"it shows real images, and their folder {root} is not there; --set data.root=DIR says "
             "where it is"
-        )
+        ) from None
 
 
 def _heated(

@@ -139,6 +139,8 @@ def _data(session: Session, place: RunDirectory) -> str:
     if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
         data = session.data.summary()
     part, words = recipe.choices["data"].part, recipe.tables.data
+    notes = _plain(" ".join(data.get("notes", [])))
+    known = f", as far as patients are known ({notes})" if notes else ""
     splits = list(data["images"])
     rows = [
         ("images", *(f"{data['images'][name]:,}" for name in splits)),
@@ -150,7 +152,7 @@ def _data(session: Session, place: RunDirectory) -> str:
 ## Data
 
 `{part.name}` ({part.origin}): {part.summary}. Label policy "{words.label_policy}"; no patient is \
-in two splits. Fingerprint of pixels, labels and splits: `{data["fingerprint"]}`.
+in two splits{known}. Fingerprint of pixels, labels and splits: `{data["fingerprint"]}`.
 
 {_table(("", *splits), rows)}"""
 
@@ -185,7 +187,7 @@ def _results(evaluation: Object, step: int) -> str:
         span = "" if low is None else f"{low:.3f} to {high:.3f}"
         note = _plain(found.get("note") or "")
         rows.append((_plain(name), f"{found['value']:.3f}", span, str(found["n"]), note))
-    warned = "".join(f"{_plain(caution)} " for caution in cautions(about))
+    warned = "".join(f"{_plain(caution)} " for caution in cautions(_without_folders(about)))
     protocol = ", ".join(
         f"{key.replace('_', ' ')} {_plain(str(value))}"
         for key, value in about.items()
