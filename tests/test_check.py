@@ -35,7 +35,11 @@ def offline(folder: Path, *lines: str) -> dict[str, Any]:
     for place in places.values():
         place.mkdir()
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "TORCH_HOME"},
+        **{
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR")
+        },
         "HOME": str(places["home"]),
         "XDG_CACHE_HOME": str(places["cache"]),
         "TMPDIR": str(places["temporary"]),

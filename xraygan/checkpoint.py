@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import saved
 from .errors import UserError
 from .graph import TrainingGraph, flattened
 from .reading import read_text, sha256
@@ -98,14 +98,14 @@ class Checkpoint:
 
     def load_optimizer(self, name: str, network: nn.Module, optimizer: Any) -> None:
         """Restore an optimizer's state tensors, stored under its parameters' names."""
-        saved = self.tensors(f"{name}.optimizer")
+        tensors = self.tensors(f"{name}.optimizer")
         state: dict[int, dict[str, Tensor]] = {}
-        for index, (key, parameter) in enumerate(_trained(network)):
+        for index, (key, parameter) in enumerate(saved.trained(network)):
             prefix = key + "/"
             found = {
                 what: value if what == "step" else flattened(value, parameter)
                 for what, value in (
-                    (k.removeprefix(prefix), v) for k, v in saved.items() if k.startswith(prefix)
+                    (k.removeprefix(prefix), v) for k, v in tensors.items() if k.startswith(prefix)
                 )
             }
             if found:
@@ -114,7 +114,7 @@ class Checkpoint:
 
     def load_networks(self, graph: TrainingGraph) -> None:
         """Restore every network of a graph, and the averages that are kept of them."""
-        for name, network in _networks(graph).items():
+        for name, network in saved.networks(graph).items():
             self.load_network(name, network)
 
     def load(self, graph: TrainingGraph) -> None:
@@ -184,7 +184,7 @@ def _save(
         building = folder / f".{target.name}.building"
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        for name, tensors in _contents(graph).items():
+        for name, tensors in saved.contents(graph).items():
             save_file(tensors, building / name)
         files = {path.name: sha256(path) for path in sorted(building.iterdir())}
         text = Manifest(step=step, log=log, files=files).model_dump_json(indent=1) + "\n"
@@ -340,42 +340,6 @@ def find(folder: Path, which: str) -> Checkpoint:
         others = f"; --checkpoint {whole[0]} takes the one before" if whole else ""
         raise UserError(f"{path}: damaged, its files do not match its manifest.json{others}")
     return found
-
-
-def _networks(graph: TrainingGraph) -> dict[str, nn.Module]:
-    """What is saved of each network, by the name of its file."""
-    averages = {f"{name}.average": network for name, network in graph.averages.items()}
-    return {**graph.networks, **averages}
-
-
-def _contents(graph: TrainingGraph) -> dict[str, dict[str, Tensor]]:
-    files: dict[str, dict[str, Tensor]] = {}
-    for name, network in _networks(graph).items():
-        files[f"{name}.safetensors"] = {
-            key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
-        }
-    for name, optimizer in graph.optimizers.items():
-        files[f"{name}.optimizer.safetensors"] = {
-            f"{key}/{what}": _as_saved(value, parameter if what != "step" else None)
-            for (key, parameter), flat in zip(
-                _trained(graph.networks[name]), optimizer.param_groups[0]["params"], strict=True
-            )
-            for what, value in optimizer.state.get(flat, {}).items()
-            if value is not None
-        }
-    return files
-
-
-def _as_saved(value: Any, parameter: Tensor | None) -> Tensor:
-    """A tensor of an optimizer's state; a row takes its parameter's shape."""
-    tensor = torch.as_tensor(value).detach()
-    if parameter is not None:
-        tensor = tensor.as_strided(parameter.shape, parameter.stride())
-    return tensor.cpu().contiguous()
-
-
-def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in network.named_parameters() if p.requires_grad]
 
 
 def _all(folder: Path) -> list[Path]:

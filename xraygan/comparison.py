@@ -31,8 +31,7 @@ PAIRED = (
     "Under a value stands its interval, over patients unless a note says otherwise, then its "
     "difference from the first run with an interval over the same resamples of the same patients, "
     "where both runs have them. Two runs cannot tell what a recipe does from what its seed does: "
-    "with other seeds either may be the better one. Recipes that ran with two seeds or more are "
-    "compared over seeds."
+    "with other seeds either may be better. Recipes that ran with two seeds are compared over them."
 )
 
 Runs = Sequence[tuple[str, RunFiles]]

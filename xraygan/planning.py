@@ -44,6 +44,24 @@ def is_planning() -> bool:
 
 
 @contextmanager
+def importing() -> Iterator[None]:
+    """Within it, parts are imported without a trace.
+
+    PyTorch makes a folder for compiled code when torchvision is imported, in the temporary folder
+    unless another one is named. Nothing is compiled here, so a folder that is there does.
+    """
+    key = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(key)
+    if before is None:
+        os.environ[key] = str(Path(__file__).parent)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+
+
+@contextmanager
 def planning() -> Iterator[None]:
     """Within it nothing is fetched and nothing is written, by whatever part.
 

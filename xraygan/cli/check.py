@@ -27,13 +27,14 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     """
     from rich.console import Console
 
-    from ..assemble import assemble, rehearse
-    from ..planning import Blocked, planning
+    from ..planning import Blocked, importing, planning
     from ..recipe import load
-    from ..selection import task_of
-    from ..store import check_index, open_dataset
 
-    loaded = load(recipe, overrides)
+    with importing():
+        loaded = load(recipe, overrides)
+        from ..assemble import assemble, rehearse
+        from ..selection import task_of
+        from ..store import check_index, open_dataset
     console = Console(soft_wrap=True)
     try:
         with planning():
