@@ -24,9 +24,10 @@ from xraygan.display import Display
 from xraygan.engine import finish, restore, run
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load, load_tree
+from xraygan.recorded import recorded_task
 from xraygan.report import protocol
-from xraygan.resuming import RESUMABLE
-from xraygan.rundir import flat
+from xraygan.resuming import RESUMABLE, trained_on
+from xraygan.rundir import RunDirectory, flat
 from xraygan.runfiles import RunFiles
 
 ROOT = Path(__file__).parents[1]
@@ -314,6 +315,21 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     # The same images, and another order of the networks' outputs.
     with pytest.raises(UserError, match=r"data\.classes: .*'Edema', 'Mass'.*'Mass', 'Edema'"):
         restore(place, ["data.classes=['Mass', 'Edema']"], SILENT)
+
+
+def test_a_long_list_of_images_that_were_left_out_hides_nothing(
+    finished: Path, tmp_path: Path
+) -> None:
+    """More than 1 MiB of it: the task and the fingerprint were taken for unknown."""
+    place = tmp_path / "run"
+    shutil.copytree(finished, place, symlinks=True)
+    content = environment(place)
+    content["dataset"]["skipped"] = {f"images/{i:06d}.png": "not readable" for i in range(40_000)}
+    (place / "environment.json").write_text(json.dumps(content))
+    assert (place / "environment.json").stat().st_size > 1 << 20
+    found = RunDirectory(place)
+    assert trained_on(found) == content["dataset"]["fingerprint"]
+    assert recorded_task(found, load(found.recipe)) is not None
 
 
 def test_metadata_that_networks_are_told_are_data(tmp_path: Path) -> None:

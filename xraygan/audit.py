@@ -33,6 +33,7 @@ from .engine import Session
 from .errors import UserError
 from .evaluate import CONFIDENCE, Evaluation
 from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, patterns, spaces
+from .resuming import trained_on
 from .rundir import RunDirectory, as_json, write_together
 from .sampling import sample
 from .seeding import derive_seed
@@ -129,7 +130,7 @@ def audit(
         "copies": {name: found.figures for name, found in compared.items()},
         "membership": members,
         "resemblance": alike,
-        "notes": notes(compared, members, alike, place.fingerprint(), session.data.fingerprint),
+        "notes": notes(compared, members, alike, trained_on(place), session.data.fingerprint),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))

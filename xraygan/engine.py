@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -30,7 +30,13 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .resuming import Resumption, data_differences, material_changes, read_environment
+from .resuming import (
+    Resumption,
+    data_differences,
+    known_environment,
+    material_changes,
+    trained_on,
+)
 from .rundir import RunDirectory, environment, write_json, write_table
 from .selection import task_of
 from .starting import pinned, take_over
@@ -95,7 +101,7 @@ class Session:
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
             check_unseen(place, recipe, found)
-            for line in data_differences(_environment(place), found):
+            for line in data_differences(known_environment(place), found):
                 display.say(f"warning: these are not the images of the run: {line}")
             return found
 
@@ -289,14 +295,6 @@ def restore(
     return session, place, found.step
 
 
-def _environment(place: RunDirectory) -> dict[str, Any]:
-    """A run's ``environment.json``; empty where it cannot be read."""
-    try:
-        return read_environment(place)
-    except UserError:
-        return {}
-
-
 def _check_trained(place: RunDirectory, before: Recipe, now: Recipe) -> None:
     """Refuse to change what a run's networks were built from.
 
@@ -360,9 +358,9 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     result, resamples = evaluate(evaluation, step)
     result["protocol"]["fingerprint"] = session.data.fingerprint
     result["protocol"]["images_fingerprint"] = evaluation.test.fingerprint()
-    trained_on = _environment(place).get("dataset", {}).get("fingerprint")
-    if trained_on not in (None, session.data.fingerprint):
-        result["protocol"]["trained_on_fingerprint"] = trained_on
+    trained = trained_on(place)
+    if trained not in (None, session.data.fingerprint):
+        result["protocol"]["trained_on_fingerprint"] = trained
     if session.chosen_on:
         result["protocol"]["chosen_on"] = session.chosen_on
     changed = material_changes(place, session.recipe)

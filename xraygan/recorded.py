@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import shapes
 from .errors import UserError
 from .graph import TrainingGraph
 from .interfaces import Task
 from .metadata import WORDS, encode, numbers
-from .reading import parse_json, read_text
+from .reading import read_text
 from .recipe import Recipe
+from .resuming import known_environment
 from .rundir import RunDirectory, write_table
 from .store import ImageSplit
 
@@ -44,11 +44,10 @@ def recorded_task(place: RunDirectory, recipe: Recipe) -> Task | None:
     Returns:
         None where that file is missing, damaged, or does not fit the recipe.
     """
+    dataset = known_environment(place).get("dataset", {})
     try:
-        content = shapes.check(parse_json(read_text(place.environment)), shapes.EnvironmentFile)
-        counts = content["dataset"]["classes"]["train"]
-        images = content["dataset"]["images"]["train"]
-    except (OSError, ValueError, KeyError):
+        counts, images = dataset["classes"]["train"], dataset["images"]["train"]
+    except KeyError:
         return None
     words = recipe.tables.data
     if len(counts) < 1 or (words.classes != "all" and list(counts) != words.classes):

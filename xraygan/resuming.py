@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -113,9 +112,10 @@ class Resumption:
             hint = "--steps N trains this run for N steps in all; " * (
                 not refused.keys() - {*LENGTH}
             )
+            shown = "".join(f"\n  {line}" for line in _lines(refused))
             raise UserError(
                 f"{place.path} holds a run of another recipe, which cannot be resumed with this "
-                f"one:{_shown(refused)}\nGive the same recipe and options as before, or another "
+                f"one:{shown}\nGive the same recipe and options as before, or another "
                 f"--out DIR ({hint}--from {place.path} starts a new run from its networks)"
             )
         return cls(place, recipe, 0, environment, changed).again()
@@ -248,6 +248,19 @@ def read_environment(place: RunDirectory) -> Tree:
         ) from None
 
 
+def known_environment(place: RunDirectory) -> Tree:
+    """:func:`read_environment`, for those who can do without it: empty where it cannot be read."""
+    try:
+        return read_environment(place)
+    except UserError:
+        return {}
+
+
+def trained_on(place: RunDirectory) -> str | None:
+    """The fingerprint of the images that a run was trained on; None if it is not known."""
+    return known_environment(place).get("dataset", {}).get("fingerprint")
+
+
 # -- the recipe ------------------------------------------------------------------------------------
 
 
@@ -319,10 +332,6 @@ def _among(key: str, keys: Iterable[str]) -> bool:
     return any(key == k or (k.endswith("*") and key.startswith(k[:-1])) for k in keys)
 
 
-def _shown(changed: Changes) -> str:
-    return "".join(f"\n  {line}" for line in _lines(changed))
-
-
 def _lines(changed: Changes) -> list[str]:
     return [
         f"{key}: {'unset' if was is None else was} there, {'unset' if now is None else now} now"
@@ -386,9 +395,4 @@ def keep_evaluation(place: RunDirectory, step: int) -> None:
     report = place.path / "report.html"
     for path in (*of_splits, place.predictions, place.bootstrap, report, place.evaluation):
         if path.exists():
-            path.replace(kept_as(path, step))
-
-
-def kept_as(path: Path, step: int) -> Path:
-    """The name under which a file of an earlier evaluation is kept."""
-    return path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}")
+            path.replace(path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}"))

@@ -97,13 +97,6 @@ class RunDirectory:
             raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
         return found
 
-    def fingerprint(self) -> str | None:
-        """That of the images that the run was trained on; None if it is not known."""
-        try:
-            return parse_json(read_text(self.environment))["dataset"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within it no other process can write the run.

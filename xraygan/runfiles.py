@@ -77,6 +77,7 @@ class RunFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._optional: dict[tuple[str, Callable[[str], Any]], Any] = {}
         self.missing: list[str] = []
         self.damaged: list[str] = []
         no_recipe: tuple[str, Object] = ("", {})
@@ -203,8 +204,13 @@ class RunFiles:
         return what, dict(zip(names, kept.T, strict=True))
 
     def optional(self, name: str, parse: Callable[[str], Read]) -> Read | None:
-        """What a file holds that a run need not have; None where there is none."""
-        return self._text(name, parse, None, needed=False)
+        """What a file holds that a run need not have; None where there is none.
+
+        It is read once: a comparison asks for the same tables metric by metric.
+        """
+        if (name, parse) not in self._optional:
+            self._optional[name, parse] = self._text(name, parse, None, needed=False)
+        return self._optional[name, parse]
 
     def by_class(self, step: int, most: int) -> ByClass:
         """Real images and those of the grid of a step, class by class.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..reading import parse_json, read_text
 from ..recipe import Recipe
-from ..resuming import material_changes
+from ..resuming import material_changes, trained_on
 from ..rundir import RunDirectory
 from ..starting import pinned
 
@@ -61,7 +61,7 @@ def _measured_otherwise(place: RunDirectory) -> Changes:
     changes: Changes = {key: (now, "as the run") for key, now in changed.items()}
     if step != last:
         changes["the evaluated step"] = (step, last)
-    trained = place.fingerprint()
+    trained = trained_on(place)
     if measured and trained and measured != trained:
         changes["the fingerprint of the data"] = (measured, trained)
     return changes

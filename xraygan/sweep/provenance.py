@@ -7,7 +7,6 @@ from typing import Any
 
 from ..comparable import reasons_against
 from ..runfiles import RunFiles
-from .runner import Run
 
 #: what the table says of it, from a run's environment.json
 RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
@@ -22,34 +21,31 @@ RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
 }
 
 
-def incomparable(metrics: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def incomparable(metrics: Sequence[str], runs: Sequence[RunFiles]) -> list[str]:
     """Why rows of the table cannot be compared by a metric, as Markdown lines."""
-    done = [RunFiles(run.place.path) for run in runs if run.done]
     lines = []
     for metric in metrics:
-        reasons = dict.fromkeys(reasons_against(metric, done))
+        reasons = dict.fromkeys(reasons_against(metric, runs))
         lines += [f"- {metric}: not to be compared between runs: {why}" for why in reasons if why]
     return [*lines, ""] if lines else []
 
 
-def provenance(runs: Sequence[Run]) -> list[str]:
+def provenance(runs: Sequence[RunFiles], seeds: Sequence[int]) -> list[str]:
     """Revision, versions, device, data and seeds of the runs that are done, as Markdown lines.
 
     Where the runs disagree, each value stands with the runs that it is of.
     """
-    done = [run for run in runs if run.done]
-    if not done:
+    if not runs:
         return []
-    found = {run.place.path.name: RunFiles(run.place.path).environment for run in done}
     lines = ["Made by:", ""]
     for what, read in RECORDED.items():
         values: dict[str, list[str]] = {}
-        for name, environment in found.items():
-            values.setdefault(str(read(environment) or "not recorded"), []).append(name)
+        for run in runs:
+            value = str(read(run.environment) or "not recorded")
+            values.setdefault(value, []).append(run.directory.name)
         if len(values) == 1:
             lines.append(f"- {what}: {next(iter(values))}")
             continue
         lines.append(f"- {what}: **the runs differ**")
         lines += [f"    - {value}: {', '.join(names)}" for value, names in values.items()]
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(run.seed for run in done))
-    return [*lines, f"- seeds: {seeds}", ""]
+    return [*lines, f"- seeds: {', '.join(map(str, seeds))}", ""]

@@ -112,7 +112,9 @@ def _markdown(
             f"- {run.row.label}, seed {run.seed}: {run.failure or 'not run yet'}" for run in undone
         ]
         lines.append("")
-    lines += [*incomparable(sweep.table.metrics, runs), *provenance(runs)]
+    seeds = [seed for seed in sweep.seeds if any(seed in one.files for one in results)]
+    done = [one.files[seed] for seed in seeds for one in results if seed in one.files]
+    lines += [*incomparable(sweep.table.metrics, done), *provenance(done, seeds)]
     return [*lines, "```sh", command, "```"]
 
 
