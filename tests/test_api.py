@@ -101,6 +101,7 @@ def test_the_package_names_what_it_has() -> None:
         _ = package.nothing
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XRAYGAN_OUT", str(tmp_path))
     notebook = nbformat.read(EXAMPLES / "python_api.ipynb", as_version=4)

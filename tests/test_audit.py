@@ -152,6 +152,18 @@ def test_the_threshold_is_a_low_rank(count: int, rank: int) -> None:
     assert copying.threshold(values) == rank - 1
 
 
+def test_an_image_as_near_as_the_threshold_is_not_flagged() -> None:
+    """The threshold is a held-out image's own distance, and that one is no copy."""
+    real = np.stack([np.linspace(0.5, 0.9, 50), np.ones(50)], 1)
+    made = np.array([[0.5, 1.0], [0.499, 1.0], [0.501, 1.0]])
+    rows = np.arange(50)[:, None].repeat(2, 1)
+    found, flagged = copying.copies(
+        Neighbours(made, rows[:3]), Neighbours(real, rows), 0.05, np.random.default_rng(0)
+    )
+    assert found["threshold"] == 0.5
+    assert flagged.tolist() == [False, True, False] and found["flagged"] == 1
+
+
 def test_auc_is_that_of_a_double_loop() -> None:
     random = np.random.default_rng(0)
     for m, n in ((1, 1), (5, 9), (30, 20)):

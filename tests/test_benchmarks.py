@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     "name",
     [
         "startup",
-        "step",
+        pytest.param("step", marks=pytest.mark.slow),
         pytest.param("data", marks=pytest.mark.slow),
         pytest.param("scaling", marks=pytest.mark.slow),
     ],
@@ -63,6 +63,7 @@ def test_candidates_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(report.as_json())["rows"][0]["ratio"] == 6.0 / 5.0
 
 
+@pytest.mark.slow
 def test_the_plain_loop_computes_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from plain import PlainLoop

@@ -141,6 +141,7 @@ def test_what_is_not_finite_stops_the_run_and_changes_nothing(
                 assert torch.equal(ours[name], tensor), (network, name)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_left_out_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,7 +223,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     monkeypatch.setattr(Keeper, "_real_images", lambda self: torch.zeros(2, 4, 4))
     keeper.words, keeper.place = given.tables.run, _Place(tmp_path / "run")
     keeper.trackers = Trackers({})
-    keeper.session = SimpleNamespace(watched="validation")
+    keeper.session = SimpleNamespace(watched="val")
     keeper.begin(8)
     assert keeper._best == measured[best]
 

@@ -237,6 +237,16 @@ def test_phases_update_in_their_ratio(ratio: str, generator: int, discriminator:
     assert sum(d for _, d in due) == discriminator
 
 
+def test_the_rarer_update_ends_its_round() -> None:
+    """One step early, and a run's first discriminator update would see an untrained generator."""
+    assert [Phase(ratio="3:1").due(step) for step in range(6)] == [
+        (True, False), (True, False), (True, True),
+    ] * 2  # fmt: skip
+    assert [Phase(ratio="2:3").due(step) for step in range(6)] == [
+        (False, True), (True, True), (True, True),
+    ] * 2  # fmt: skip
+
+
 def test_generated_images_leave_the_classifiers_statistics_to_real_ones() -> None:
     graph = graph_of("ucgan_full")
     norm = graph.networks["classifier"].network.bn1

@@ -196,6 +196,7 @@ def logged(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "xraygan", *small("run.batch_size=5", "run.steps=2")]
     done = subprocess.run(

@@ -87,6 +87,7 @@ def test_the_resolved_recipe_is_the_same_run(finished: Path, tmp_path: Path) -> 
     assert (again / "recipe.toml").read_text() == (finished / "recipe.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_signalled_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
     number = signal.SIGTERM
     out = tmp_path / "run"
@@ -176,6 +177,7 @@ def test_conditional_runs_generate_the_class_that_is_asked_for(tmp_path: Path) -
     assert {line.split(",")[column] for line in lines[1:]} == {"1"}
 
 
+@pytest.mark.slow
 def test_the_paper_recipe_trains_on_the_real_images(tmp_path: Path) -> None:
     """ChestX-ray14 at 64 pixels for speed; every term of Eq. 11 is present and finite."""
     root = real_data("chestxray14")

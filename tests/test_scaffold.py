@@ -24,6 +24,7 @@ def test_the_test_of_each_kind_passes(tmp_path: Path) -> None:
     assert f"{len(KINDS)} passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_it_installs_is_listed_and_takes_part_in_a_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "xraygan-my-part"
     said = xraygan("new-plugin", "score", "my_part", "--out", folder).stdout

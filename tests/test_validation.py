@@ -396,6 +396,7 @@ def test_a_run_that_chose_by_test_images_goes_on_without_choosing(
     assert (place / "checkpoints/step-00000003").is_dir()
 
 
+@pytest.mark.slow
 def test_figures_of_the_images_that_chose_the_checkpoint_are_said_to_be_too_good(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
