@@ -382,7 +382,7 @@ def test_a_killed_sweep_started_again_ends_with_the_same_table(tmp_path: Path) -
 
     One row cannot be run: it is reported and the others are not taken down.
     """
-    axes = {"classifier": {"optimizer": {"lr": [0.001]}}, "run": {"batch_size": [4, 600]}}
+    axes = {"classifier": {"optimizer": {"lr": [0.001]}}, "run": {"batch_size": [4, 8, 600]}}
     layout = {"metrics": ["accuracy", "auc/mean"]}
     path = written(tmp_path / "small.toml", grid=axes, table=layout)
     whole = start(path, tmp_path / "whole")
@@ -390,8 +390,8 @@ def test_a_killed_sweep_started_again_ends_with_the_same_table(tmp_path: Path) -
     assert whole.returncode == 2, said
     assert "0.001, 600, seed 0: exit code 2: [run] batch_size is 600, but only" in said
     table = (tmp_path / "whole" / "table.csv").read_text()
-    assert table.count("\n") == 5
-    assert pd.read_csv(tmp_path / "whole" / "table.csv")["mean"].notna().sum() == 2
+    assert table.count("\n") == 7
+    assert pd.read_csv(tmp_path / "whole" / "table.csv")["mean"].notna().sum() == 4
 
     out = tmp_path / "killed"
     for done, number in enumerate((signal.SIGKILL, signal.SIGTERM)):
