@@ -28,9 +28,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def coverage(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The simulations of benchmarks/coverage.py."""
+    """The simulations of benchmarks/interval_coverage.py."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import coverage as simulations
+    import interval_coverage as simulations
 
     return simulations
 

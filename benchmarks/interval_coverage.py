@@ -1,10 +1,10 @@
 """How often intervals hold the truth, on data whose truth is known.
 
-`python benchmarks/coverage.py auc` draws test lists of clustered patients and counts how often the
-interval of the AUC holds the AUC that the scores were drawn with. `python benchmarks/coverage.py
-difference` draws two systems that are equally good, trained with several seeds, and counts how
-often the interval of their difference leaves out 0; `python benchmarks/coverage.py mean` how often
-that of a mean over seeds holds the AUC. `--draws` says how often each is drawn;
+`python benchmarks/interval_coverage.py auc` draws test lists of clustered patients and counts how
+often the interval of the AUC holds the AUC that the scores were drawn with; `... share` does so for
+a share, such as accuracy. `... difference` draws two systems that are equally good, trained with
+several seeds, and counts how often the interval of their difference leaves out 0; `... mean` counts
+how often that of a mean over seeds holds the AUC. `--draws` says how often each is drawn;
 docs/metrics.md has the tables of 2,000.
 """
 
