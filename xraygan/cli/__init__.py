@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, clipped
 from .audit import audit
 from .check import check
 from .data import data
@@ -109,6 +109,16 @@ def main() -> NoReturn:
         if "--traceback" in sys.argv:
             raise
         click.echo(f"xraygan: {error}", err=True)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        said = " ".join(str(error).split())
+        click.echo(
+            f"xraygan: not enough memory ({clipped(said, 200)}). Lower what the recipe or the "
+            "option asks for, such as run.batch_size, evaluation.generated or a network's width",
+            err=True,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("xraygan: interrupted", err=True)
