@@ -5,6 +5,7 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from typing import NoReturn
@@ -101,6 +102,7 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
+        error.message = _brief(error.message)
         error.show()
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
@@ -108,7 +110,7 @@ def main() -> NoReturn:
     except UserError as error:
         if "--traceback" in sys.argv:
             raise
-        click.echo(f"xraygan: {error}", err=True)
+        click.echo(f"xraygan: {_brief(str(error))}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
@@ -124,3 +126,8 @@ def main() -> NoReturn:
         click.echo("xraygan: interrupted", err=True)
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
+
+
+def _brief(message: str) -> str:
+    """A message in which no word is longer than a path: a number may have thousands of digits."""
+    return re.sub(r"\S{600,}", lambda word: f"{word[0][:80]}...", message)

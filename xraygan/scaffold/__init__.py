@@ -48,10 +48,10 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     """
     if kind not in KINDS:
         raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
-    if fault := _name_fault(kind, name):
-        raise UserError(f"{shown(name)} cannot be a part's name: {fault}")
     if holder := installed().holder(kind, name):
         raise UserError(f"there is a {kind} {name!r} already, of {holder}; choose another name")
+    if fault := _name_fault(kind, name):
+        raise UserError(f"{shown(name)} cannot be a part's name: {fault}")
     project = f"xraygan-{name.replace('_', '-')}"
     folder = folder or Path(project)
     if folder.exists():
