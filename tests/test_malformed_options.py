@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from test_malformed import contents, refused
+from test_malformed import WHOLE, contents, refused, without_change
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 
@@ -53,3 +54,75 @@ def test_a_malformed_option(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     for word in words:
         assert word in said, said
     assert contents(tmp_path) == before
+
+
+# -- files and folders -----------------------------------------------------------------------------
+
+#: no file or folder can be called so, whatever is to be done with it
+PLACES: dict[str, tuple[str, str]] = {
+    "not UTF-8": ("x\udce4", "is not UTF-8 text"),
+    "a zero": ("x\0y", "zero byte"),
+    "two lines": ("x\ny", "control character or a line break"),
+    "an escape": ("x\x1b[2Jy", "control character or a line break"),
+    "a separator of lines": ("x\u2028y", "control character or a line break"),
+    "nothing": ("", "is empty"),
+    "300 letters": ("z" * 300, "too long"),
+    "100 letters of four bytes": ("\U00020000" * 100, "too long"),
+    "5,000 letters": ("z" * 5000, "too long"),
+    "5,000 letters of folders": ("q/" * 2500, "too long"),
+}
+#: command -> the words after which the place stands
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "run --out": ("run", "recipe.toml", "--out"),
+    "run --from": ("run", "recipe.toml", "--from"),
+    "evaluate": ("evaluate",),
+    "audit": ("audit",),
+    "report": ("report",),
+    "report --out": ("report", "run", "--out"),
+    "figures --out": ("figures", "run", "--out"),
+    "generate --out": ("generate", "run", "--count", "1", "--out"),
+    "explain --out": ("explain", "run", "--out"),
+    "export --out": ("export", "run", "--out"),
+    "sweep --out": ("sweep", "table8", "--fast", "--out"),
+    "recipes copy": ("recipes", "copy", "quickstart"),
+    "new-plugin --out": ("new-plugin", "score", "my_score", "--out"),
+    "data list --cache": ("data", "list", "--cache"),
+    "data clear --cache": ("data", "clear", "--all", "--cache"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_is_none(
+    command: str, place: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called, why = PLACES[place]
+    (tmp_path / "recipe.toml").write_text(WHOLE)
+    shutil.copytree(finished, tmp_path / "run")
+    without_change(tmp_path, capsys, (why,), *COMMANDS[command], called)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.toml", "run"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", ["run", "check", "sweep", "data prepare"])
+def test_a_recipe_that_is_none(
+    command: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_change(tmp_path, capsys, (), *command.split(), PLACES[place][0])
+
+
+@pytest.mark.parametrize("place", ["not UTF-8", "a zero", "5,000 letters"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("describe", "score"), ("list-plugins",), ("recipes", "copy"), ("data", "clear"), (),
+     ("generate", "run", "--count", "1", "--out", "made", "--class"),
+     ("generate", "run", "--count", "1", "--out", "made", "--metadata"),
+     ("explain", "run", "--class"), ("sweep", "table8", "--preset")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_word_that_is_none(
+    arguments: tuple[str, ...], place: str, finished: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(finished, tmp_path / "run")
+    without_change(tmp_path, capsys, (), *arguments, PLACES[place][0])

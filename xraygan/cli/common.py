@@ -48,7 +48,11 @@ class Whole(click.IntRange):
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> int:
         if isinstance(value, str) and len(value) > len(str(self.max)) + 2:
-            self.fail(f"{shown(value, 40)} is not {self._describe_range()}.", parameter, context)
+            self.fail(
+                f"{shown(value, 40)} is not in the range {self._describe_range()}.",
+                parameter,
+                context,
+            )
         return super().convert(value, parameter, context)
 
 

@@ -288,11 +288,12 @@ def _table(key: str) -> str:
 
 
 def _check_amount(path: Path, rows: list[Row], seeds: list[int]) -> None:
-    faults = []
+    faults: list[str] = []
     if len(rows) * len(seeds) > MOST_RUNS:
         faults.append(f"the grid, the variants and the seeds make more than {MOST_RUNS:,} runs")
-    if again := [seed for seed in {*seeds} if seeds.count(seed) > 1]:
-        faults.append(f"seeds: {again[0]} is there twice; its runs would share a folder")
+    elif len({*seeds}) < len(seeds):
+        again = next(seed for seed in seeds if seeds.count(seed) > 1)
+        faults.append(f"seeds: {again} is there twice; its runs would share a folder")
     if faults:
         raise RecipeError([f"{path}: {fault}" for fault in faults], "sweep")
 
