@@ -14,6 +14,7 @@ from xraygan_metrics.distances import Frechet
 from xraygan import Measurement, UserError, hookimpl
 from xraygan.evaluate import evaluate
 from xraygan.index import check_classes
+from xraygan.loop import refuse_twins
 from xraygan.naming import folder_fault, label_fault, record_name, same_file, word_fault
 from xraygan.registry import Registry
 
@@ -85,6 +86,14 @@ def test_a_name_of_a_part(name: str) -> None:
     point: Any = SimpleNamespace(name="theirs", dist=None, load=Plugin)
     [part] = Registry([point]).parts("score")
     assert part.status == "broken" and why in part.error and part.name.isprintable()
+
+
+@pytest.mark.parametrize("name", ["generator", "classification", "mmd"])
+def test_a_record_is_no_term(name: str) -> None:
+    """It stood for the term's value in the log."""
+    with pytest.raises(UserError, match=f"a part records '{name}', which is the name of a term"):
+        refuse_twins({"generator": 1, "classification": 2, "mmd": 3}, {"ada_p": 1, name: 2})
+    refuse_twins({"generator": 1}, {"ada_p": 1})
 
 
 # -- the rule itself -------------------------------------------------------------------------------

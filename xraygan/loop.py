@@ -155,7 +155,7 @@ class Loop:
                 values = {name: value / parts for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / parts)
             gradients = self.graph.mean_over_ranks(gradients)
-            _refuse_twins(values, records)
+            refuse_twins(values, records)
             learned = {t.name: values[t.name] for t in self.graph.terms
                        if t.trains and t.name in values}  # fmt: skip
             held = self.guard.check(step, learned, gradients)
@@ -309,7 +309,7 @@ class Loop:
             return  # it lives, and saves by itself
 
 
-def _refuse_twins(values: Iterable[str], records: Iterable[str]) -> None:
+def refuse_twins(values: Iterable[str], records: Iterable[str]) -> None:
     """Hold that what parts record does not stand for a term's value in the log.
 
     Raises:

@@ -5,6 +5,7 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import sys
@@ -102,8 +103,9 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.message = _brief(error.message)
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(_brief(usage.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
