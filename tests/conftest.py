@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from rich.console import Console
 
-from xraygan.recipe import Recipe, load_tree
+from xraygan.display import Display
+from xraygan.engine import run
+from xraygan.recipe import Recipe, load, load_tree
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -67,6 +71,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder of the test's own, with a command line of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a GAN with two checkpoints, to be copied and damaged."""
+    from test_malformed import WHOLE
+
+    folder = tmp_path_factory.mktemp("finished")
+    small = WHOLE.split("[classifier]")[0] + "[evaluation]\ngenerated = 4\nbootstrap = 0\n"
+    (folder / "recipe.toml").write_text(small)
+    run(load(folder / "recipe.toml"), folder / "run", display=Display(Console(quiet=True)))
+    return folder / "run"
 
 
 @pytest.fixture(autouse=True)

@@ -125,7 +125,10 @@ def test_a_fault_names_the_file_that_set_the_key(tmp_path: Path) -> None:
         (["scores.generator.plugin=mmd"], "a score cannot be called 'generator'"),
         (["data.plugin=nothing"], "no dataset is named 'nothing'"),
         (["schedule.phases=[{ratio='1:1', until=0.5}]"], "the last must be 1.0"),
-        (["generator.width='64'"], "[generator] width: expected integer > 0, found '64'"),
+        (
+            ["generator.width='64'"],
+            "[generator] width: expected integer > 0 and <= 4096, found '64'",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(overrides: list[str], part: str) -> None:

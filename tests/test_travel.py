@@ -352,25 +352,6 @@ def test_best_is_not_another_checkpoint(stopped: Path, tmp_path: Path) -> None:
         checkpoint.find(out / "checkpoints", "best")
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("a:b", r"\[scores\.a:b\]: .* use letters, digits, _ and - alone"),
-        ("generator.average", "a name cannot hold a dot"),
-        ("Classifier", r"\[scores\.Classifier\]: .* same name as those of classifier"),
-    ],
-)
-def test_networks_have_names_that_files_can_have_everywhere(
-    name: str, says: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "gan.toml"
-    scores = f'[scores."{name}"]\nplugin = "style_transfer"\nextractor = "classifier"\n'
-    path.write_text(GAN + scores)
-    with pytest.raises(UserError, match=says):
-        run(load(path), tmp_path / "run", display=SILENT)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_width_that_does_not_fit_is_one_message(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from . import schema
 from .errors import RecipeError, UserError
 from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
+from .limits import MOST_PARAMETERS, step_of
 from .options import allows_literal, options_of, takes_positional
 from .planning import Blocked
 from .ranks import Ranks, synchronise
@@ -26,9 +26,6 @@ from .seeding import derive_seed
 from .step import Step
 
 _log = logging.getLogger(__name__)
-
-#: names that files can have everywhere, and no network beside another's average or optimizer
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def assemble(
@@ -69,7 +66,6 @@ def assemble(
             read = choice.options.get("extractor")
             if extractors and read and read not in read_by_scores:
                 read_by_scores[read] = build_extractor(recipe, read, task)
-    _check_names(networks)
     terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
     for module in (*networks.values(), *read_by_scores.values(), *scores.values()):
         if ranks:
@@ -89,8 +85,8 @@ def assemble(
     schedules = {name: recipe.network(name).words.optimizer.factor for name in optimizers}
     start = recipe.tables.start
     ages = {}
-    if start and start.checkpoint.isdecimal():
-        ages = dict.fromkeys(start.networks or (), int(start.checkpoint))
+    if start and (step := step_of(start.checkpoint)) is not None:
+        ages = dict.fromkeys(start.networks or (), step)
     return TrainingGraph(
         task,
         networks,
@@ -103,27 +99,6 @@ def assemble(
         schedules,
         ages,
     )
-
-
-def _check_names(networks: Iterable[str]) -> None:
-    """Hold that networks can be saved under their names on every file system.
-
-    Raises:
-        UserError: a score has networks of its own and a name that is no file name everywhere, or
-            that a file system without upper and lower case takes for another network's.
-    """
-    known: dict[str, str] = {}
-    for name in networks:
-        if not _FILE_NAME.fullmatch(name):
-            raise UserError(
-                f"[scores.{name}]: it has networks of its own, which are saved under its name: use "
-                "letters, digits, _ and - alone, and plugin = to say which score it is"
-            )
-        if (other := known.setdefault(name.lower(), name)) != name:
-            raise UserError(
-                f"[scores.{name}]: its networks would be saved under the same name as those of "
-                f"{other} on file systems that do not tell upper from lower case; rename it"
-            )
 
 
 def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_format:
@@ -149,24 +124,41 @@ def rehearse(recipe: Recipe, task: Task) -> None:
     read = {f"extractors.{choice.options.get('extractor')}" for choice in readers}
     wanted = [c for table, c in recipe.choices.items() if table in {*MODELS, *read}]
     faults = []
-    networks = [name for name in MODELS if name in recipe.choices]
     for choice in (*wanted, *scores):
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 # Each tensor of a file of weights would be said to go nowhere.
                 warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
-                part = build(choice, task)
-            if choice in scores and trained_parameters(part):
-                networks.append(choice.name)
+                _check_size(choice, build(choice, task))
         except UserError as error:
             faults.append(str(error))
         except Blocked as error:
             _log.debug("[%s] cannot be built without the network: %s", choice.table, error)
         except Exception as error:  # a constructor that computes needs numbers; the real one tells
+            if "overflow" in str(error).lower():  # torch: more bytes than can be counted
+                options = ", ".join(_integers(choice))
+                faults.append(f"[{choice.table}]: the network is too large: lower {options}")
             _log.debug("[%s] cannot be rehearsed: %s", choice.table, error)
     if faults:
         raise RecipeError(faults)
-    _check_names(networks)
+
+
+def _check_size(choice: Choice, part: Any) -> None:
+    """Refuse a network that no machine has memory for, while it takes none.
+
+    Raises:
+        UserError: it has more numbers than that.
+    """
+    numbers = sum(p.numel() for p in part.parameters()) if isinstance(part, nn.Module) else 0
+    if numbers > MOST_PARAMETERS:
+        raise UserError(
+            f"[{choice.table}]: the network would have {numbers:,} parameters, and at most "
+            f"{MOST_PARAMETERS:,} can be trained; lower its options {', '.join(_integers(choice))}"
+        )
+
+
+def _integers(choice: Choice) -> list[str]:
+    return [f"{k} = {v}" for k, v in choice.options.items() if type(v) is int]
 
 
 def from_random(choice: Choice) -> Choice:

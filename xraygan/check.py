@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,21 +12,31 @@ from typing import Any
 from pydantic import ValidationError
 
 from . import schema
-from .errors import RecipeError, UserError, nearest
+from .errors import RecipeError, UserError, clipped, nearest, shown
+from .naming import HALVES, LOGGED, folder_fault, same_file, word_fault
 from .options import check_options, plain_reason
-from .recipe import Choice, Key, Recipe, Tree
+from .recipe import Choice, Key, Recipe, Tree, run_name
 from .registry import Registry
 
 #: parts that make no sense one without the other
 _ADVERSARIAL = ("generator", "discriminator", "objective")
 
-#: networks and terms that every recipe has, whose names a score cannot have
+#: names that a score cannot have: networks and terms of every recipe, and what stands beside the
+#: terms in a line of the log
 _TAKEN = (
     "generator", "discriminator", "classifier", "augmenter", "classification", "pseudo_label",
+    "pseudo_label_kept", "discriminator_accuracy", *LOGGED,
 )  # fmt: skip
+
+#: what an integer of TOML can hold
+_BITS = 64
 
 #: how pydantic marks the branch of a union in an error's location
 _UNION_MARKS = ("literal[", "constrained-", "list[", "tuple[", "function-")
+
+
+#: a key that TOML takes without quotes
+_BARE = re.compile(r"[\w-]+")
 
 
 @dataclass
@@ -43,6 +54,9 @@ class Checker:
     files: bool = True
 
     def check(self, tree: Tree) -> Recipe:
+        self._check_values((), tree)
+        if self.faults:
+            raise RecipeError(self.faults)
         for group in schema.GROUPS:  # the key names the plugin unless `plugin` does
             tables = tree.get(group)
             for name, table in tables.items() if isinstance(tables, dict) else ():
@@ -55,6 +69,7 @@ class Checker:
             for fault in error.errors():
                 self._schema_fault(fault)
             raise RecipeError(self.faults) from None
+        self._check_names(checked)
         choices = self._choose(checked)
         choices |= self._implied_extractors(choices)
         if not self.faults:
@@ -72,6 +87,41 @@ class Checker:
             source = str(self.path)
         self.faults.append(f"{source}: {_show(key)}: {message}")
 
+    def _check_values(self, key: Key, value: Any) -> None:
+        """Hold that values are those that a file of TOML can have: ``--set`` takes any text."""
+        if isinstance(value, dict):
+            for name, below in value.items():
+                self._check_values((*key, name), below)
+        elif isinstance(value, list):
+            for below in value:
+                self._check_values(key, below)
+        elif isinstance(value, int) and not -(2 ** (_BITS - 1)) <= value < 2 ** (_BITS - 1):
+            self.fault(key, f"expected a number of at most {_BITS} bits, found {shown(value)}")
+        elif isinstance(value, str) and HALVES.search(value):
+            self.fault(key, f"{shown(value)} is not UTF-8 text; rename the file or folder")
+
+    def _check_names(self, tables: schema.Tables) -> None:
+        """Hold every name that the recipe gives to the rule of :mod:`xraygan.naming`."""
+        name = run_name(tables, self.path)
+        if fault := folder_fault(name):
+            by = "" if tables.run.name else ", after the recipe's file"
+            self.fault(
+                ("run", "name"),
+                f"the run would be called {shown(name)}{by}: the name {fault}; set another name",
+            )
+        for group in schema.GROUPS:
+            names = getattr(tables, group)
+            for name in names:
+                if fault := word_fault(name):
+                    hint = "rename the table, and say with plugin = which part it is"
+                    self.fault((group, name), f"the name {shown(name, 40)} {fault}; {hint}")
+            if twins := same_file(names):
+                self.fault(
+                    (group, twins[1]),
+                    f"differs from [{group}.{twins[0]}] in upper and lower case alone, which some "
+                    "file systems do not tell apart; rename one",
+                )
+
     def _schema_fault(self, error: Any) -> None:
         key = tuple(str(part) for part in error["loc"] if not str(part).startswith(_UNION_MARKS))
         if error["type"] == "extra_forbidden":
@@ -83,16 +133,16 @@ class Checker:
             self.fault(key, "is required and missing")
         else:
             reason = plain_reason({**error, "loc": ()}).removeprefix("value error, ")
-            found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
+            found = "" if isinstance(error["input"], dict) else f", found {shown(error['input'])}"
             self.fault(key, reason + found)
 
     def _choose(self, tables: schema.Tables) -> dict[str, Choice]:
         chosen: dict[str, Choice] = {}
         for table, (kind, words) in tables.parts().items():
-            key = tuple(table.split("."))
-            if len(key) > 2:
-                self.fault((key[0], table.partition(".")[2]), "a name cannot hold a dot; rename it")
+            group, dot, name = table.partition(".")
+            if dot and word_fault(name):  # it was said
                 continue
+            key = (group, name) if dot else (group,)
             try:
                 part = self.registry.get(kind, words.plugin)
                 options, faults = check_options(part.cls, words.options)
@@ -155,8 +205,12 @@ class Checker:
             if table == "labeler":
                 reads: tuple[str, ...] = ("generator", "classifier")
             elif table.startswith("scores."):
-                if choice.name in _TAKEN:
-                    self.fault(key, f"a score cannot be called {choice.name!r}, which is taken")
+                if choice.name.lower() in _TAKEN:  # also on disks that do not tell them apart
+                    self.fault(
+                        key,
+                        f"a score cannot be called {choice.name!r}, which is taken; rename the "
+                        "table, and say with plugin = which score it is",
+                    )
                 reads = cls.reads  # type: ignore[attr-defined]
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
                     self.fault(key, 'needs exclusive classes, but [data] label_policy is "multi"')
@@ -232,8 +286,9 @@ def _fields_at(model: Any, key: Key) -> list[str]:
 
 def _show(key: Key) -> str:
     """A key as it stands in a recipe: ``[scores.gram] weight``."""
+    parts = [clipped(part if _BARE.fullmatch(part) else json.dumps(part)) for part in key]
     if len(key) == 1 or (len(key) == 2 and key[0] in schema.GROUPS):
-        return f"[{'.'.join(key)}]"  # a table itself
+        return f"[{'.'.join(parts)}]"  # a table itself
     if not key:
         return "recipe"
-    return f"[{'.'.join(key[:-1])}] {key[-1]}"
+    return f"[{'.'.join(parts[:-1])}] {parts[-1]}"

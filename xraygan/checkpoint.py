@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import saved
-from .errors import UserError
+from .errors import UserError, shown
 from .graph import TrainingGraph, flattened
+from .limits import step_of
+from .naming import label_fault
 from .reading import read_text, sha256
 from .rundir import RunDirectory, write_atomically
 
@@ -33,7 +35,18 @@ _POINTER = 256
 #: what a file system answers to the fsync of a folder where it has no such thing
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)
 _NAME = re.compile(r"step-([0-9]{8,})")
+#: a file of a checkpoint: of a network, its average or its optimizer
+_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}(\.average|\.optimizer)?\.safetensors$"
 _log = logging.getLogger(__name__)
+
+
+def _label(name: str) -> str:
+    if fault := label_fault(name):
+        raise ValueError(f"the name {shown(name)} {fault}")
+    return name
+
+
+Label = Annotated[str, AfterValidator(_label)]
 
 
 class Gathered(BaseModel):
@@ -42,8 +55,8 @@ class Gathered(BaseModel):
     # What a part recorded may be NaN; a term may not.
     model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
 
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    sums: dict[Label, float] = {}
+    counts: dict[Label, int] = {}
     steps: int = 0
     skipped: int = 0
 
@@ -61,7 +74,7 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     step: Annotated[int, Field(ge=0)]
     log: Gathered = Gathered()
-    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str]
+    files: dict[Annotated[str, Field(pattern=_FILE)], str]
 
 
 @dataclass(frozen=True)
@@ -330,10 +343,11 @@ def find(folder: Path, which: str) -> Checkpoint:
     elif which == BEST:
         path = _best(folder) or folder / BEST
     else:
-        path = folder / (f"step-{int(which):08d}" if which.isdecimal() else which)
+        path = folder / (which if (step := step_of(which)) is None else f"step-{step:08d}")
     if path not in every:
         known = ", ".join(str(int(p.name[5:])) for p in every)
-        raise UserError(f"{folder}: there is no checkpoint {which!r}; there are the steps {known}")
+        said = f"there is no checkpoint {shown(which)}"
+        raise UserError(f"{folder}: {said}; there are the steps {known}")
     found = _verified(path)
     if found is None:
         whole = [str(int(p.name[5:])) for p in every if p != path and _verified(p)]

@@ -183,7 +183,7 @@ def run(
             display.say(f"{place.path} is complete")
             return place
     with join(recipe.tables.run.device) as ranks:
-        _check_shares(recipe, ranks)
+        check_shares(recipe, ranks.count)
         if not ranks.first:
             _follow(asked, place, ranks)
             return place
@@ -331,14 +331,18 @@ def _modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextMa
     return device, choose_precision(words.precision, device)
 
 
-def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
-    """Say that a batch cannot be cut into the parts that were asked for."""
+def check_shares(recipe: Recipe, ranks: int) -> None:
+    """Say that a batch cannot be cut into the parts that were asked for.
+
+    Raises:
+        UserError: it cannot be shared equally by that many ranks.
+    """
     words = recipe.tables.run
-    parts = ranks.count * words.accumulate
+    parts = ranks * words.accumulate
     if words.batch_size % parts:
         raise UserError(
             f"[run] batch_size: {words.batch_size} images cannot be shared equally by {parts} "
-            f"parts ({ranks.count} --devices times [run] accumulate = {words.accumulate})"
+            f"parts ({ranks} --devices times [run] accumulate = {words.accumulate})"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -26,6 +27,21 @@ class RecipeError(UserError):
         many = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
         head = f"the {what} has {many}"
         super().__init__("\n".join([f"{head}:", *(f"  {fault}" for fault in self.faults)]))
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value in a message, in one short line: a number may have thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a number of more than {sys.get_int_max_str_digits():,} digits"
+    return clipped(text, most)
+
+
+def clipped(text: str, most: int = 80) -> str:
+    """A text in a message, cut short, with controls and what cannot be printed escaped."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@ both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from . import __version__
 from .assemble import build, build_extractor
-from .errors import UserError
+from .errors import UserError, shown
 from .generate import Generated, generate
 from .graph import TrainingGraph
 from .interfaces import Classifier, Extractor, Measurement, Metric
 from .intervals import CONFIDENCE, percentile_interval
+from .naming import label_fault
 from .recipe import Recipe, plain
 from .seeding import derive_seed, rng
 from .shapes import SPLIT_NAMES
@@ -319,6 +320,7 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
     for choice in recipe.chosen("metrics").values():
         metric: Metric = build(choice)
         for name, measurement in metric.compute(evaluation).items():
+            _check_figure(choice.table, name, metrics)
             if measurement.resamples is not None:
                 resamples[name] = measurement.resamples
             metrics[name] = asdict(replace(measurement, resamples=None))
@@ -349,6 +351,20 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
         "metrics": metrics,
     }
     return content, pd.DataFrame(resamples)
+
+
+def _check_figure(table: str, name: str, before: Container[str]) -> None:
+    """Hold that a figure can be shown, and does not stand for another metric's.
+
+    Raises:
+        UserError: the name is at fault.
+    """
+    fault = "is that of another metric's figure" if name in before else label_fault(name)
+    if fault:
+        raise UserError(
+            f"[{table}]: the name {shown(name)} of what it measured {fault}. The networks are "
+            f"saved: xraygan evaluate RUN --set {table}=false measures the others"
+        )
 
 
 def predictions(evaluation: Evaluation) -> pd.DataFrame:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import UserError, nearest
+from .errors import UserError, nearest, shown
 from .interfaces import Dataset
+from .naming import label_fault
 from .paths import path_fault
 from .recipe import Choice
 from .registry import describe_error
@@ -50,13 +51,16 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
     """Check the class names of a dataset.
 
     Raises:
-        UserError: they are no names, or not each its own.
+        UserError: they are no names that can be shown, or not each its own.
     """
     classes = getattr(dataset, "classes", None)
     if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
-        raise dataset_fault(choice, f"classes is {_shown(classes)}; expected a tuple of names")
+        raise dataset_fault(choice, f"classes is {shown(classes)}; expected a tuple of names")
     if not classes or len(set(classes)) < len(classes):
-        raise dataset_fault(choice, f"classes is {_shown(classes)}; expected names, each once")
+        raise dataset_fault(choice, f"classes is {shown(classes)}; expected names, each once")
+    for name in classes:
+        if fault := label_fault(name):
+            raise dataset_fault(choice, f"the class {shown(name)} {fault}")
     spelt: dict[str, str] = {}
     for name in classes:
         if (other := spelt.setdefault(spelling(name), name)) != name:
@@ -86,7 +90,7 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
         for value in values if name == "path" else _distinct(values):
             if reason := fault(value):
                 row = next(i for i, other in enumerate(values) if other is value)
-                said = f"index(), row {row}: {name} is {_shown(value)}"
+                said = f"index(), row {row}: {name} is {shown(value)}"
                 raise dataset_fault(choice, f"{said}, which {reason}; expected {expected}")
     if (again := table["path"].duplicated()).any():
         path = table["path"][again.idxmax()]
@@ -142,8 +146,3 @@ def _distinct(values: list[Any]) -> list[Any]:
         return list(dict.fromkeys(values))
     except TypeError:  # a list among them, say, which is at fault
         return values
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

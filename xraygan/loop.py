@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,7 @@ class Loop:
                 values = {name: value / parts for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / parts)
             gradients = self.graph.mean_over_ranks(gradients)
+            refuse_twins(values, records)
             learned = {t.name: values[t.name] for t in self.graph.terms
                        if t.trains and t.name in values}  # fmt: skip
             held = self.guard.check(step, learned, gradients)
@@ -305,6 +307,19 @@ class Loop:
                     checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
         except UserError:
             return  # it lives, and saves by itself
+
+
+def refuse_twins(values: Iterable[str], records: Iterable[str]) -> None:
+    """Hold that what parts record does not stand for a term's value in the log.
+
+    Raises:
+        UserError: a part records something under a term's name.
+    """
+    if both := sorted({*values} & {*records}):
+        raise UserError(
+            f"a part records {both[0]!r}, which is the name of a term: give the term's table "
+            "another name, and say with plugin = which score it is"
+        )
 
 
 def _sum(a: Gradients, b: Gradients) -> Gradients:

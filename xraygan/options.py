@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import UserError, nearest
+from .errors import UserError, nearest, shown
 
 REQUIRED = inspect.Parameter.empty
 
@@ -104,7 +104,9 @@ def check_value(annotation: Any, value: Any) -> Any:
         return adapter.validate_json(json.dumps(value, default=str))
     except ValidationError as error:
         reasons = "; ".join(plain_reason(e) for e in error.errors())
-        raise ValueError(f"expected {type_text(annotation)}, found {value!r} ({reasons})") from None
+        raise ValueError(
+            f"expected {type_text(annotation)}, found {shown(value)} ({reasons})"
+        ) from None
 
 
 def plain_reason(error: Mapping[str, Any]) -> str:

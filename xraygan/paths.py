@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 
 from .errors import UserError
+from .naming import HALVES
 from .reading import unreadable
+
+#: bytes of a path, its end included, that an operating system takes
+LONGEST_PATH = 4096
 
 # One search for a path that is as it should be: there may be hundreds of thousands.
 _FAULTY = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\0-\x1f\x7f\ud800-\udfff]")
@@ -29,6 +33,26 @@ def path_fault(path: str) -> str:
     if ".." in found[0]:
         return "leads out of the folder with '..'"
     return "is an absolute path; paths are relative to the data's folder"
+
+
+def encoding_fault(text: str) -> str:
+    """Why a text cannot be written into a file, as the end of a sentence; empty if it can."""
+    if HALVES.search(text):
+        return "is not UTF-8 text; rename the file or folder"
+    return "holds a zero byte" if "\0" in text else ""
+
+
+def place_fault(path: str) -> str:
+    """Why a path of the command line names no file or folder; empty if it may."""
+    if fault := encoding_fault(path):
+        return fault
+    if re.search(r"[\x01-\x1f\x7f\x85\u2028\u2029]", path):
+        return "holds a control character or a line break"
+    if not path:
+        return "is empty"
+    if len(path.encode()) >= LONGEST_PATH or any(len(p.encode()) > 255 for p in path.split("/")):
+        return f"is too long: at most 255 bytes for a name, and {LONGEST_PATH - 1} in all"
+    return ""
 
 
 def data_folder(root: Path | None, plugin: str, layout: str) -> Path:

@@ -21,6 +21,14 @@ def unreadable(error: OSError) -> str:
     return f"{error.filename}: cannot be read ({error.strerror})"
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; none can have a name that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_bytes(path: Path, largest: int) -> bytes:
     """A file's content.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import schema
-from .errors import RecipeError, UserError, nearest
-from .reading import parse_toml, read_text
+from .errors import RecipeError, UserError, clipped, nearest, shown
+from .reading import is_file, parse_toml, read_text
 from .registry import Part, Registry, installed
 
 Tree = dict[str, Any]
@@ -67,7 +68,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        return self.tables.run.name or self.source.stem
+        return run_name(self.tables, self.source)
 
     def network(self, name: str) -> Choice:
         """The choice that a network of the graph comes from: its own table or a score's."""
@@ -114,6 +115,12 @@ class Recipe:
         return {k: v for k, v in tree.items() if v != {}}
 
 
+def run_name(tables: schema.Tables, source: Path) -> str:
+    """A run's name: the recipe's ``[run] name``, or the name of its file."""
+    # macOS may have taken characters of a file's name apart.
+    return tables.run.name or unicodedata.normalize("NFC", source.stem)
+
+
 def shipped() -> dict[str, Path]:
     """The recipes that come with the toolkit, by name."""
     package = Path(__file__).parent
@@ -133,14 +140,15 @@ def find(reference: str | Path, beside: Path | None = None) -> Path:
         beside: the folder that a relative path starts from; the working directory by default.
     """
     path = (beside or Path()) / reference
-    if path.is_file():
+    if is_file(path):
         return path
     known = shipped()
     name = _shipped_name(str(reference))
     if name in known:
         return known[name]
     raise UserError(
-        f"no recipe at {reference}: it is neither a file nor shipped ({nearest(name, known)})"
+        f"no recipe at {clipped(str(reference))}: it is neither a file nor shipped "
+        f"({nearest(name, known)})"
     )
 
 
@@ -152,7 +160,7 @@ def find_shipped(name: str) -> Path:
     """
     known = shipped()
     if (name := _shipped_name(name)) not in known:
-        raise UserError(f"no recipe is shipped as {name!r}: {nearest(name, known)}")
+        raise UserError(f"no recipe is shipped as {shown(name)}: {nearest(name, known)}")
     return known[name]
 
 
@@ -195,7 +203,7 @@ def _overridden(
 ) -> tuple[Tree, dict[Key, str]]:
     for override in overrides:
         key, value = parse_override(override)
-        _merge(tree, _nest(key, value), origins, f"--set {override}")
+        _merge(tree, _nest(key, value), origins, f"--set {clipped(override)}")
     return tree, origins
 
 
@@ -324,7 +332,9 @@ def parse_override(text: str) -> tuple[Key, Any]:
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise UserError(f"--set {text}: expected TABLE.KEY=VALUE, for example run.steps=100")
+        raise UserError(
+            f"--set {clipped(text)}: expected TABLE.KEY=VALUE, for example run.steps=100"
+        )
     try:
         return parts, parse_toml(f"value = {value}")["value"]
     except (ValueError, KeyError):

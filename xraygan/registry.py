@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import pluggy
 
 from . import hookspecs
-from .errors import UserError, nearest
+from .errors import UserError, nearest, shown
+from .naming import label_fault
 
 GROUP = "xraygan"
 
@@ -186,9 +187,9 @@ class Registry:
                 self._broken.append(replace(blank, kind=kind, error=fault))
 
     def _add(self, part: Part) -> None:
-        if not isinstance(part.name, str) or not part.name:
-            fault = f"a part's name must be a non-empty string, not {part.name!r}"
-            self._broken.append(replace(part, name=str(part.name), error=fault))
+        if wrong := label_fault(part.name):
+            fault = f"a part cannot be called {shown(part.name)}: the name {wrong}"
+            self._broken.append(replace(part, name=shown(part.name, 40), error=fault))
             return
         if holder := self.holder(part.kind, part.name):
             fault = f"the name {part.name!r} is already taken by {holder}"

@@ -17,7 +17,14 @@ from pydantic import (
     model_validator,
 )
 
+from .limits import MOST, MOST_STEPS, SEEDS
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
+#: a weight: any more is beyond what float32 can multiply
+Factor = Annotated[float, Field(ge=-1e30, le=1e30)]
+#: how often, or how many steps
+Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+Some = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 FolderName = Annotated[str, Field(pattern=r"^[^\x00]{1,4095}$")]
 
 
@@ -30,16 +37,16 @@ class Table(BaseModel):
 class Run(Table):
     """``[run]``: how long, how large, where, and how often something is kept."""
 
-    name: Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]{0,99}$")] | None = Field(
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         None, description="name of the run directory; the recipe's own name"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="fixes every random number of the run")
-    steps: Annotated[int, Field(gt=0)] | None = Field(None, description="batches to train on")
-    epochs: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="passes over the training images, instead of steps"
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = Field(
+        0, description="fixes every random number of the run"
     )
-    batch_size: Annotated[int, Field(ge=2)] = Field(12, description="N, images in a step")
-    accumulate: Annotated[int, Field(gt=0)] = Field(
+    steps: Some | None = Field(None, description="batches to train on")
+    epochs: Some | None = Field(None, description="passes over the training images, not steps")
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = Field(12, description="N, images in a step")
+    accumulate: Annotated[int, Field(gt=0, le=MOST)] = Field(
         1,
         description="equal parts of a batch, one after another, where it does not fit into memory; "
         "batch norm and scores then see a part",
@@ -51,21 +58,19 @@ class Run(Table):
         "off",
         description="torch.compile the networks; graphs: as CUDA graphs too, for small batches",
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:INDEX")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$")] = Field(
+        "auto", description="auto, cpu, cuda or cuda:INDEX"
+    )
     threads: Annotated[int, Field(gt=0, le=4096)] | None = Field(
         None,
         description="processor threads of each process, torch's own choice by default; another "
         "number adds up in another order, to other bits",
     )
-    log_every: Annotated[int, Field(gt=0)] = Field(10, description="steps between logged lines")
-    save_every: Annotated[int, Field(ge=0)] = Field(
-        1000, description="steps between checkpoints; 0 for the last only"
-    )
-    keep: Annotated[int, Field(ge=0)] = Field(2, description="newest checkpoints kept; 0 for all")
-    sample_every: Annotated[int, Field(ge=0)] = Field(
-        500, description="steps between sample grids; 0 for the last only"
-    )
-    evaluate_every: Annotated[int, Field(ge=0)] = Field(
+    log_every: Some = Field(10, description="steps between logged lines")
+    save_every: Count = Field(1000, description="steps between checkpoints; 0 for the last only")
+    keep: Count = Field(2, description="newest checkpoints kept; 0 for all")
+    sample_every: Count = Field(500, description="steps between sample grids; 0 for the last only")
+    evaluate_every: Count = Field(
         0,
         description="steps between evaluations while the run trains, on the validation images if "
         "there are any, else on the test images; 0 for the last only",
@@ -106,8 +111,8 @@ class Augmentation(Table):
     def _ordered(self) -> Augmentation:
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+            if not 0.001 <= low <= high <= 1000:
+                raise ValueError(f"{name} must be [low, high] with 0.001 <= low <= high <= 1000")
         return self
 
 
@@ -147,7 +152,7 @@ class Data(Part):
     )
     value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
     augmentation: Augmentation | None = Field(None, description="random crops and mirror images")
-    limit: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+    limit: Count | dict[str, Count] | None = Field(
         None, description="training images of each class (one number, or by class), by patient"
     )
     unlabelled: bool = Field(
@@ -177,9 +182,13 @@ class Data(Part):
         return value
 
     @model_validator(mode="after")
-    def _grey_range(self) -> Data:
-        if isinstance(self.grey, tuple) and not self.grey[0] < self.grey[1]:
-            raise ValueError("grey must be [low, high] with low < high")
+    def _ranges(self) -> Data:
+        for name, most in (("value_range", 1e6), ("grey", 1e12)):
+            ends = getattr(self, name)
+            if isinstance(ends, tuple) and not -most <= ends[0] < ends[1] - 1e-6 < most:
+                raise ValueError(
+                    f"{name} must be [low, high] with low < high, from {-most:.0f} to {most:.0f}"
+                )
         return self
 
 
@@ -187,10 +196,10 @@ class Optimizer(Table):
     """``optimizer``: how a network learns."""
 
     name: Literal["adam", "adamw", "sgd"] = Field("adam", description="Adam, AdamW or SGD")
-    lr: Annotated[float, Field(gt=0)] = Field(0.0002, description="learning rate")
+    lr: Annotated[float, Field(gt=0, le=1e30)] = Field(0.0002, description="learning rate")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of Adam")
     momentum: Fraction = Field(0.0, description="of SGD")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = Field(
         0.0, description="added to the gradient (L2), or decoupled for adamw"
     )
     schedule: Literal["constant", "cosine"] = Field(
@@ -216,7 +225,7 @@ class Optimizer(Table):
 class Network(Part):
     """``[generator]``, ``[discriminator]``, ``[classifier]``."""
 
-    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of its own loss")
+    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(1.0, description="of its own loss")
     optimizer: Optimizer = Field(Optimizer(), description="how it learns")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
@@ -236,7 +245,9 @@ class Augmenter(Part):
 class Labeler(Part):
     """``[labeler]``: labels of generated images for the classifier to learn from."""
 
-    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of the generated images' loss")
+    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(
+        1.0, description="of the generated images' loss"
+    )
     trains: Annotated[list[str], Field(min_length=1)] = Field(
         ["classifier"], description="the networks that learn from the labels"
     )
@@ -245,7 +256,7 @@ class Labeler(Part):
 class Score(Part):
     """``[scores.NAME]``: a regularization term."""
 
-    weight: float = Field(
+    weight: Factor = Field(
         1.0, description="of the term; negative to maximize it, 0 to leave it out"
     )
     trains: list[str] | None = Field(
@@ -262,7 +273,7 @@ class Named(Part):
 class Phase(Table):
     """One phase of ``[schedule]``."""
 
-    ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")] = Field(
+    ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}:[1-9][0-9]{0,5}$")] = Field(
         "1:1", description="generator updates to discriminator updates"
     )
     until: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the run")
@@ -313,9 +324,13 @@ class Evaluation(Table):
         description="the images that the final figures are of: test, or val for a run that serves "
         "to choose something",
     )
-    generated: Annotated[int, Field(ge=2)] = Field(1000, description="images to generate")
-    bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="resamples per interval")
-    batch_size: Annotated[int, Field(gt=0)] = Field(64, description="images in a forward pass")
+    generated: Annotated[int, Field(ge=2, le=MOST)] = Field(1000, description="images to generate")
+    bootstrap: Annotated[int, Field(ge=0, le=MOST)] = Field(
+        1000, description="resamples per interval"
+    )
+    batch_size: Annotated[int, Field(gt=0, le=MOST)] = Field(
+        64, description="images in a forward pass"
+    )
 
 
 class Start(Table):

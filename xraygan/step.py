@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .errors import UserError
 from .interfaces import Extractor, Task, wide
 from .metadata import encode
+from .naming import record_name
 from .ranks import Ranks, gather
 from .seeding import global_stream
 from .seeding import rng as rng_of
@@ -109,7 +110,7 @@ class Step:
 
     def record(self, name: str, value: Tensor) -> None:
         """Log a scalar beside the terms' values, such as the share of labels that were kept."""
-        self.records[name] = value.detach()
+        self.records[record_name(name)] = value.detach()
 
     def gather(self, rows: Tensor) -> Tensor:
         """The whole batch's rows of a tensor that has this rank's; differentiable."""

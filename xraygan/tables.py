@@ -6,6 +6,7 @@ import codecs
 import csv
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,8 +85,9 @@ def read_lines(path: Path, remedy: str) -> list[str]:
 
 
 def spelling(name: str) -> str:
-    """A name without what spellings of it differ in: case, spaces and underscores."""
-    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+    """A name without what spellings of it differ in: case, spaces, underscores, Unicode's forms."""
+    composed = unicodedata.normalize("NFC", name)
+    return re.sub(r"[\s_]+", " ", composed).strip().casefold()
 
 
 def read_ages(path: Path, table: pd.DataFrame, column: str, title: str) -> pd.Series:

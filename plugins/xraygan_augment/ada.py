@@ -61,7 +61,7 @@ class ADA(Augmenter):
         self,
         *,
         target: Annotated[float, Field(gt=-1, lt=1)] = 0.6,
-        images: Annotated[int, Field(gt=0)] = 500_000,
+        images: Annotated[int, Field(gt=0, le=1_000_000_000_000)] = 500_000,
         start: Annotated[float, Field(ge=0, le=1)] = 0.0,
         policy: tuple[Group, ...] = ("blit", "geometry", "color"),
     ) -> None:

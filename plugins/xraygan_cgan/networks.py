@@ -44,7 +44,9 @@ class CGANGenerator(Generator):
 
     conditional = True
 
-    def __init__(self, task: Task, *, latent_size: Annotated[int, Field(gt=0)] = 128) -> None:
+    def __init__(
+        self, task: Task, *, latent_size: Annotated[int, Field(gt=0, le=65_536)] = 128
+    ) -> None:
         super().__init__()
         self.latent_size = latent_size
         self.side = coarse_size(task)

@@ -96,7 +96,7 @@ class Csv(Dataset):
         split: str = "split",
         test_fraction: Fraction = 0.2,
         val_fraction: Fraction = 0.0,
-        seed: Annotated[int, Field(ge=0)] = 0,
+        seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     ) -> None:
         self.root = data_folder(root, "csv", HELP)
         if fault := path_fault(table):

@@ -56,8 +56,8 @@ class DCGANGenerator(Generator):
         self,
         task: Task,
         *,
-        latent_size: Annotated[int, Field(gt=0)] = 100,
-        width: Annotated[int, Field(gt=0)] = 64,
+        latent_size: Annotated[int, Field(gt=0, le=65_536)] = 100,
+        width: Annotated[int, Field(gt=0, le=4096)] = 64,
     ) -> None:
         super().__init__()
         self.latent_size = latent_size
@@ -103,7 +103,7 @@ class DCGANDiscriminator(Discriminator):
         self,
         task: Task,
         *,
-        width: Annotated[int, Field(gt=0)] = 64,
+        width: Annotated[int, Field(gt=0, le=4096)] = 64,
         normalization: Literal["batch", "instance", "spectral", "none"] = "batch",
     ) -> None:
         super().__init__()

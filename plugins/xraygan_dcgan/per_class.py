@@ -77,8 +77,8 @@ class PerClassGenerator(Generator):
         self,
         task: Task,
         *,
-        latent_size: Annotated[int, Field(gt=0)] = 100,
-        width: Annotated[int, Field(gt=0)] = 64,
+        latent_size: Annotated[int, Field(gt=0, le=65_536)] = 100,
+        width: Annotated[int, Field(gt=0, le=4096)] = 64,
     ) -> None:
         super().__init__()
         refuse(task)
@@ -109,7 +109,7 @@ class PerClassDiscriminator(Discriminator):
 
     conditional = True
 
-    def __init__(self, task: Task, *, width: Annotated[int, Field(gt=0)] = 64) -> None:
+    def __init__(self, task: Task, *, width: Annotated[int, Field(gt=0, le=4096)] = 64) -> None:
         super().__init__()
         refuse(task)
         self.networks = nn.ModuleList(DCGANDiscriminator(task, width=width) for _ in task.classes)

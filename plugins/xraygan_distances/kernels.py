@@ -68,7 +68,7 @@ class PolynomialMMD(DistanceScore):
     def __init__(
         self,
         *,
-        degree: Annotated[int, Field(ge=1)] = 3,
+        degree: Annotated[int, Field(ge=1, le=100)] = 3,
         extractor: str = "",
         layer: str = "",
     ) -> None:

@@ -80,7 +80,7 @@ class SlicedWasserstein(DistanceScore):
     def __init__(
         self,
         *,
-        projections: Annotated[int, Field(gt=0)] = 128,
+        projections: Annotated[int, Field(gt=0, le=10_000)] = 128,
         power: Literal[1, 2] = 2,
         extractor: str = "",
         layer: str = "",
@@ -120,7 +120,7 @@ class Sinkhorn(DistanceScore):
         self,
         *,
         epsilon: Annotated[float, Field(gt=0)] = 0.1,
-        iterations: Annotated[int, Field(gt=0)] = 50,
+        iterations: Annotated[int, Field(gt=0, le=100_000)] = 50,
         extractor: str = "",
         layer: str = "",
     ) -> None:

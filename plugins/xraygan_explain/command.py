@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from xraygan.cli.common import checkpoint_option, quiet_option, run_argument, set_option
+from xraygan.cli.common import (
+    SEED,
+    Place,
+    Whole,
+    checkpoint_option,
+    quiet_option,
+    run_argument,
+    set_option,
+)
 
 
 @click.command()
@@ -16,7 +24,7 @@ from xraygan.cli.common import checkpoint_option, quiet_option, run_argument, se
 @click.option(
     "--images",
     "count",
-    type=click.IntRange(1, 16),
+    type=Whole(1, 16),
     default=4,
     show_default=True,
     help="How many images of a class, and how many pairs of latents at least.",
@@ -31,14 +39,14 @@ from xraygan.cli.common import checkpoint_option, quiet_option, run_argument, se
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=SEED,
     default=0,
     show_default=True,
     help="Which real images and which latents.",
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False),
     help="The folder of the pictures; RUN/explain by default.",
 )
 @quiet_option

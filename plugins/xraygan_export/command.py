@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from xraygan.cli.common import checkpoint_option, quiet_option, run_argument, set_option
+from xraygan.cli.common import Place, checkpoint_option, quiet_option, run_argument, set_option
 
 FORMATS = ("onnx", "torch", "safetensors")
 
@@ -26,7 +26,7 @@ FORMATS = ("onnx", "torch", "safetensors")
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False),
     help="A new or empty folder; RUN/export by default.",
 )
 @quiet_option

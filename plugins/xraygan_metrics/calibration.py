@@ -70,7 +70,7 @@ class Calibration(Metric):
     """
 
     def __init__(
-        self, *, bins: Annotated[int, Field(gt=0)] = 15, binning: Binning = "width"
+        self, *, bins: Annotated[int, Field(gt=0, le=10_000)] = 15, binning: Binning = "width"
     ) -> None:
         self.bins = bins
         self.binning = binning

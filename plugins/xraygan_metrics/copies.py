@@ -38,7 +38,7 @@ class Copies(Metric):
     """
 
     def __init__(
-        self, *, generated: Annotated[int, Field(gt=0)] = 512, features: bool = False
+        self, *, generated: Annotated[int, Field(gt=0, le=1_000_000)] = 512, features: bool = False
     ) -> None:
         self.generated = generated
         self.features = features

@@ -131,7 +131,10 @@ class FrechetPerClass(FeatureMetric):
     """
 
     def __init__(
-        self, *, extractor: str = "classifier", least: Annotated[int, Field(ge=2)] = 2 * BLOCKS
+        self,
+        *,
+        extractor: str = "classifier",
+        least: Annotated[int, Field(ge=2, le=1_000_000)] = 2 * BLOCKS,
     ) -> None:
         self.extractor = extractor
         self.least = least

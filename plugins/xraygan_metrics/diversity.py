@@ -85,7 +85,7 @@ class MSSSIM(Metric):
         pairs: the most pairs of a kind.
     """
 
-    def __init__(self, *, pairs: Annotated[int, Field(gt=0)] = 500) -> None:
+    def __init__(self, *, pairs: Annotated[int, Field(gt=0, le=1_000_000)] = 500) -> None:
         self.pairs = pairs
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:

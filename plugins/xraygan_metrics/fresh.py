@@ -44,10 +44,10 @@ class ClassificationAccuracyScore(Metric):
     def __init__(
         self,
         *,
-        steps: Annotated[int, Field(gt=0)] = 200,
-        batch_size: Annotated[int, Field(ge=2)] = 32,
+        steps: Annotated[int, Field(gt=0, le=1_000_000)] = 200,
+        batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 32,
         lr: Annotated[float, Field(gt=0)] = 0.0005,
-        seed: Annotated[int, Field(ge=0)] = 0,
+        seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     ) -> None:
         self.steps = steps
         self.batch_size = batch_size

@@ -46,7 +46,7 @@ class Inception(Extractor):
         self,
         *,
         weights: Literal["download", "random"] | Path = "download",
-        size: Annotated[int, Field(ge=75)] = 299,
+        size: Annotated[int, Field(ge=75, le=2048)] = 299,
     ) -> None:
         super().__init__()
         self.size = size

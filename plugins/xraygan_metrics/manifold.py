@@ -120,7 +120,10 @@ class PrecisionRecall(_Neighbours):
     """
 
     def __init__(
-        self, *, extractor: str = "classifier", neighbours: Annotated[int, Field(gt=0)] = 3
+        self,
+        *,
+        extractor: str = "classifier",
+        neighbours: Annotated[int, Field(gt=0, le=10_000)] = 3,
     ) -> None:
         super().__init__(extractor, neighbours)
 
@@ -145,7 +148,10 @@ class DensityCoverage(_Neighbours):
     """
 
     def __init__(
-        self, *, extractor: str = "classifier", neighbours: Annotated[int, Field(gt=0)] = 5
+        self,
+        *,
+        extractor: str = "classifier",
+        neighbours: Annotated[int, Field(gt=0, le=10_000)] = 5,
     ) -> None:
         super().__init__(extractor, neighbours)
 

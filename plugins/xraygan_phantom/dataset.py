@@ -48,7 +48,7 @@ class Phantom(Dataset):
         root: Path | None,
         *,
         images: Annotated[int, Field(gt=0, le=1_000_000)] = 2000,
-        seed: Annotated[int, Field(ge=0)] = 0,
+        seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
         test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25,
         findings: tuple[str, ...] = (),
         multiple: Annotated[float, Field(ge=0, le=1)] = 0.0,

@@ -23,8 +23,8 @@ class _Residual(Discriminator):
         self,
         task: Task,
         *,
-        width: Annotated[int, Field(gt=0)] = 32,
-        attention: Annotated[int, Field(ge=0)] = 16,
+        width: Annotated[int, Field(gt=0, le=4096)] = 32,
+        attention: Annotated[int, Field(ge=0, le=1024)] = 16,
         spectral_norm: bool = False,
         minibatch_std: bool = False,
     ) -> None:

@@ -21,9 +21,9 @@ class _Residual(Generator):
         self,
         task: Task,
         *,
-        latent_size: Annotated[int, Field(gt=0)] = 128,
-        width: Annotated[int, Field(gt=0)] = 32,
-        attention: Annotated[int, Field(ge=0)] = 16,
+        latent_size: Annotated[int, Field(gt=0, le=65_536)] = 128,
+        width: Annotated[int, Field(gt=0, le=4096)] = 32,
+        attention: Annotated[int, Field(ge=0, le=1024)] = 16,
     ) -> None:
         super().__init__()
         self.latent_size = latent_size

@@ -64,7 +64,7 @@ class CRAL(Classifier):
         backbone: Literal["resnet18", "resnet50"] = "resnet50",
         weights: Literal["imagenet", "random"] | Path = "random",
         attention: Literal["sigmoid", "softmax"] = "sigmoid",
-        width: Annotated[int, Field(gt=0)] = 512,
+        width: Annotated[int, Field(gt=0, le=4096)] = 512,
     ) -> None:
         super().__init__()
         self.task = task

@@ -86,8 +86,8 @@ class PatchGrid(Classifier):
         *,
         backbone: Literal["resnet18", "resnet50"] = "resnet50",
         weights: Literal["imagenet", "random"] | Path = "random",
-        grid: Annotated[int, Field(gt=0)] = 16,
-        width: Annotated[int, Field(gt=0)] = 512,
+        grid: Annotated[int, Field(gt=0, le=1024)] = 16,
+        width: Annotated[int, Field(gt=0, le=4096)] = 512,
         lowest: Annotated[float, Field(ge=0, lt=1)] = 0.98,
     ) -> None:
         super().__init__()

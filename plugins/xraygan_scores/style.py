@@ -207,7 +207,7 @@ class StyleTransfer(_StyleScore):
         extractor: str = "vgg19",
         layers: tuple[str, ...] = (),
         content_layer: str = "",
-        width: Annotated[int, Field(gt=0)] = 32,
+        width: Annotated[int, Field(gt=0, le=4096)] = 32,
         channels: Literal[1, 3] = 1,
         formula: Formula = "paper",
     ) -> None:

@@ -31,7 +31,7 @@ Weights = (
     ]
     | Path
 )
-Size = Annotated[int, Field(ge=32)]
+Size = Annotated[int, Field(ge=32, le=2048)]
 
 RANGE = 1024.0  # the library's images are in [-1024, 1024]
 

@@ -5,6 +5,8 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 
 from __future__ import annotations
 
+import io
+import re
 import signal
 import sys
 from typing import NoReturn
@@ -12,7 +14,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, clipped
 from .audit import audit
 from .check import check
 from .data import data
@@ -101,16 +103,33 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(_brief(usage.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except UserError as error:
         if "--traceback" in sys.argv:
             raise
-        click.echo(f"xraygan: {error}", err=True)
+        click.echo(f"xraygan: {_brief(str(error))}", err=True)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        said = " ".join(str(error).split())
+        click.echo(
+            f"xraygan: not enough memory ({clipped(said, 200)}). Lower what the recipe or the "
+            "option asks for, such as run.batch_size, evaluation.generated or a network's width",
+            err=True,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("xraygan: interrupted", err=True)
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
+
+
+def _brief(message: str) -> str:
+    """A message in which no word is longer than a path: a number may have thousands of digits."""
+    return re.sub(r"\S{600,}", lambda word: f"{word[0][:80]}...", message)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from .common import checkpoint_option, quiet_option, run_argument, set_option
+from ..limits import MOST
+from .common import SEED, Whole, checkpoint_option, quiet_option, run_argument, set_option
 
 SCORES = {
     "relative": "distance to generated over distance to training images",
@@ -24,12 +25,12 @@ SCORES = {
 @click.option(
     "--generated",
     "count",
-    type=click.IntRange(min=2),
+    type=Whole(2, MOST),
     default=512,
     show_default=True,
     help="How many images to generate.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @quiet_option
 def audit(
     directory: Path, which: str, overrides: tuple[str, ...], count: int, seed: int, quiet: bool

@@ -11,6 +11,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from ..errors import shown
+from ..limits import SEEDS
+from ..paths import encoding_fault, place_fault
+
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
     """Shipped recipes, and the files that a shell would complete."""
@@ -34,17 +38,59 @@ def complete_parts(context: click.Context, parameter: click.Parameter, typed: st
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
 
-recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes)
+class Whole(click.IntRange):
+    """A whole number of an option, between bounds that no use of it goes beyond."""
+
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__(least, most)
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        if isinstance(value, str) and len(value) > len(str(self.max)) + 2:
+            self.fail(
+                f"{shown(value, 40)} is not in the range {self._describe_range()}.",
+                parameter,
+                context,
+            )
+        return super().convert(value, parameter, context)
+
+
+class Place(click.Path):
+    """A file or folder of an option, with a name that a message and a recipe can hold."""
+
+    def __init__(self, **words: Any) -> None:
+        super().__init__(path_type=Path, **words)
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        if fault := place_fault(str(value)):
+            self.fail(f"{shown(str(value))} {fault}.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """A text, or several, if all of it can be written into a recipe."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if fault := encoding_fault(text):
+            raise click.BadParameter(f"{shown(text)} {fault}.", context, parameter)
+    return value
+
+
+#: the seed of random numbers
+SEED = Whole(0, SEEDS - 1)
+
+recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes, callback=utf8)
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
+    callback=utf8,
     metavar="TABLE.KEY=VALUE",
     help="Override a key of the recipe, for example scores.gram.weight=0; repeatable.",
 )
-run_argument = click.argument(
-    "directory", metavar="RUN", type=click.Path(path_type=Path, file_okay=False)
-)
+run_argument = click.argument("directory", metavar="RUN", type=Place(file_okay=False))
 checkpoint_option = click.option(
     "--checkpoint",
     "which",

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from .common import checkpoint_option, quiet_option, run_argument, set_option
+from ..limits import MOST
+from .common import SEED, Place, Whole, checkpoint_option, quiet_option, run_argument, set_option
 
 
 @click.command()
 @run_argument
 @checkpoint_option
 @set_option
-@click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
+@click.option("--count", type=Whole(1, MOST), required=True, help="How many images.")
 @click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
 @click.option(
     "--metadata",
@@ -23,10 +24,10 @@ from .common import checkpoint_option, quiet_option, run_argument, set_option
     help="Of a patient with this: age=60, sex=F or view=PA, for generators that are told of it; "
     "repeatable.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False),
     required=True,
     help="A new or empty folder.",
 )

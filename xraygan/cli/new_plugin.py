@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from .common import complete_kinds
+from .common import Place, complete_kinds, utf8
 
 
 @click.command("new-plugin")
 @click.argument("kind", shell_complete=complete_kinds)
-@click.argument("name")
+@click.argument("name", callback=utf8)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="The project's folder; xraygan-NAME by default.",
 )
 def new_plugin(kind: str, name: str, out: Path | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
+from .common import Place, utf8
 
 
 @click.group(invoke_without_command=True)
@@ -23,8 +24,8 @@ def recipes(context: click.Context) -> None:
 
 
 @recipes.command()
-@click.argument("name")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("name", callback=utf8)
+@click.argument("file", required=False, type=Place(dir_okay=False))
 def copy(name: str, file: Path | None) -> None:
     """Copy the recipe NAME to FILE, NAME.toml by default, to be edited.
 

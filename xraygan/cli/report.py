@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
+from .common import Place
 
 
 @click.command()
@@ -15,11 +16,11 @@ from ..errors import UserError
     metavar="RUN [RUN ...]",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(file_okay=False),
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="FILE",
     help="The page; RUN/report.html of one run, comparison.html of several by default. "
     "A page of this command is replaced, any other file is left alone and an error.",

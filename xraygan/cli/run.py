@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from .common import print_metrics, quiet_option, recipe_argument, set_option
+from ..limits import MOST_PROCESSES, MOST_STEPS
+from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, set_option
 
 
 @click.command()
@@ -16,7 +17,7 @@ from .common import print_metrics, quiet_option, recipe_argument, set_option
 @set_option
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False),
     help="The run directory; runs/NAME by default.",
 )
 @click.option(
@@ -27,14 +28,14 @@ from .common import print_metrics, quiet_option, recipe_argument, set_option
 )
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=Whole(1, MOST_STEPS),
     metavar="N",
     help="Train for N steps in all (--set run.steps=N); with --resume, a finished run for longer.",
 )
 @click.option(
     "--from",
     "from_run",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(file_okay=False),
     metavar="RUN",
     help="Start from the networks of another run, where they fit (--set start.run=RUN).",
 )
@@ -45,7 +46,7 @@ from .common import print_metrics, quiet_option, recipe_argument, set_option
 )
 @click.option(
     "--devices",
-    type=click.IntRange(min=1),
+    type=Whole(1, MOST_PROCESSES),
     default=1,
     metavar="N",
     help="Spread each batch over N GPUs of this machine (or N processes, without GPUs).",
@@ -69,6 +70,9 @@ def run(
     overrides += start_overrides(from_run, from_checkpoint)
     overrides += (f"run.steps={steps}",) if steps else ()
     if devices > 1 and not is_rank():
+        from ..engine import check_shares
+
+        check_shares(load(recipe, overrides), devices)  # before processes are started for nothing
         arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
         arguments += ["--out", str(out)] if out else []
         sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))

@@ -8,21 +8,24 @@ from pathlib import Path
 
 import click
 
-from .common import quiet_option, set_option
+from ..limits import MOST_PROCESSES
+from .common import Place, Whole, quiet_option, set_option, utf8
 
 
 @click.command()
-@click.argument("sweep_file", metavar="SWEEP")
+@click.argument("sweep_file", metavar="SWEEP", callback=utf8)
 @set_option
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(file_okay=False),
     help="The sweep's folder; runs/sweeps/NAME by default.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
+    "--jobs", type=Whole(1, MOST_PROCESSES), default=1, show_default=True, help="Runs at a time."
 )
-@click.option("--preset", default="", metavar="NAME", help="One of the sweep's presets.")
+@click.option(
+    "--preset", default="", metavar="NAME", callback=utf8, help="One of the sweep's presets."
+)
 @click.option("--fast", is_flag=True, help="The preset fast: it only shows that the sweep runs.")
 @click.option(
     "--redo",

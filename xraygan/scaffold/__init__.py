@@ -6,10 +6,13 @@ import re
 import shutil
 import tempfile
 from importlib.resources import files
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shown
+from ..naming import folder_fault
 from ..registry import KINDS, installed
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -45,13 +48,10 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     """
     if kind not in KINDS:
         raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"{name!r} cannot be a part's name: expected small letters, digits and underscores, "
-            "for example energy_distance"
-        )
     if holder := installed().holder(kind, name):
         raise UserError(f"there is a {kind} {name!r} already, of {holder}; choose another name")
+    if fault := _name_fault(kind, name):
+        raise UserError(f"{shown(name)} cannot be a part's name: {fault}")
     project = f"xraygan-{name.replace('_', '-')}"
     folder = folder or Path(project)
     if folder.exists():
@@ -81,6 +81,21 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def _name_fault(kind: str, name: str) -> str:
+    """Why a part, its class, its module and its project cannot have a name; empty if they can."""
+    if not NAME.fullmatch(name):
+        return "expected small letters, digits and underscores, for example energy_distance"
+    if fault := folder_fault(name):
+        return f"it {fault}"
+    words = _words(kind, name, "")
+    if find_spec(words["module"]):
+        return f"there is a module {words['module']} already; choose another name"
+    text = (files(__package__) / "templates" / f"{kind}.py.txt").read_text(encoding="utf-8")
+    if iskeyword(words["Class"]) or re.search(rf"\b{words['Class']}\b", text):
+        return f"{words['Class']} means something else in the class's own module; choose another"
+    return ""
 
 
 def _words(kind: str, name: str, project: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +13,11 @@ import tomli_w
 from pydantic import Field, ValidationError
 
 from .. import recipe as recipes
-from ..errors import RecipeError, UserError, nearest
+from ..errors import RecipeError, UserError, clipped, nearest, shown
+from ..limits import MOST_RUNS, SEEDS
+from ..naming import folder_fault, label_fault
 from ..options import plain_reason
-from ..reading import parse_toml, read_text
+from ..reading import is_file, parse_toml, read_text
 from ..schema import GROUPS, Table
 
 #: tables that every recipe has, if only by their defaults, or may have
@@ -24,7 +26,7 @@ ALWAYS = ("run", "data", "start", "schedule", "evaluation")
 #: the preset that only shows that a sweep runs
 FAST = "fast"
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=SEEDS)]], Field(min_length=1)]
 
 
 class Variant(Table):
@@ -145,7 +147,7 @@ def shipped() -> dict[str, Path]:
 
 def find(reference: str | Path) -> Path:
     """The file of a sweep that is given as a path or, if it is shipped, by name."""
-    if (path := Path(reference)).is_file():
+    if is_file(path := Path(reference)):
         return path
     known = shipped()
     text = str(reference)
@@ -153,7 +155,8 @@ def find(reference: str | Path) -> Path:
     if name in known and text in (name, f"{name}.toml", f"recipes/sweeps/{name}.toml"):
         return known[name]
     raise UserError(
-        f"no sweep at {reference}: it is neither a file nor shipped ({nearest(name, known)})"
+        f"no sweep at {clipped(str(reference))}: it is neither a file nor shipped "
+        f"({nearest(name, known)})"
     )
 
 
@@ -175,9 +178,11 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
     chosen = words.presets.get(preset, Preset())
     given = {".".join(key): value for key, value in map(recipes.parse_override, overrides)}
     changed = {**flatten(chosen.set), **given}
-    rows = list(_rows(path, words, chosen, given))
+    # One more than there may be: a grid of eight axes of a hundred values has no end.
+    rows = list(itertools.islice(_rows(path, words, chosen, given), MOST_RUNS + 1))
     name = f"{path.stem}-{preset}" if preset else path.stem
     seeds = chosen.seeds or words.seeds
+    _check_amount(path, rows, seeds)
     sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
     _check_labels(sweep)
     for row in rows:
@@ -282,10 +287,37 @@ def _table(key: str) -> str:
     return ".".join(parts[: 2 if parts[0] in GROUPS else 1])
 
 
+def _check_amount(path: Path, rows: list[Row], seeds: list[int]) -> None:
+    faults: list[str] = []
+    if len(rows) * len(seeds) > MOST_RUNS:
+        faults.append(f"the grid, the variants and the seeds make more than {MOST_RUNS:,} runs")
+    elif len({*seeds}) < len(seeds):
+        again = next(seed for seed in seeds if seeds.count(seed) > 1)
+        faults.append(f"seeds: {again} is there twice; its runs would share a folder")
+    if faults:
+        raise RecipeError([f"{path}: {fault}" for fault in faults], "sweep")
+
+
+def _check_names(sweep: Sweep) -> Iterator[str]:
+    """The faults of names that become names of folders and headers of the table."""
+    if fault := folder_fault(sweep.name):
+        yield f"the sweep would be called {shown(sweep.name)}, after its file and preset: {fault}"
+    for row in sweep.rows:
+        name = f"{row.slug}-seed-{max(sweep.seeds)}"
+        if fault := label_fault(row.label):
+            yield f"the name of the row {shown(row.label)} {fault}"
+        elif fault := folder_fault(name):
+            yield (
+                f"the runs of the row {shown(row.label)} would be called {shown(name)}, which "
+                f"{fault}; give its variant another name"
+            )
+
+
 def _check_labels(sweep: Sweep) -> None:
     labels = [row.label for row in sweep.rows]
     slugs = [row.slug for row in sweep.rows]
-    faults = [f"two rows are called {label!r}" for label in {*labels} if labels.count(label) > 1]
+    faults = [*_check_names(sweep)]
+    faults += [f"two rows are called {label!r}" for label in {*labels} if labels.count(label) > 1]
     if not faults and len({*slugs}) < len(slugs):
         faults.append("two rows' names differ in signs alone and would share a folder")
     for label, figures in sweep.table.paper.items():

@@ -1,0 +1,134 @@
+"""Names that plugins give, and the rule that all names are held to: see test_malformed.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_malformed_names import FOLDERS, RIGHT_TO_LEFT, WORDS
+from xraygan_metrics.distances import Frechet
+
+from xraygan import Measurement, UserError, hookimpl
+from xraygan.evaluate import evaluate
+from xraygan.index import check_classes
+from xraygan.loop import refuse_twins
+from xraygan.naming import folder_fault, label_fault, record_name, same_file, word_fault
+from xraygan.registry import Registry
+
+#: no figure, record, class or part can be called so
+LABELS: dict[str, tuple[Any, str]] = {
+    "nothing": ("", "is empty"),
+    "blanks": (" \t", "is empty"),
+    "a number": (7, "is no text, but int"),
+    "none": (None, "is no text, but NoneType"),
+    "a line break": ("a\nb", "U+000A"),
+    "a bell": ("a\x07", "U+0007"),
+    "right to left": (RIGHT_TO_LEFT, "U+202E"),
+    "a byte order mark": ("\ufeffa", "U+FEFF"),
+    "half a character": ("a\ud800", "U+D800"),
+    "a space first": (" a", "begins or ends with a space"),
+    "too long": ("a" * 201, "201 characters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*LABELS, "the log's own"])
+def test_a_name_of_a_record(name: str) -> None:
+    called, why = {**LABELS, "the log's own": ("step", "is taken by the log itself")}[name]
+    with pytest.raises(UserError, match="a part records") as caught:
+        record_name(called)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*LABELS, "another's"])
+def test_a_name_of_a_figure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, why = {**LABELS, "another's": ("first", "is that of another metric's")}[name]
+    measured = [{"first": Measurement(1.0, 1)}, {called: Measurement(1.0, 1)}]
+    monkeypatch.setattr(Frechet, "compute", lambda self, evaluation: measured.pop(0))
+    tables = [f"metrics.{name}" for name in ("one", "two")]
+    choices = {
+        t: SimpleNamespace(table=t, part=SimpleNamespace(cls=Frechet, distribution="x"), options={})
+        for t in tables
+    }
+    recipe = SimpleNamespace(chosen=lambda group: choices)
+    with pytest.raises(UserError, match=r"\[metrics\.two\]: .*--set metrics\.two=false") as caught:
+        evaluate(SimpleNamespace(recipe=recipe), 1)  # type: ignore[arg-type]
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in LABELS if name not in ("a number", "none")])
+def test_a_name_of_a_class(name: str) -> None:
+    called, why = LABELS[name]
+    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
+    with pytest.raises(UserError, match="dataset 'theirs' of their-data") as caught:
+        check_classes(SimpleNamespace(part=part), SimpleNamespace(classes=("a", called)))  # type: ignore[arg-type]
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")])
+def test_classes_that_are_twins_in_unicode(classes: tuple[str, str]) -> None:
+    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
+    with pytest.raises(UserError, match="differ only in spelling"):
+        check_classes(SimpleNamespace(part=part), SimpleNamespace(classes=classes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_name_of_a_part(name: str) -> None:
+    called, why = LABELS[name]
+
+    class Plugin:
+        @hookimpl
+        def xraygan_register_scores(self, register: Callable[[Any, Any], None]) -> None:
+            register(called, torch.nn.Module)
+
+    point: Any = SimpleNamespace(name="theirs", dist=None, load=Plugin)
+    [part] = Registry([point]).parts("score")
+    assert part.status == "broken" and why in part.error and part.name.isprintable()
+
+
+@pytest.mark.parametrize("name", ["generator", "classification", "mmd"])
+def test_a_record_is_no_term(name: str) -> None:
+    """It stood for the term's value in the log."""
+    with pytest.raises(UserError, match=f"a part records '{name}', which is the name of a term"):
+        refuse_twins({"generator": 1, "classification": 2, "mmd": 3}, {"ada_p": 1, name: 2})
+    refuse_twins({"generator": 1}, {"ada_p": 1})
+
+
+# -- the rule itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_no_word(name: str) -> None:
+    assert WORDS[name][1] in word_fault(WORDS[name][0])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_folder(name: str) -> None:
+    assert FOLDERS[name][1].strip("'\\") in folder_fault(FOLDERS[name][0])
+
+
+def test_names_as_they_are_used_are_none_of_these() -> None:
+    for name in ("gram", "style_transfer", "kid_vgg-2", "latest", "best", "_x", "9", "a" * 100):
+        assert not word_fault(name) and not folder_fault(name) and not label_fault(name)
+    for name in (
+        "table5-fast",
+        "Mein Lauf",
+        "\u00e9t\u00e9 (2)",
+        "v1.2",
+        "\u80ba",
+        "console",
+        "com10",
+    ):
+        assert not folder_fault(name), name
+    for name in (
+        "auc/Pleural_Thickening",
+        "No Finding",
+        "a|b",
+        "\u0646\u0645\u06cc\u200c\u062e",
+        "50 %",
+    ):
+        assert not label_fault(name), name
+    assert same_file(["a", "B", "b"]) == ("B", "b")
+    assert same_file(["\u00e9", "e\u0301"]) and not same_file(["a", "b", "a_"])
