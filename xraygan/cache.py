@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 #: raised whenever the same file would be decoded to other bytes, or a store holds other files
-STORE_VERSION = 6
+STORE_VERSION = 7
 PIXELS, ABOUT = "images.npy", "store.json"
 
 # Nothing of another name, nor with anything else in it, is ever removed.
