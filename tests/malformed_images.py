@@ -181,13 +181,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: Image.fromarray(NOISE).save(
             path, save_all=True, append_images=[Image.fromarray(255 - NOISE)]
         ),
-        "2 pictures",
+        "several pictures",
     ),
     "pages.tif": (
         lambda path: Image.fromarray(NOISE).save(
             path, save_all=True, append_images=[Image.fromarray(255 - NOISE)]
         ),
-        "2 pictures",
+        "several pictures",
     ),
     "folder.png": (Path.mkdir, "a folder"),
     "pipe.png": (os.mkfifo, "no regular file"),

@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         "startup",
         pytest.param("step", marks=pytest.mark.slow),
         pytest.param("data", marks=pytest.mark.slow),
+        pytest.param("memory", marks=pytest.mark.slow),
         pytest.param("scaling", marks=pytest.mark.slow),
     ],
 )

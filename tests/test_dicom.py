@@ -213,6 +213,29 @@ def test_compressed_pixels_are_those_that_were_not(tmp_path: Path) -> None:
         assert np.abs(read_grey(file, 64).astype(int) - plain).max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("allocated", "stored", "coded", "signed"),
+    [(8, 8, 8, False), (16, 10, 10, False), (16, 12, 12, False), (16, 12, 16, False),
+     (16, 16, 16, False), (16, 12, 12, True), (16, 16, 16, True)],
+)  # fmt: skip
+def test_jpeg_2000_of_any_bits(
+    allocated: int, stored: int, coded: int, signed: bool, tmp_path: Path
+) -> None:
+    """Pillow writes 8 and 16 bits: the same numbers, with their level shift, for those declared."""
+    low = -(2 ** (stored - 1)) if signed else 0
+    values = RANDOM.integers(low, low + 2**stored, (8, 8))
+    shift = 0 if coded == 8 else 2**15 - (0 if signed else 2 ** (coded - 1))
+    written = (values + shift).astype(np.uint8 if coded == 8 else np.uint16)
+    Image.fromarray(written).save(stream := BytesIO(), "JPEG2000", no_jp2=True)
+    code = bytearray(stream.getvalue())
+    code[code.index(b"\xff\x4f\xff\x51") + 42] = coded - 1 | 0x80 * signed
+    pixels = values.astype(f"{'i' if signed else 'u'}{allocated // 8}")
+    frame = encapsulate([bytes(code)])
+    file = dicom(tmp_path / "a.dcm", pixels, JPEG2000Lossless, BitsStored=stored, PixelData=frame)
+    expected = by_the_standard(pixels, BitsStored=stored)
+    assert np.abs(read_grey(file, 8) - expected).max() <= 0.5 + 1e-9
+
+
 def test_a_file_is_dicom_by_its_content_too(tmp_path: Path) -> None:
     file = dicom(tmp_path / "IM0001", BYTES, WindowCenter=128, WindowWidth=256)
     np.testing.assert_array_equal(read_grey(file, 8), BYTES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pydicom import dcmread
 from pydicom.pixels import apply_voi_lut
 from rich.console import Console
 from test_malformed import WHOLE
+from tiffs import FLOAT, tiff
 
 from xraygan import UserError
 from xraygan.cli import cli
@@ -70,38 +70,13 @@ def twelve_bit_jp2(path: Path) -> None:
     path.write_bytes(content)
 
 
-def tiff(
-    path: Path, data: bytes, bits: int, *, white: int = 1, big: bool = False, floats: bool = False
-) -> None:
-    """A TIFF of 64 x 64 samples; ``white`` is 0 where 0 is white."""
-    order = ">" if big else "<"
-    tags = {256: 64, 257: 64, 258: bits, 259: 1, 262: white, 273: 200, 277: 1, 278: 64,
-            279: len(data), 339: 3 if floats else 1}  # fmt: skip
-    head = struct.pack(f"{order}2sHIH", b"MM" if big else b"II", 42, 8, len(tags))
-    for tag, value in tags.items():
-        if tag in (258, 262, 339):
-            head += struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
-        else:
-            head += struct.pack(f"{order}HHII", tag, 4, 1, value)
-    path.write_bytes(head.ljust(200, b"\0") + data)
-
-
-def twelve_bit_tiff(path: Path) -> None:
-    """Two values in three bytes."""
-    pairs = TWELVE.reshape(-1, 2).astype(np.uint32)
-    packed = np.stack(
-        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1
-    )
-    tiff(path, packed.astype(np.uint8).tobytes(), 12)
-
-
 def pgm(path: Path, white: int = 4095) -> None:
     path.write_bytes(b"P5 64 64 %d\n" % white + TWELVE.astype(">u2").tobytes())
 
 
 #: file name -> what writes 12-bit values into a file that says they are of 12 bits
 SAID: dict[str, Any] = {
-    "a.tif": twelve_bit_tiff,
+    "a.tif": lambda path: tiff(path, TWELVE, 12),
     "a.pgm": pgm,
     "a.jp2": twelve_bit_jp2,
     "a.j2k": twelve_bit_jp2,
@@ -114,8 +89,8 @@ SAID: dict[str, Any] = {
 #: and into one that says they are of 16
 UNSAID: dict[str, Any] = {
     "a.png": lambda path: Image.fromarray(TWELVE).save(path),
-    "a.tif": lambda path: tiff(path, TWELVE.tobytes(), 16),
-    "big_endian.tif": lambda path: tiff(path, TWELVE.astype(">u2").tobytes(), 16, big=True),
+    "a.tif": lambda path: tiff(path, TWELVE, 16),
+    "big_endian.tif": lambda path: tiff(path, TWELVE, 16, order=">"),
     "a.jp2": lambda path: Image.fromarray(TWELVE).save(path),
     "a.pgm": lambda path: pgm(path, 65535),
     "32bit.tif": lambda path: Image.fromarray(TWELVE.astype(np.int32)).save(path),
@@ -146,14 +121,6 @@ def test_12_bits_in_16_are_said_and_read_right_with_their_range(name: str, tmp_p
     assert not doubts
 
 
-def test_a_tiff_of_16_bits_whose_white_is_zero_is_no_negative(tmp_path: Path) -> None:
-    for bits, values in ((8, BYTES), (16, TWELVE * np.uint16(16))):
-        file = tmp_path / f"{bits}.tif"
-        tiff(file, values.tobytes(), bits, white=0)
-        expected = 255 - in_range(values, 0, 2**bits - 1)
-        assert np.abs(read(file)[0] - expected).max() <= 0.51, bits
-
-
 def test_colours_of_16_bits_are_read_in_their_full_range_alone(tmp_path: Path) -> None:
     """Pillow keeps 8 bits of them, so another range would be of 13 greys."""
     rows = b"".join(
@@ -173,14 +140,14 @@ def test_colours_of_16_bits_are_read_in_their_full_range_alone(tmp_path: Path) -
 
 def test_greys_without_a_known_white_are_read_with_a_range(tmp_path: Path) -> None:
     values = RANDOM.normal(0, 3, (64, 64)).astype(np.float32)
-    tiff(tmp_path / "a.tif", values.tobytes(), 32, floats=True)
+    tiff(tmp_path / "a.tif", values, 32, kind=FLOAT)
     with pytest.raises(UserError, match=r"white is unknown; data\.grey can name it"):
         read(tmp_path / "a.tif")
     for grey, span in (((-2.0, 5.0), (-2.0, 5.0)), ("image", range_of(values))):
         pixels, doubts = read(tmp_path / "a.tif", grey)  # type: ignore[arg-type]
         assert np.abs(pixels - in_range(values, *span)).max() <= 0.51 and not doubts
     values[3, 3] = np.nan
-    tiff(tmp_path / "a.tif", values.tobytes(), 32, floats=True)
+    tiff(tmp_path / "a.tif", values, 32, kind=FLOAT)
     with pytest.raises(UserError, match="its greys are not all numbers"):
         read(tmp_path / "a.tif", "image")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+from .reading import parse_json, read_text
 
 #: raised whenever the same file would be decoded to other bytes, or a store holds other files
-STORE_VERSION = 6
+STORE_VERSION = 7
 PIXELS, ABOUT = "images.npy", "store.json"
+LARGEST = 2**28  # bytes of a store.json, which names every image that cannot be read
 
 # Nothing of another name, nor with anything else in it, is ever removed.
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -92,7 +93,7 @@ def _entry(folder: Path) -> Entry | None:
     if not {*files} <= {PIXELS, ABOUT}:
         return None  # not ours
     times = [about.st_mtime for about in (*files.values(), folder.lstat())]
-    used = datetime.fromtimestamp(files[ABOUT].st_mtime if ABOUT in files else max(times), UTC)
+    used = _time(files[ABOUT].st_mtime if ABOUT in files else max(times))
     size = sum(about.st_size for about in files.values())
     if folder.name.startswith("."):
         key = match[1]
@@ -105,11 +106,18 @@ def _entry(folder: Path) -> Entry | None:
     return Entry(folder.name, folder, state, size, used, about)
 
 
+def _time(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # of a year that is none
+        return datetime.fromtimestamp(0, UTC)
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """What a store says of itself; empty if it cannot be read."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        about = parse_json(read_text(folder / ABOUT, LARGEST))
+    except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
 

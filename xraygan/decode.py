@@ -14,6 +14,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,13 @@ class Job:
         return hashlib.sha256(pixels.data).digest(), found
 
 
+def header_of(count: int, size: int) -> bytes:
+    """What a ``.npy`` file of ``(count, size, size)`` uint8 begins with."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(stream := BytesIO(), header)
+    return stream.getvalue()
+
+
 def digest_of(pixels: np.ndarray) -> str:
     """The digest that :func:`decode` returns, of pixels that were decoded before."""
     starts = range(0, len(pixels), CHUNK)
@@ -159,10 +167,9 @@ def decode(
         LoadFault: the dataset did what it must not.
         OSError: the file cannot be written.
     """
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
-    with file.open("wb") as out:
-        np.lib.format.write_array_header_1_0(out, header)
-        offset = out.tell()
+    header = header_of(len(paths), size)
+    file.write_bytes(header)
+    offset = len(header)
     starts = range(0, len(paths), CHUNK)
     pool, chunk = _pool(
         Job(dataset, paths, size, file, offset, grey), min(processors(), len(starts))

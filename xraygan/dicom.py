@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from .greys import Grey, Picture, few_are_left, own_range, stretch, to_bytes
+from .kinds import MAX_BYTES, check_bytes
 
 SUFFIXES = (".dcm", ".dicom")
 HEAD = 132  # bytes to read of a file to know whether it is DICOM
 INSTALL = 'pip install "pydicom>=3"'
-#: of an image file, and of what deflated data becomes; 100,000,000 pixels of 16 bits fit
-MAX_BYTES = 2**28
 
 ELEMENTS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
@@ -159,6 +158,10 @@ def _check(image: Any, most: int) -> None:
     allocated, stored = _whole(image, "BitsAllocated"), _whole(image, "BitsStored")
     if allocated not in (8, 16) or not 0 < stored <= allocated:
         raise Refused(f"{stored} bits stored in {allocated}; 8 or 16 are read")
+    try:
+        check_bytes((columns, rows), image.SamplesPerPixel * allocated // 8)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     if image.get("HighBit", stored - 1) != stored - 1:
         raise Refused("its High Bit is not one less than its Bits Stored")
 
@@ -202,7 +205,7 @@ def _decompress(image: Any) -> np.ndarray:
     if syntax != RLELossless:
         # Decoders make a picture of the size that the code stream says.
         said = _coded_size(get_frame(image.PixelData, 0, number_of_frames=1))
-        if said != (image.Rows, image.Columns):
+        if said != (image.Rows, image.Columns, image.SamplesPerPixel):
             raise Refused("its compressed pixels are damaged, or not as many as Rows x Columns")
     try:
         return pixel_array(image, index=0)
@@ -219,11 +222,11 @@ def _packages(missing: list[str]) -> str:
     return f"pip install {' '.join(dict.fromkeys(names))}" if names else ""
 
 
-def _coded_size(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns as the code stream of a JPEG, JPEG-LS or JPEG 2000 picture has them."""
+def _coded_size(stream: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns and samples a pixel of the code stream of a JPEG, JPEG-LS or JPEG 2000."""
     if (at := stream[:4096].find(b"\xff\x4f\xff\x51")) >= 0:  # JPEG 2000: SOC, SIZ
         x, y, x0, y0 = (int.from_bytes(stream[at + i : at + i + 4], "big") for i in (8, 12, 16, 20))
-        return y - y0, x - x0
+        return y - y0, x - x0, int.from_bytes(stream[at + 40 : at + 42], "big")
     at = 2
     while stream[at : at + 1] == b"\xff":
         kind = stream[at + 1]
@@ -232,7 +235,7 @@ def _coded_size(stream: bytes) -> tuple[int, int] | None:
             continue
         if (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)) or kind == 0xF7:  # a frame
             rows, columns = (int.from_bytes(stream[at + i : at + i + 2], "big") for i in (5, 7))
-            return rows, columns
+            return rows, columns, stream[at + 9]
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return None
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .contents import file_identity as file_identity
-from .dicom import HEAD, MAX_BYTES, decode_dicom, is_dicom
+from .dicom import HEAD, decode_dicom, is_dicom
 from .errors import UserError
 from .greys import (
     Grey,
@@ -29,6 +29,7 @@ from .greys import (
     stretch,
     to_bytes,
 )
+from .kinds import MAX_BYTES, check_bytes, is_inverted, is_unsigned, unopened, white_of
 
 # A chest radiograph of 10,000 x 10,000 pixels does not exist; a decompression bomb does.
 Image.MAX_IMAGE_PIXELS = 100_000_000
@@ -37,6 +38,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False  # or what is cut off would be grey
 #: Formats of pictures; others that Pillow knows start programs (EPS) or are no pictures.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 MIN_SIDE = 4  # pixels: less is a dot or a line
+ROWS = 256  # that are made grey at once: of a large picture floating-point values fill the memory
 
 #: EXIF's orientation -> what turns the picture upright
 UPRIGHT = {
@@ -49,7 +51,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 0x0112
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 0x0102, 0x0106, 0  # of TIFF
 
 
 def read_grey(path: Path, size: int, grey: Grey | None = None) -> np.ndarray:
@@ -80,7 +81,8 @@ def read_grey(path: Path, size: int, grey: Grey | None = None) -> np.ndarray:
     Raises:
         UserError: the file is missing, cannot be decoded as one picture, has less than
             :data:`MIN_SIDE` pixels on a side or more than ``Image.MAX_IMAGE_PIXELS``, or has greys
-            of no known range (floating point, or beyond 16 bits, with ``"full"``).
+            of no known range (floating point, or beyond 16 bits, with ``"full"``), or is of a kind
+            that Pillow reads wrongly (:mod:`xraygan.kinds`).
     """
     reading = present_reading()
     reading.asked = True
@@ -134,6 +136,7 @@ def _plain_jpeg(file: BufferedReader, size: int) -> np.ndarray | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("Gray", "YCbCr") or width * height > (Image.MAX_IMAGE_PIXELS or 2**62):
             return None
+        check_bytes((width, height), 2 if colours == "Gray" else 6)  # as a progressive one has
         # As Pillow's draft does, though the library could scale by any number of eighths.
         scale = next(s for s in (8, 4, 2, 1) if s == 1 or min(height, width) // (2 * size) >= s)
         height, width = -(-height // scale), -(-width // scale)
@@ -157,14 +160,20 @@ def _other(file: BufferedReader, suffix: str, size: int, grey: Grey) -> Picture:
 
 
 def _decode(file: BufferedReader, size: int, grey: Grey) -> Picture:
-    with Image.open(file, formats=FORMATS) as image:
+    try:
+        opened = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(
+            unopened(file) or f"of none of the formats {', '.join(FORMATS)}, DICOM"
+        ) from None
+    with opened as image:
         # Pillow itself warns above its limit and refuses only above twice that.
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {limit:,}")
-        if (count := getattr(image, "n_frames", 1)) > 1:
-            raise ValueError(f"{count} pictures; save the one that counts as a file of its own")
-        white = _white(image, file)
+        if getattr(image, "is_animated", False):  # to count them all may take long
+            raise ValueError("several pictures; save the one that counts as a file of its own")
+        white = white_of(image, file)
         # For JPEGs alone, which hold luma by itself, and blocks that halve: half the time.
         image.draft("L", (2 * size, 2 * size))
         image.info.pop("transparency", None)  # of a palette, whose colours alone count
@@ -183,39 +192,13 @@ def _decode(file: BufferedReader, size: int, grey: Grey) -> Picture:
         return Picture(pixels, "wide" if white > 255 and grey == "full" else "range")
 
 
-def _white(image: Image.Image, file: BufferedReader) -> int:
-    """The greatest value that the samples of an opened and not yet loaded file can have."""
-    if image.format == "TIFF":
-        bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
-    elif image.format == "JPEG2000":
-        at = file.tell()
-        file.seek(0)
-        bits = _coded_bits(file.read(2**16)) or (16 if image.mode.startswith("I") else 8)
-        file.seek(at)
-    else:
-        tiles = getattr(image, "tile", ())
-        arguments = tiles[0][3] if tiles else ""
-        if isinstance(arguments, tuple) and image.format == "PPM":
-            return max(int(arguments[-1]), 255)
-        bits = 16 if "16B" in str(arguments) else 8
-    return 2 ** max(bits, 8) - 1 if bits <= 16 else 65535
-
-
-def _coded_bits(head: bytes) -> int:
-    """The bits of a sample, from the first bytes of a JPEG 2000 file (ISO 15444-1, A.5.1).
-
-    0 where its code stream begins later.
-    """
-    at = head.find(b"\xff\x4f\xff\x51")
-    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else 0
-
-
 def _wide(image: Image.Image, white: int, grey: Grey) -> np.ndarray:
     """The greys of a picture of more than 8 bits as uint8."""
     # Pillow scales the values of these two formats to 16 bits.
     scale = {"PPM": 65535 / white, "JPEG2000": 65536 // (white + 1)}.get(image.format or "", 1)
-    inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
-    values = np.asarray(image, np.float32 if image.mode.startswith("I;16") else np.float64)
+    scale = 1 if image.mode == "F" else scale
+    values = np.asarray(image)
+    values = values.view(np.uint32) if is_unsigned(image) else values
     if grey == "full":
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(
@@ -227,8 +210,11 @@ def _wide(image: Image.Image, white: int, grey: Grey) -> np.ndarray:
     low, high = own_range(*np.unique(values, return_counts=True)) if grey == "image" else grey
     if grey != "image":
         low, high = low * scale, high * scale
-    greys = stretch(values, low, high)
-    return to_bytes(1 - greys if inverted else greys)
+    pixels = np.empty(values.shape, dtype=np.uint8)
+    for top in range(0, len(values), ROWS):
+        greys = stretch(values[top : top + ROWS].astype(np.float64), low, high)
+        pixels[top : top + ROWS] = to_bytes(1 - greys if is_inverted(image) else greys)
+    return pixels
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -267,8 +253,6 @@ def _resized_height(grey: np.ndarray, height: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own message is of Python's objects
-        return f"of none of the formats {', '.join(FORMATS)}, DICOM"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

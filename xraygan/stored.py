@@ -29,7 +29,7 @@ from .cache import (
     store_lock,
 )
 from .contents import PREFIX, file_identity, remembering, stamp
-from .decode import GreyFault, LoadFault, Progress, decode, digest_of, load
+from .decode import GreyFault, LoadFault, Progress, decode, digest_of, header_of, load
 from .errors import UserError
 from .greys import DOUBTS, Grey
 from .index import asking, dataset_fault
@@ -198,27 +198,73 @@ def _root(recipe: Recipe) -> str | None:
 def _read_store(folder: Path, count: int, size: int) -> Store | None:
     """The store that a folder holds; None unless it is whole and what was written."""
     images, about = folder / PIXELS, read_about(folder)
+    if about != sealed(about) or not _is_ours(about):
+        return None
     try:
-        # Copy on write: torch wants writable memory, and nothing of ours writes to it.
-        mapped = np.load(images, mmap_mode="c" if count else None)
-        if mapped.shape != (count, size, size) or mapped.dtype != np.uint8:
-            return None
+        mapped = _mapped(images, count, size)
         # Of a file that was touched or copied since, only its pixels can tell.
-        if (now := stamp(images.stat())) != about["written"]:
+        if (now := stamp(images.stat())) != about.get("written"):
             if digest_of(mapped) != about["sha256"]:
                 return None
             with suppress(OSError):
-                write_json(folder / ABOUT, about | {"written": now})
+                write_json(folder / ABOUT, sealed(about | {"written": now}))
         with suppress(OSError):
             os.utime(folder / ABOUT)  # it was used now
-        doubtful = [
-            Doubtful(kind, found["images"], list(found["first"]))
-            for kind, found in about["doubtful"].items()
-        ]
-        pixels, bad = torch.from_numpy(mapped), dict(about["bad"])
-        return Store(folder, pixels, about["sha256"], bad, doubtful, None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+    except (OSError, ValueError):
         return None
+    doubtful = [
+        Doubtful(kind, found["images"], found["first"]) for kind, found in about["doubtful"].items()
+    ]
+    return Store(folder, torch.from_numpy(mapped), about["sha256"], about["bad"], doubtful, None)
+
+
+def _mapped(images: Path, count: int, size: int) -> np.ndarray:
+    """The pixels of a file that is exactly what was written, mapped into memory.
+
+    Raises:
+        ValueError: it is another.
+        OSError: it cannot be read.
+    """
+    header = header_of(count, size)
+    if not images.is_file() or images.stat().st_size != len(header) + count * size**2:
+        raise ValueError("another length")
+    with images.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError("another header")
+    if not count:
+        return np.zeros((0, size, size), dtype=np.uint8)
+    # Copy on write: torch wants writable memory, and nothing of ours writes to it.
+    return np.memmap(images, np.uint8, "c", len(header), (count, size, size))
+
+
+def sealed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a store says of itself, with a digest of all of it."""
+    said = {name: value for name, value in about.items() if name != "seal"}
+    text = json.dumps(said, sort_keys=True)
+    return {**said, "seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _is_ours(about: Mapping[str, Any]) -> bool:
+    """Whether it is of this version, and of the types that it is used as."""
+    bad, doubtful = about.get("bad"), about.get("doubtful")
+    return (
+        about.get("version") == STORE_VERSION
+        and isinstance(about.get("sha256"), str)
+        and isinstance(bad, dict)
+        and all(isinstance(reason, str) for reason in bad.values())
+        and isinstance(doubtful, dict)
+        and all(kind in DOUBTS and _is_count(found) for kind, found in doubtful.items())
+    )
+
+
+def _is_count(found: Any) -> bool:
+    """Whether it is how many images are doubtful, and the paths of the first."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("images"), int)
+        and isinstance(found.get("first"), list)
+        and all(isinstance(path, str) for path in found["first"])
+    )
 
 
 def _usable(folder: Path, asked: _Asked) -> Store | None:
@@ -228,6 +274,8 @@ def _usable(folder: Path, asked: _Asked) -> Store | None:
     mode was set. So the first of those that were not are tried again.
     """
     if (store := _read_store(folder, len(asked.paths), asked.size)) is None:
+        return None
+    if not {*store.bad} <= {*asked.paths}:
         return None
     first = list(store.bad)[:RETRIES]
     now = _tried(asked, first)
@@ -302,7 +350,7 @@ def _write_store(
                 "doubtful": _by_kind(found.doubts),
                 "bad": found.bad,
             }
-            write_json(building / ABOUT, about)
+            write_json(building / ABOUT, sealed(about))
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
         finally:

@@ -98,7 +98,8 @@ def _described(entry: Any) -> str:
         words.insert(0, f"{count:,} images of {about.get('size')} x {about.get('size')}")
     if "plugin" in about:
         words.append(f"{about['plugin']} {about.get('root') or '(no folder)'}")
-    return ", ".join(words)
+    line = ", ".join(words)  # of a file that anybody may have written
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _bytes(count: float) -> str:
