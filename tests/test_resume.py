@@ -21,6 +21,7 @@ from xraygan_export.writing import write as write_export
 
 from xraygan import UserError, checkpoint, schema
 from xraygan.display import Display
+from xraygan.ending import lacking
 from xraygan.engine import finish, restore, run
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load, load_tree
@@ -428,3 +429,4 @@ def test_epochs_can_become_steps(tmp_path: Path) -> None:
         run(same, place, resume=True, longer=True, display=SILENT)
     run(long, place, resume=True, longer=True, display=SILENT)
     assert json.loads((place / "evaluation.json").read_text())["step"] == 14
+    assert not lacking(RunDirectory(place))

@@ -128,6 +128,7 @@ def fake_run(directory: Path, figures: dict[str, np.ndarray], patients: list[str
     protocol = {"name": "official", "dataset": "phantom", "trained_on": "real"}
     content = {"step": 6, "protocol": protocol, "metrics": metrics}
     (directory / "evaluation.json").write_text(json.dumps(content))
+    (directory / "report.html").touch()
     pd.DataFrame({"patient": patients}).to_csv(directory / "predictions.csv", index=False)
     pd.DataFrame(figures).to_csv(directory / "bootstrap.csv", index=False)
 
@@ -430,6 +431,7 @@ def finished(sweep: Sweep, out: Path) -> list[Run]:
         run.place.recipe.write_text(tomli_w.dumps(recipe), encoding="utf-8")
         data = {"fingerprint": "f00d"}
         environment = {"xraygan": "1.2.3", "torch": "9.8.7", "git": "abc123", "dataset": data}
+        environment["finished"] = {"step": recipe["run"]["steps"]}
         run.place.environment.write_text(json.dumps(environment))
     return runs
 

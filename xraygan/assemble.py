@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import schema
 from .errors import RecipeError, UserError
-from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
+from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .options import allows_literal, options_of, takes_positional
 from .planning import Blocked
@@ -69,9 +69,15 @@ def assemble(
             read = choice.options.get("extractor")
             if extractors and read and read not in read_by_scores:
                 read_by_scores[read] = build_extractor(recipe, read, task)
-    _check_names(networks)
-    terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
-    for module in (*networks.values(), *read_by_scores.values(), *scores.values()):
+    parts: dict[str, Any] = {f"scores.{name}": score for name, score in scores.items()}
+    for name, given in (("objective", ()), ("labeler", (task,))):
+        if name in recipe.choices:
+            parts[name] = build(recipe.choices[name], *given)
+    states = {table: part for table, part in parts.items() if _has_state(part)}
+    _check_names([*networks, *(name for name in scores if f"scores.{name}" in states)])
+    terms = [*_own_terms(recipe, networks, parts), *_score_terms(recipe, scores, networks)]
+    modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+    for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
             synchronise(module, ranks)
         module.to(memory_format=_memory_order(module, torch.device(device))).to(device)
@@ -102,7 +108,13 @@ def assemble(
         ranks,
         schedules,
         ages,
+        states,
     )
+
+
+def _has_state(part: Any) -> bool:
+    """Whether a part that is no network of the run remembers something from step to step."""
+    return isinstance(part, nn.Module) and not trained_parameters(part) and bool(state_of(part))
 
 
 def _check_names(networks: Iterable[str]) -> None:
@@ -116,12 +128,12 @@ def _check_names(networks: Iterable[str]) -> None:
     for name in networks:
         if not _FILE_NAME.fullmatch(name):
             raise UserError(
-                f"[scores.{name}]: it has networks of its own, which are saved under its name: use "
+                f"[scores.{name}]: it has networks or buffers, which are saved under its name: use "
                 "letters, digits, _ and - alone, and plugin = to say which score it is"
             )
         if (other := known.setdefault(name.lower(), name)) != name:
             raise UserError(
-                f"[scores.{name}]: its networks would be saved under the same name as those of "
+                f"[scores.{name}]: its tensors would be saved under the same name as those of "
                 f"{other} on file systems that do not tell upper from lower case; rename it"
             )
 
@@ -211,8 +223,12 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
         ) from error
 
 
-def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
-    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
+def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, Any]) -> list[Term]:
+    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11).
+
+    Args:
+        parts: the objective and the labeler, by their tables.
+    """
     terms: list[Term] = []
 
     def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
@@ -220,7 +236,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
             terms.append(Term(name, compute, weight, frozenset(trains)))
 
     if "objective" in recipe.choices:
-        objective: Objective = build(recipe.choices["objective"])
+        objective: Objective = parts["objective"]
         for name, loss in (
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
@@ -237,7 +253,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
         )
     if "labeler" in recipe.choices:
         choice = recipe.choices["labeler"]
-        labeler: Labeler = build(choice, task)
+        labeler: Labeler = parts["labeler"]
         add(
             "pseudo_label",
             lambda step: _labelled_loss(labeler, classifier, step),
