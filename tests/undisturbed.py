@@ -31,6 +31,11 @@ def _content(path: Path) -> Any:
         found = json.loads(path.read_text())
         done = (found.get("finished") or {}).get("step")
         return {k: v for k, v in found.items() if k not in WHEN} | {"done": done}
+    if path.name == "store.json":
+        found = json.loads(path.read_text())
+        return {k: v for k, v in found.items() if k not in ("created", "written")}
+    if path.name.endswith(".digests.json"):
+        return "with times"
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
