@@ -24,7 +24,6 @@ from xraygan.engine import finish, restore, run
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe
 from xraygan.report import report
-from xraygan.rundir import RunDirectory
 from xraygan.runfiles import RunFiles
 from xraygan.tracking import Trackers
 
@@ -117,9 +116,9 @@ def test_a_run_killed_at_each_step_of_its_end_ends_as_if_it_was_not(
                 assert dead()
             died = dead()
         if died:
-            assert lacking(RunDirectory(place)), moment
+            assert lacking(place), moment
             run(recipe(), place, resume=True, display=SILENT)
-        assert not lacking(RunDirectory(place))
+        assert not lacking(place)
         assert outcome(place) == undisturbed, moment
         shutil.rmtree(place)
         moment += 1
@@ -146,7 +145,7 @@ def test_what_is_missing_of_the_end_is_made_without_training(
     monkeypatch.delattr(Loop, "step")
     if lost == "samples/real.png":  # no part of the end, and made with it
         (place / "report.html").unlink()
-    assert any(lost in word for word in lacking(RunDirectory(place))) or "real" in lost
+    assert any(lost in word for word in lacking(place)) or "real" in lost
     run(recipe(), place, resume=True, display=SILENT)
     assert outcome(place) == outcome(whole)
     before = outcome(place), (place / "environment.json").read_text()
@@ -172,7 +171,7 @@ def test_evaluating_an_unfinished_run_does_not_end_it(
     assert "is not finished, 2 of 4 steps are trained; this is step 2" in capsys.readouterr().err
     found = json.loads(finish(session, opened, step).read_text())
     assert found["step"] == 2 and found["protocol"]["unfinished"] == "2 of 4 steps are trained"
-    assert unmeasured(opened) == lacking(opened) == ["steps 3 to 4 of its training"]
+    assert unmeasured(place) == lacking(place) == ["steps 3 to 4 of its training"]
     page = report(RunFiles(place))
     assert "Not finished: it lacks steps 3 to 4 of its training." in page
     assert "Measured before the run was finished: 2 of 4 steps are trained." in page
@@ -188,7 +187,7 @@ def test_a_run_whose_end_was_measured_otherwise_is_measured_as_its_recipe_says(
     place = tmp_path / "run"
     shutil.copytree(trained, place)
     finish(*restore(place, ["evaluation.generated=6"], SILENT))
-    assert lacking(RunDirectory(place)) == ["the evaluation of step 4, its last"]
+    assert lacking(place) == ["the evaluation of step 4, its last"]
     run(recipe(), place, resume=True, display=SILENT)
     assert outcome(place) == outcome(whole)
 
@@ -199,7 +198,7 @@ def test_a_done_run_that_was_measured_at_another_step_is_done(
     place = tmp_path / "run"
     shutil.copytree(whole, place)
     finish(*restore(place, [], SILENT, "2"))
-    assert not lacking(RunDirectory(place))
+    assert not lacking(place)
     run(recipe(), place, resume=True, display=Display())
     assert "is complete; its evaluation.json is of step 2" in capsys.readouterr().err
 

@@ -429,4 +429,4 @@ def test_epochs_can_become_steps(tmp_path: Path) -> None:
         run(same, place, resume=True, longer=True, display=SILENT)
     run(long, place, resume=True, longer=True, display=SILENT)
     assert json.loads((place / "evaluation.json").read_text())["step"] == 14
-    assert not lacking(RunDirectory(place))
+    assert not lacking(place)

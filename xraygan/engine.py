@@ -18,7 +18,7 @@ from .assemble import assemble, from_random, rehearse
 from .display import Display, logging_to
 from .errors import UserError
 from .evaluate import Evaluation
-from .finishing import end
+from .finishing import end, mark
 from .finishing import finish as finish
 from .graph import MODELS, TrainingGraph
 from .image_record import data_differences, write_record
@@ -179,7 +179,7 @@ def run(
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
     asked, recipe = recipe, pinned(recipe, place)
-    done = resume and place.recipe.exists() and not ending.lacking(place)
+    done = resume and place.recipe.exists() and not ending.lacking(place.path)
     if done and not Resumption.of(place, recipe, longer=longer).lengthened:
         display.say(_complete(place))
         return place
@@ -241,13 +241,13 @@ def _lead(
         finally:
             if loop.keeper:
                 loop.keeper.trackers.close()
-        ending.mark(place, loop.total)
+        mark(place, loop.total)
 
 
 def _complete(place: RunDirectory) -> str:
     """That there is nothing left to do for a run, and which step its figures are of."""
-    step = ending.evaluated_step(place)
-    if step == ending.trained_steps(place):
+    step = ending.evaluated_step(place.path)
+    if step == ending.trained_steps(place.path):
         return f"{place.path} is complete"
     return (
         f"{place.path} is complete; its evaluation.json is of step {step}, and `xraygan evaluate "
@@ -305,7 +305,7 @@ def restore(
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
-    if (left := ending.untrained(place)) and which == checkpoint.LATEST:
+    if (left := ending.untrained(place.path)) and which == checkpoint.LATEST:
         display.say(
             f"warning: {place.path} is not finished, {left}; this is step {found.step}, and "
             "`xraygan run` with --resume goes on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,10 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         _remove(folder)
         write_atomically(note, "".join(f"{name}\n" for name in files))
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            with (folder / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
         note.unlink()
     except OSError as error:
         with suppress(OSError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import ending
 from .evaluate import evaluate, predictions
 from .image_record import note_use
-from .resuming import material_changes, trained_on
-from .rundir import RunDirectory, as_json, as_table, write_together
+from .resuming import material_changes, read_environment, trained_on
+from .rundir import RunDirectory, as_json, as_table, write_json, write_together
 
 if TYPE_CHECKING:
     from .engine import Session
@@ -23,10 +24,21 @@ def end(session: Session, place: RunDirectory, step: int, *, anew: bool) -> None
     """
     from .report import write_report  # matplotlib takes seconds to import: only when it is needed
 
-    if anew or ending.unmeasured(place):
+    if anew or ending.unmeasured(place.path):
         finish(session, place, step)
     else:  # the run was killed after its figures
         write_report(place.path)
+
+
+def mark(place: RunDirectory, step: int) -> None:
+    """Note in ``environment.json`` that a run is done, after its last step.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {**read_environment(place), "finished": {"step": step, "time": now}}
+    write_json(place.environment, content)
 
 
 def finish(session: Session, place: RunDirectory, step: int) -> Path:
@@ -74,7 +86,7 @@ def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str,
         said["trained_on_fingerprint"] = trained
     if session.differs:
         said["data_differs"] = session.differs
-    if left := ending.untrained(place):
+    if left := ending.untrained(place.path):
         said["unfinished"] = left
     if session.chosen_on:
         said["chosen_on"] = session.chosen_on

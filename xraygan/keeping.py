@@ -74,7 +74,7 @@ class Keeper:
         if not done or not (self.place.samples / "real.png").is_file():
             image_grid(images).save(self.place.samples / "real.png")
         if done == self.total and any(
-            name.startswith("samples/") for name in unmeasured(self.place)
+            name.startswith("samples/") for name in unmeasured(self.place.path)
         ):
             self._sample(done)
 

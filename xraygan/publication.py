@@ -28,7 +28,6 @@ from .figures import (
     write_whole,
 )
 from .page import count
-from .rundir import RunDirectory
 from .runfiles import Lacking, Predictions, RunFiles
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
@@ -78,7 +77,7 @@ def write_figures(
     """
     run = RunFiles.open(run_directory)
     drawn: dict[str, bytes] = {}
-    left = unmeasured(RunDirectory(run_directory))
+    left = unmeasured(run_directory)
     notes = [f"the run is not finished: it lacks {', '.join(left)}"] if left else []
     for name, draw in FIGURES.items():
 

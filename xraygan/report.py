@@ -34,7 +34,6 @@ from .page import (
     tag,
     write_page,
 )
-from .rundir import RunDirectory
 from .runfiles import ALSO_LOGGED, Lacking, RunFiles, Series
 from .shapes import cautions
 
@@ -123,11 +122,12 @@ def summary(run: RunFiles) -> str:
         if images
     ]
     text += f": {', '.join(splits)}. " if splits else ". "
-    if left := unmeasured(RunDirectory(run.directory)):
-        text += f"Not finished: it lacks {', '.join(left)}. "
     if "step" in run.evaluation:
-        return text + f"Evaluated at step {count(run.evaluation['step'])}."
-    return text + "Not evaluated."
+        text += f"Evaluated at step {count(run.evaluation['step'])}."
+    else:
+        text += "Not evaluated."
+    left = unmeasured(run.directory)
+    return text + (f" Not finished: it lacks {', '.join(left)}." if left else "")
 
 
 def missing(run: RunFiles) -> Html | None:

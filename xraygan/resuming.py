@@ -238,14 +238,6 @@ def read_recipe(place: RunDirectory) -> Tree:
         ) from None
 
 
-def known_recipe(place: RunDirectory) -> Tree:
-    """:func:`read_recipe`, for those who can do without it: empty where it cannot be read."""
-    try:
-        return read_recipe(place)
-    except UserError:
-        return {}
-
-
 def read_environment(place: RunDirectory) -> Tree:
     """A run's ``environment.json``; empty where there is none.
 

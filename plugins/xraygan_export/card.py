@@ -136,7 +136,7 @@ It was trained on the weighted sum of these terms: {terms}."""
 
 
 def _unfinished(place: RunDirectory) -> str:
-    left = untrained(place)
+    left = untrained(place.path)
     return f"\n\n**The run was not finished: {left}.**" * bool(left)
 
 

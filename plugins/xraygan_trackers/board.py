@@ -13,7 +13,6 @@ from PIL import Image
 
 from xraygan import Tracker, UserError
 from xraygan.ending import unmeasured
-from xraygan.rundir import RunDirectory
 
 
 class TensorBoard(Tracker):
@@ -50,9 +49,10 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
-        place = RunDirectory(self.directory)
-        if not unmeasured(place):  # or the figures are of an earlier step
-            metrics = json.loads(place.evaluation.read_text(encoding="utf-8"))["metrics"]
+        if not unmeasured(self.directory):  # or the figures are of an earlier step
+            metrics = json.loads((self.directory / "evaluation.json").read_text(encoding="utf-8"))[
+                "metrics"
+            ]
             figures = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
             self._writer.add_hparams(dict(_leaves(recipe)), figures, run_name=".")
         self._writer.close()

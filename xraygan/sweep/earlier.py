@@ -48,7 +48,7 @@ def differing(place: RunDirectory, recipe: Recipe) -> Changes:
 def _measured_otherwise(place: RunDirectory) -> Changes:
     """How the evaluation of a run differs from the one that ended its training; a run that is not
     done is resumed, which measures it."""
-    if not place.evaluation.exists() or lacking(place):
+    if not place.evaluation.exists() or lacking(place.path):
         return {}
     try:
         found = parse_json(read_text(place.evaluation))

@@ -44,7 +44,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return not self.failure and not lacking(self.place)
+        return not self.failure and not lacking(self.place.path)
 
     def progress(self) -> float:
         """How much of it is done, in [0, 1), as its log says."""
