@@ -27,9 +27,11 @@ def lacking(run: Path) -> list[str]:
         return found
     if not (run / "report.html").is_file():
         found.append("report.html")
-    # Runs of former versions have no such key.
-    if _read(run, "environment.json").get("finished", ...) is None:
-        found.append("the last word to its trackers (`finished` in environment.json)")
+    recipe, environment = _read(run, "recipe.toml"), _read(run, "environment.json")
+    if "finished" in environment:  # runs of former versions have no such key
+        total, step = total_steps(recipe, environment), _finished(environment)
+        if step is None or total not in (None, step):
+            found.append("the last word to its trackers (`finished` in environment.json)")
     return found
 
 
