@@ -47,7 +47,7 @@ def xraygan(*arguments: object, code: int = 0, cwd: Path | None = None) -> Compl
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = fork(_command, words, cwd or Path.cwd(), out, err)
+        process = fork(command, words, cwd or Path.cwd(), out, err)
         process.join()
         assert process.exitcode is not None
         done = CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
@@ -63,7 +63,8 @@ def _call(
     target(*arguments)
 
 
-def _command(words: list[str], cwd: Path, out: Path, err: Path) -> None:
+def command(words: list[str], cwd: Path, out: Path, err: Path) -> None:
+    """Run the command line in this process, which ends with it; what it says goes to files."""
     os.chdir(cwd)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

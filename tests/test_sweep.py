@@ -128,6 +128,7 @@ def fake_run(directory: Path, figures: dict[str, np.ndarray], patients: list[str
     protocol = {"name": "official", "dataset": "phantom", "trained_on": "real"}
     content = {"step": 6, "protocol": protocol, "metrics": metrics}
     (directory / "evaluation.json").write_text(json.dumps(content))
+    (directory / "report.html").touch()
     pd.DataFrame({"patient": patients}).to_csv(directory / "predictions.csv", index=False)
     pd.DataFrame(figures).to_csv(directory / "bootstrap.csv", index=False)
 
@@ -430,6 +431,7 @@ def finished(sweep: Sweep, out: Path) -> list[Run]:
         run.place.recipe.write_text(tomli_w.dumps(recipe), encoding="utf-8")
         data = {"fingerprint": "f00d"}
         environment = {"xraygan": "1.2.3", "torch": "9.8.7", "git": "abc123", "dataset": data}
+        environment["finished"] = {"step": recipe["run"]["steps"]}
         run.place.environment.write_text(json.dumps(environment))
     return runs
 
@@ -585,6 +587,48 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
         "- fingerprint of the data: **the runs differ**\n"
         "    - f00d: small-seed-0\n    - beef: small-seed-1\n"
     ) in text
+    change = {"step": 4, "changed": {"threads": {"was": 8, "now": 2}}}
+    environment |= {"threads": 2, "resumed": [{"step": 2, "changed": {}}, change]}
+    runs[1].place.environment.write_text(json.dumps(environment))
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    assert "    - 8 until step 4, 2: small-seed-1\n" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "done"),
+    [
+        ({"finished": {"step": 6}}, True),
+        ({}, True),  # of a former version
+        ({"finished": None}, False),
+        ({"finished": {"step": 4}}, False),  # trained for longer since
+    ],
+)
+def test_a_run_is_done_once_its_end_is(change: dict, done: bool, tmp_path: Path) -> None:
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    run, _ = finished(load(path), out)
+    environment = json.loads(run.place.environment.read_text())
+    del environment["finished"]
+    run.place.environment.write_text(json.dumps(environment | change))
+    assert run.done is done
+    (run.place.path / "report.html").unlink()
+    assert not run.done
+
+
+def test_an_evaluated_run_that_is_not_trained_to_its_end_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `xraygan evaluate` leaves it after a kill: it was taken for a result of four steps."""
+    started = refuse_to_start(monkeypatch)
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    run, _ = finished(load(path), out)
+    for file, words in (
+        (run.place.environment, {"finished": None}),
+        (run.place.evaluation, {"step": 4}),
+    ):
+        file.write_text(json.dumps(json.loads(file.read_text()) | words))
+    (run.place.checkpoints / "step-00000004").mkdir(parents=True)
+    run_all(load(path), out, QUIET)
+    assert started == ["small-seed-0"]
 
 
 def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> None:

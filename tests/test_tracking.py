@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from conftest import SMALL
 from forked import xraygan
 from rich.console import Console
+from saved_run import gan, saved
 
 from xraygan import Tracker
 from xraygan.display import Display
@@ -94,6 +96,42 @@ def test_tensorboard_has_curves_samples_and_the_recipe_beside_the_results(tracke
     )
     final = json.loads((tracked / "evaluation.json").read_text())["metrics"]["accuracy"]["value"]
     assert events.Scalars("accuracy")[-1].value == pytest.approx(final, rel=1e-6)
+
+
+def test_tensorboard_forgets_what_came_after_the_checkpoint_and_no_more(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from xraygan_trackers.board import TensorBoard
+
+    place = saved(tmp_path / "made", gan("dcgan"))  # of one step, and evaluated
+    for begin, steps, value in ((0, (1, 2, 3), 1.0), (2, (3,), 2.0)):
+        board = TensorBoard(place)
+        board.begin(begin)
+        for step in steps:
+            board.log(step, {"x": value})
+        board._writer.close()
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
+    events = EventAccumulator(str(place / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("x")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_tensorboard_has_results_of_a_run_that_is_trained_to_its_end(
+    steps: int, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from xraygan_trackers.board import TensorBoard
+
+    place = saved(tmp_path / "made", gan("dcgan"))
+    recipe = place / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("\nsteps = 1\n", f"\nsteps = {steps}\n"))
+    (place / "samples/step-00000001.png").touch()
+    board = TensorBoard(place)
+    board.begin(1)
+    board.close()
+    events = EventAccumulator(str(place / "tensorboard"))
+    events.Reload()
+    assert ("_hparams_/session_start_info" in events.summary_metadata) == (steps == 1)
 
 
 class Failing(Tracker):

@@ -346,6 +346,10 @@ def test_no_option_makes_test_images_of_training_images(
         assert "it was trained on" in said and f"because {sets[0].partition('=')[0]} is" in said
     assert (place / "evaluation.json").read_bytes() == before
     # Another hospital's images, in a table of its own.
+    for number in range(250):
+        image = Image.new("L", (16, 16), number)
+        image.putpixel((0, 0), 128)
+        image.save(tmp_path / f"{number:03}.png")
     own(tmp_path, *ROWS[:250])
     xraygan(
         capsys, "evaluate", place, "--set", f"data.root={tmp_path}", "--set", "data.split=split"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import schema
 from .errors import RecipeError, UserError
-from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
+from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .limits import MOST_PARAMETERS, step_of
 from .options import allows_literal, options_of, takes_positional
@@ -66,8 +66,14 @@ def assemble(
             read = choice.options.get("extractor")
             if extractors and read and read not in read_by_scores:
                 read_by_scores[read] = build_extractor(recipe, read, task)
-    terms = [*_own_terms(recipe, networks, task), *_score_terms(recipe, scores, networks)]
-    for module in (*networks.values(), *read_by_scores.values(), *scores.values()):
+    parts: dict[str, Any] = {f"scores.{name}": score for name, score in scores.items()}
+    for name, given in (("objective", ()), ("labeler", (task,))):
+        if name in recipe.choices:
+            parts[name] = build(recipe.choices[name], *given)
+    states = {table: part for table, part in parts.items() if _has_state(part)}
+    terms = [*_own_terms(recipe, networks, parts), *_score_terms(recipe, scores, networks)]
+    modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+    for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
             synchronise(module, ranks)
         module.to(memory_format=_memory_order(module, torch.device(device))).to(device)
@@ -98,7 +104,13 @@ def assemble(
         ranks,
         schedules,
         ages,
+        states,
     )
+
+
+def _has_state(part: Any) -> bool:
+    """Whether a part that is no network of the run remembers something from step to step."""
+    return isinstance(part, nn.Module) and not trained_parameters(part) and bool(state_of(part))
 
 
 def _memory_order(module: nn.Module, device: torch.device) -> torch.memory_format:
@@ -203,8 +215,12 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
         ) from error
 
 
-def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
-    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
+def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, Any]) -> list[Term]:
+    """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11).
+
+    Args:
+        parts: the objective and the labeler, by their tables.
+    """
     terms: list[Term] = []
 
     def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
@@ -212,7 +228,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
             terms.append(Term(name, compute, weight, frozenset(trains)))
 
     if "objective" in recipe.choices:
-        objective: Objective = build(recipe.choices["objective"])
+        objective: Objective = parts["objective"]
         for name, loss in (
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
@@ -229,7 +245,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
         )
     if "labeler" in recipe.choices:
         choice = recipe.choices["labeler"]
-        labeler: Labeler = build(choice, task)
+        labeler: Labeler = parts["labeler"]
         add(
             "pseudo_label",
             lambda step: _labelled_loss(labeler, classifier, step),

@@ -32,6 +32,7 @@ from .display import Display
 from .engine import Session
 from .errors import UserError
 from .evaluate import CONFIDENCE, Evaluation
+from .image_record import note_use
 from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, patterns, spaces
 from .resuming import trained_on
 from .rundir import RunDirectory, as_json, write_together
@@ -126,16 +127,20 @@ def audit(
         **verdict(compared, members, alike),
         "step": step,
         "xraygan": __version__,
-        "protocol": _protocol(evaluation, held, count, seed),
+        "protocol": _protocol(evaluation, held, count, seed) | _data(session, place),
         "copies": {name: found.figures for name, found in compared.items()},
         "membership": members,
         "resemblance": alike,
-        "notes": notes(compared, members, alike, trained_on(place), session.data.fingerprint),
+        "notes": notes(
+            compared, members, alike, trained_on(place), session.data.fingerprint, session.differs
+        ),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))
+    files = {place.audit_picture: picture, place.audit: as_json(content).encode()}
     try:
-        write_together({place.audit: as_json(content).encode(), place.audit_picture: picture})
+        write_together(files, remove=[place.audit])
+        note_use(place, step, session.data, session.differs)
     except OSError as error:
         raise UserError(f"{place.path}: cannot be written ({error.strerror})") from error
     return content
@@ -271,6 +276,14 @@ def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> O
         "permutations": PERMUTATIONS,
         "confidence": CONFIDENCE,
     }
+
+
+def _data(session: Session, place: RunDirectory) -> Object:
+    """Which data were compared, and in what they are not those of the training."""
+    said: Object = {"fingerprint": session.data.fingerprint}
+    if (trained := trained_on(place)) not in (None, session.data.fingerprint):
+        said["trained_on_fingerprint"] = trained
+    return said | ({"data_differs": session.differs} if session.differs else {})
 
 
 # -- pairs -----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .copying import LEVEL, TAIL
@@ -57,12 +57,14 @@ def notes(
     alike: Object,
     trained_on: str | None,
     fingerprint: str,
+    differs: Sequence[str] = (),
 ) -> list[str]:
     """What a reader should know before trusting the figures.
 
     Args:
         trained_on: the fingerprint of the images of the training, None if it is not known.
         fingerprint: that of the images that were compared.
+        differs: in what these are not those of the training, in lines.
     """
     notes = _few(compared, members)
     if alike["share"] > NOTED:
@@ -73,7 +75,8 @@ def notes(
         for name, found in compared.items()
         if found.figures["p"] <= found.figures["level"] and not found.figures["copies"]
     ]
-    if trained_on != fingerprint:
+    notes += [f"these are not the images of the training: {line}" for line in differs]
+    if trained_on != fingerprint and not differs:
         known = "is unknown" if trained_on is None else "differs"
         notes.append(
             "whether these are the images of the training cannot be told: the fingerprint in "

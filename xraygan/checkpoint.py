@@ -91,7 +91,7 @@ class Checkpoint:
     def networks(self) -> list[str]:
         """The names of its networks, and of their averages (``NAME.average``)."""
         files = (file.removesuffix(".safetensors") for file in self.manifest.files)
-        return [name for name in files if not name.endswith(".optimizer")]
+        return [name for name in files if not name.endswith((".optimizer", saved.STATE))]
 
     def load_network(self, name: str, network: nn.Module) -> None:
         """Put a network's saved weights and buffers into it.
@@ -125,14 +125,29 @@ class Checkpoint:
                 state[index] = found
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
+    def load_state(self, name: str, part: nn.Module) -> None:
+        """Restore the buffers of a part that is no network.
+
+        Raises:
+            UserError: they are not those that were saved.
+        """
+        if f"{name}{saved.STATE}.safetensors" not in self.manifest.files:
+            gist = "a former version did not save the buffers of [%s], which begin anew"
+            _log.warning(f"%s: {gist}: other bits than without a stop", self.directory, name)
+            return
+        if not saved.put_back(part, self.tensors(f"{name}{saved.STATE}")):
+            raise UserError(f"{self.directory}: the checkpoint's {name} does not fit the recipe's")
+
     def load_networks(self, graph: TrainingGraph) -> None:
         """Restore every network of a graph, and the averages that are kept of them."""
         for name, network in saved.networks(graph).items():
             self.load_network(name, network)
 
     def load(self, graph: TrainingGraph) -> None:
-        """Restore every network, average and optimizer of a graph."""
+        """Restore every network, average and optimizer of a graph, and what its parts remember."""
         self.load_networks(graph)
+        for name, part in graph.states.items():
+            self.load_state(name, part)
         for name, optimizer in graph.optimizers.items():
             self.load_optimizer(name, graph.networks[name], optimizer)
 

@@ -49,6 +49,15 @@ def file_identity(root: Path, path: str) -> str:
     return f"{PREFIX}{about.st_size}:{about.st_mtime_ns}:{digest}"
 
 
+def content_of(identity: str) -> str:
+    """What an identity says of an image's content alone: of a file its size and digest, since a
+    copy has another time."""
+    if not identity.startswith(PREFIX):
+        return identity
+    size, _, digest = identity.removeprefix(PREFIX).split(":", 2)
+    return f"{size}:{digest}"
+
+
 def stamp(about: os.stat_result) -> str:
     """What the operating system changes whenever a file is written, replaced or given other times.
 

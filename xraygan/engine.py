@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -13,12 +13,15 @@ from typing import cast
 import torch
 from rich.console import Console
 
-from . import checkpoint, lengthening
+from . import checkpoint, ending, lengthening
 from .assemble import assemble, from_random, rehearse
 from .display import Display, logging_to
 from .errors import UserError
-from .evaluate import Evaluation, evaluate, predictions
+from .evaluate import Evaluation
+from .finishing import end, mark
+from .finishing import finish as finish
 from .graph import MODELS, TrainingGraph
+from .image_record import data_differences, write_record
 from .loop import Loop
 from .precision import (
     choose_device,
@@ -30,14 +33,8 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .resuming import (
-    Resumption,
-    data_differences,
-    known_environment,
-    material_changes,
-    trained_on,
-)
-from .rundir import RunDirectory, environment, write_json, write_table
+from .resuming import Resumption, known_environment
+from .rundir import RunDirectory, environment
 from .selection import task_of
 from .starting import pinned, take_over
 from .store import ImageData, ImageSplit, open_dataset, prepare
@@ -53,6 +50,8 @@ class Session:
     Attributes:
         place: the run directory, of a run that was restored.
         chosen_on: the split by whose figures the checkpoint was chosen, if it is the best one.
+        differs: in what the images differ from those that the run was trained on, in lines; known
+            when the data are prepared.
     """
 
     recipe: Recipe
@@ -61,6 +60,7 @@ class Session:
     _prepare: Callable[[], ImageData]
     place: RunDirectory | None = None
     chosen_on: str | None = None
+    differs: list[str] = field(default_factory=list)
 
     @cached_property
     def data(self) -> ImageData:
@@ -92,6 +92,7 @@ class Session:
         task = recorded_task(place, recipe)
         data = prepare(recipe, display.progress, training=False) if task is None else None
         task = task or cast(ImageData, data).task
+        differs: list[str] = []
 
         def prepared() -> ImageData:
             found = data or prepare(recipe, display.progress, training=False)
@@ -101,12 +102,13 @@ class Session:
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
             check_unseen(place, recipe, found)
-            for line in data_differences(known_environment(place), found):
+            differs.extend(data_differences(place, known_environment(place), found))
+            for line in differs:
                 display.say(f"warning: these are not the images of the run: {line}")
             return found
 
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
-        return cls(recipe, device, graph, prepared, place)
+        return cls(recipe, device, graph, prepared, place, differs=differs)
 
     def evaluation(self, split: str | None = None) -> Evaluation:
         """What metrics measure, with the networks as they are now.
@@ -177,11 +179,10 @@ def run(
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
     asked, recipe = recipe, pinned(recipe, place)
-    if resume and place.evaluation.exists():
-        place.check(resume=True)
-        if not Resumption.of(place, recipe, longer=longer).lengthened:
-            display.say(f"{place.path} is complete")
-            return place
+    done = resume and place.recipe.exists() and not ending.lacking(place.path)
+    if done and not Resumption.of(place, recipe, longer=longer).lengthened:
+        display.say(_complete(place))
+        return place
     with join(recipe.tables.run.device) as ranks:
         check_shares(recipe, ranks.count)
         if not ranks.first:
@@ -205,7 +206,8 @@ def _lead(
     """The run of the first rank, which writes the run directory."""
     recipe, data = session.recipe, session.data
     if resumed:
-        resumed.check_data(data)  # until here nothing is changed
+        differences = data_differences(place, resumed.environment, data)
+        resumed.check_data(data, differences)  # until here nothing is changed
     with place.said_of_the_disk():
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
@@ -213,6 +215,7 @@ def _lead(
     said = _start(session, place)
     place.begin(recipe)
     with place.said_of_the_disk(), logging_to(place.log, display):
+        write_record(place, data)  # before what says that these are the run's images
         if resumed:
             resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
         else:
@@ -234,10 +237,22 @@ def _lead(
         loop = Loop(session, place, display, ranks)
         try:
             loop.run()
-            finish(session, place, loop.total)
+            end(session, place, loop.total, anew=bool(resumed and resumed.changed))
         finally:
             if loop.keeper:
                 loop.keeper.trackers.close()
+        mark(place, loop.total)
+
+
+def _complete(place: RunDirectory) -> str:
+    """That there is nothing left to do for a run, and which step its figures are of."""
+    step = ending.evaluated_step(place.path)
+    if step == ending.trained_steps(place.path):
+        return f"{place.path} is complete"
+    return (
+        f"{place.path} is complete; its evaluation.json is of step {step}, and `xraygan evaluate "
+        f"{place.path}` measures its last step again"
+    )
 
 
 def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
@@ -290,6 +305,11 @@ def restore(
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
+    if (left := ending.untrained(place.path)) and which == checkpoint.LATEST:
+        display.say(
+            f"warning: {place.path} is not finished, {left}; this is step {found.step}, and "
+            "`xraygan run` with --resume goes on"
+        )
     if which == checkpoint.BEST:
         session.chosen_on = place.best_split(found.step)
     return session, place, found.step
@@ -344,41 +364,3 @@ def check_shares(recipe: Recipe, ranks: int) -> None:
             f"[run] batch_size: {words.batch_size} images cannot be shared equally by {parts} "
             f"parts ({ranks} --devices times [run] accumulate = {words.accumulate})"
         )
-
-
-def finish(session: Session, place: RunDirectory, step: int) -> Path:
-    """Measure the split that the recipe names and write its figures and predictions.
-
-    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
-    written anew. If the run was trained to be measured on another split, these are left as they
-    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
-
-    Returns:
-        The evaluation's file.
-    """
-    from .report import write_report  # matplotlib takes seconds to import: only when it is needed
-
-    evaluation = session.evaluation()
-    result, resamples = evaluate(evaluation, step)
-    result["protocol"]["fingerprint"] = session.data.fingerprint
-    result["protocol"]["images_fingerprint"] = evaluation.test.fingerprint()
-    trained = trained_on(place)
-    if trained not in (None, session.data.fingerprint):
-        result["protocol"]["trained_on_fingerprint"] = trained
-    if session.chosen_on:
-        result["protocol"]["chosen_on"] = session.chosen_on
-    changed = material_changes(place, session.recipe)
-    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
-    if changed:  # by --set: the run's own recipe does not tell how this was measured
-        result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}
-    own = evaluation.split == place.split
-    files = place if own else place.of_split(evaluation.split)
-    if "classifier" in session.graph.networks:
-        write_table(files.predictions, predictions(evaluation))
-    files.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
-    if len(resamples):
-        write_table(files.bootstrap, resamples.round(6))
-    write_json(files.evaluation, result)
-    if own:
-        write_report(place.path)
-    return files.evaluation

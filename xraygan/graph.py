@@ -51,6 +51,8 @@ class TrainingGraph:
         ranks: the processes that train it together.
         schedules: network -> its learning rate as a share of its optimizer's own, at a progress.
         ages: network -> steps that it was trained for before this run, in another one.
+        states: parts that are no networks and have buffers, which checkpoints save: scores without
+            parameters, a labeler, an objective, by their tables.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class TrainingGraph:
         ranks: Ranks | None = None,
         schedules: Mapping[str, Callable[[float], float]] | None = None,
         ages: Mapping[str, int] | None = None,
+        states: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
@@ -79,6 +82,7 @@ class TrainingGraph:
         self.ranks = ranks or Ranks()
         self.schedules = dict(schedules or {})
         self.ages = dict(ages or {})
+        self.states = dict(states or {})
         self._own = self.networks.keys() - set(MODELS)
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
@@ -145,14 +149,16 @@ class TrainingGraph:
     def _unmoved(self) -> Iterator[None]:
         """Within it, the buffers of networks and averages (batch norms, spectral norms) may move;
         then they are as before."""
-        before = [buffer.clone() for buffer in self.buffers()]
+        networks = (*self.networks.values(), *self.averages.values())
+        before = [buffer.clone() for network in networks for buffer in network.buffers()]
         yield
-        for buffer, value in zip(self.buffers(), before, strict=True):
+        after = [buffer for network in networks for buffer in network.buffers()]
+        for buffer, value in zip(after, before, strict=True):
             buffer.data.copy_(value)  # not through autograd: it has what the backward pass needs
 
     def buffers(self) -> list[Tensor]:
-        """What moves in networks and averages without an optimizer, such as running statistics."""
-        every = (*self.networks.values(), *self.averages.values())
+        """What moves without an optimizer, such as running statistics."""
+        every = (*self.networks.values(), *self.averages.values(), *self.states.values())
         return [buffer for network in every for buffer in network.buffers()]
 
     def differentiate(
@@ -300,6 +306,12 @@ def flattened(value: Tensor, parameter: Tensor) -> Tensor:
     if value.stride() != parameter.stride():
         value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return value.as_strided((value.numel(),), (1,))
+
+
+def state_of(part: nn.Module) -> dict[str, Tensor]:
+    """A module's buffers by name, but for those that are not persistent."""
+    names = {name for name, _ in part.named_buffers()}
+    return {name: value for name, value in part.state_dict().items() if name in names}
 
 
 def trained_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -183,7 +183,9 @@ class Score(nn.Module, ABC):
     """A regularization term: a number computed from one training step.
 
     Parameters registered on it (a style-transfer network, say) make it a network of the run, named
-    as the recipe names the score, with an optimizer of its own.
+    as the recipe names the score, with an optimizer of its own. What it remembers from step to step
+    are buffers (``register_buffer``): they are saved, so that a resumed run goes on to the same
+    bits.
 
     Attributes:
         trains: the networks that learn from it unless the recipe's ``trains`` says otherwise.
@@ -207,7 +209,11 @@ class Score(nn.Module, ABC):
 
 
 class Objective(ABC):
-    """The adversarial losses: what the generator and the discriminator minimize."""
+    """The adversarial losses: what the generator and the discriminator minimize.
+
+    One that remembers something from step to step is a ``torch.nn.Module`` too and keeps it in
+    buffers, which are saved.
+    """
 
     @abstractmethod
     def generator_loss(self, step: Step) -> Tensor:
@@ -254,6 +260,9 @@ class Augmenter(nn.Module, ABC):
 
 class Labeler(ABC):
     """Labels for generated images, from which the classifier learns.
+
+    One that remembers something from step to step is a ``torch.nn.Module`` too and keeps it in
+    buffers, which are saved.
 
     Attributes:
         needs_condition: True if it reads the labels that a conditional generator is given.

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import checkpoint
 from .assemble import build
 from .collapse import Watch, diversity
+from .ending import unmeasured
 from .errors import nearest
 from .evaluate import evaluate
 from .generate import generate
@@ -70,8 +71,12 @@ class Keeper:
         self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)
-        if not done:
+        if not done or not (self.place.samples / "real.png").is_file():
             image_grid(images).save(self.place.samples / "real.png")
+        if done == self.total and any(
+            name.startswith("samples/") for name in unmeasured(self.place.path)
+        ):
+            self._sample(done)
 
     def keep(self, done: int, meter: Meter) -> None:
         """Sample, evaluate and save where the recipe asks for it, and at the end."""

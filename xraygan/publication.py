@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from .ending import unmeasured
 from .errors import UserError
 from .figures import (
     COLOURS,
@@ -76,7 +77,8 @@ def write_figures(
     """
     run = RunFiles.open(run_directory)
     drawn: dict[str, bytes] = {}
-    notes: list[str] = []
+    left = unmeasured(run_directory)
+    notes = [f"the run is not finished: it lacks {', '.join(left)}"] if left else []
     for name, draw in FIGURES.items():
 
         def say(note: str, name: str = name) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from .ending import unmeasured
 from .figures import classifier_curves, curve
 from .gallery import BESIDE, SOURCES, by_class, over_training
 from .page import (
@@ -122,8 +123,11 @@ def summary(run: RunFiles) -> str:
     ]
     text += f": {', '.join(splits)}. " if splits else ". "
     if "step" in run.evaluation:
-        return text + f"Evaluated at step {count(run.evaluation['step'])}."
-    return text + "Not evaluated."
+        text += f"Evaluated at step {count(run.evaluation['step'])}."
+    else:
+        text += "Not evaluated."
+    left = unmeasured(run.directory)
+    return text + (f" Not finished: it lacks {', '.join(left)}." if left else "")
 
 
 def missing(run: RunFiles) -> Html | None:
@@ -411,7 +415,7 @@ def _recipe(run: RunFiles) -> Html:
 def _environment(run: RunFiles) -> Html:
     if not run.environment:
         return absent("environment.json")
-    own = ("dataset", "command")  # they have their own places
+    own = ("dataset", "command", "finished")  # they have their own places
     rest = {name: value for name, value in run.environment.items() if name not in own}
     parts = rest.pop("plugins", None)
     shown = facts((name, plain(value)) for name, value in rest.items())

@@ -62,7 +62,9 @@ IMMATERIAL = (
 )  # fmt: skip
 LARGEST = 1 << 28  # bytes of an environment.json, which names every image that was left out
 #: of environment.json: what differs between any two starts, or is compared elsewhere
-_NO_FACTS = ("command", "started", "seed", "resumed", "dataset.*", "files.*")
+_NO_FACTS = (
+    "command", "started", "finished*", "seed", "resumed", "used", "dataset.*", "files.*"
+)  # fmt: skip
 #: what is recorded, and cannot change the bits
 _HARMLESS = ("python", "platform")
 
@@ -157,14 +159,17 @@ class Resumption:
                 f"{self.place.path} --checkpoint STEP` to measure it at an earlier step"
             )
 
-    def check_data(self, data: ImageData) -> None:
+    def check_data(self, data: ImageData, differences: list[str]) -> None:
         """Hold that the images are those that the run began with.
 
+        Args:
+            differences: in what they are not, of :func:`xraygan.image_record.data_differences`.
+
         Raises:
-            UserError: they are not; the message says what differs, as far as it can be told.
+            UserError: they are not; the message says what differs.
         """
         self._check_steps(self.totals(len(data.splits["train"]))[1])
-        if differences := data_differences(self.environment, data):
+        if differences:
             raise UserError(
                 f"{self.place.path}: the images are not those that the run began with:"
                 + "".join(f"\n  {line}" for line in differences)
@@ -187,9 +192,11 @@ class Resumption:
             "step": self.step,
             "time": facts["started"],
             "command": sys.argv,
+            "fingerprint": facts["dataset"]["fingerprint"],
             "changed": {key: {"was": was, "now": now} for key, (was, now) in changed.items()},
         }
-        began = {k: self.environment[k] for k in ("started", "command") if k in self.environment}
+        kept = ("started", "command", "used")
+        began = {k: self.environment[k] for k in kept if k in self.environment}
         trail = [*self.environment.get("resumed", []), entry]
         files = {self.place.environment: as_json({**facts, **began, "resumed": trail}).encode()}
         if self.changed:
@@ -342,34 +349,6 @@ def _lines(changed: Changes) -> list[str]:
 # -- the data and the machine ----------------------------------------------------------------------
 
 
-def data_differences(environment: Mapping[str, Any], data: ImageData) -> list[str]:
-    """In what the images differ from those of an ``environment.json``, in lines.
-
-    Returns:
-        Nothing if they are the same, or if it does not say which images they were.
-    """
-    then, now = environment.get("dataset", {}), data.summary()
-    keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in then]
-    if all(then[key] == now.get(key) for key in keys):
-        return []
-    lines = []
-    for what in ("images", "patients", "classes"):
-        was, is_now = dict(flat(then.get(what, {}))), dict(flat(now[what]))
-        for key in dict.fromkeys((*was, *is_now)):
-            if (a := was.get(key, 0)) != (b := is_now.get(key, 0)):
-                split, _, name = key.partition(".")
-                of = f"images of {name}" if name else what
-                lines.append(f"{split} {of}: {a} there, {b} now")
-    left_out = [len(found.get("skipped") or ()) for found in (then, now)]
-    if left_out[0] != left_out[1]:
-        lines.append(f"unreadable images left out: {left_out[0]} there, {left_out[1]} now")
-    if lines:
-        return lines
-    if then.get("fingerprint") == now["fingerprint"]:
-        return ["age, sex or view of some images"]
-    return ["as many images of each class; pixels, paths, labels or splits of some of them differ"]
-
-
 def classes_of(environment: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes of an ``environment.json``, in the order of the label vectors; () if unknown."""
     return tuple(next(iter(environment.get("dataset", {}).get("classes", {}).values()), ()))
@@ -392,7 +371,7 @@ def keep_evaluation(place: RunDirectory, step: int) -> None:
         step = int(parse_json(read_text(place.evaluation, LARGEST))["step"])
     others = [place.of_split(split) for split in SPLIT_NAMES]
     of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
-    report = place.path / "report.html"
-    for path in (*of_splits, place.predictions, place.bootstrap, report, place.evaluation):
+    own = (place.predictions, place.bootstrap, place.report, place.evaluation)
+    for path in (*of_splits, *own):
         if path.exists():
             path.replace(path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}"))

@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -44,12 +44,14 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.predictions = path / "predictions.csv"
         self.conditions = path / "conditions.csv"
+        self.images = path / "images.safetensors"
         self.bootstrap = path / "bootstrap.csv"
         self.audit = path / "audit.json"
         self.audit_picture = path / "audit.png"
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.log = path / "run.log"
+        self.report = path / "report.html"
         self.lock = path / LOCK
 
     @property
@@ -172,7 +174,9 @@ class RunDirectory:
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
                 "directory with --out DIR"
             )
-        if not self.recipe.exists() and any(p.name != LOCK for p in self.path.glob("*")):
+        # A run that was killed at its very beginning leaves no more than these.
+        begun = {LOCK, building_name(self.recipe)}
+        if not self.recipe.exists() and any(p.name not in begun for p in self.path.glob("*")):
             raise UserError(
                 f"{self.path} is not empty and holds no run; choose another directory with "
                 "--out DIR"
@@ -185,11 +189,13 @@ class RunDirectory:
             UserError: it cannot be written.
         """
         try:
-            # Also of a run that is resumed: some archives and cloud disks drop empty folders.
-            self.samples.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
+            # First: a folder that holds anything else and no recipe is not taken for a run.
             if not self.recipe.exists():
+                self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
+            # Also of a run that is resumed: some archives and cloud disks drop empty folders.
+            self.samples.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
@@ -257,6 +263,7 @@ def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) ->
         "git": git_revision(),
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
         "dataset": {"plugin": recipe.choices["data"].part.name, **data},
         "plugins": parts,
         "files": {k: sha256(path) for k, path in recipe.files().items() if path.is_file()},
@@ -274,15 +281,27 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write files beside their places and move them there when all of them are whole."""
-    building = {path: path.with_name(f".{path.name}.building") for path in files}
+def building_name(path: Path) -> str:
+    """The name of a file until it is whole."""
+    return f".{path.name}.building"
+
+
+def write_together(files: Mapping[Path, bytes], remove: Iterable[Path] = ()) -> None:
+    """Write files beside their places and move them there when all of them are whole.
+
+    Args:
+        remove: files that are removed before the first is moved. Where the last one is among them,
+            it is there only if all others are of the same writing, whenever the process is killed.
+    """
+    building = {path: path.with_name(building_name(path)) for path in files}
     try:
         for path, content in files.items():
             with building[path].open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        for path in remove:
+            path.unlink(missing_ok=True)
         for path in files:
             building[path].replace(path)
     except OSError:
@@ -297,7 +316,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(path, as_table(table))
+
+
+def as_table(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def write_json(path: Path, content: Any) -> None:

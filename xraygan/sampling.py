@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from torch import Tensor
 from .display import Display
 from .engine import Session
 from .errors import UserError, nearest
+from .filling import fill, refuse_filled
 from .generate import Generated, generate
 from .metadata import parse
-from .rundir import write_table
+from .rundir import as_table
 from .seeding import rng
 
 #: draws for one image of a class before an unconditional generator is given up
@@ -38,24 +40,24 @@ def write_images(
     Nothing is written before all of them are there.
 
     Raises:
-        UserError: the run has no generator or no such class, the folder is not empty, or the
-            generator hardly ever makes the class.
+        UserError: the run has no generator or no such class, the folder is not empty or cannot be
+            written, or the generator hardly ever makes the class.
     """
     graph = session.graph
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a new folder with --out")
+    refuse_filled(out)
     names = graph.task.classes
     made, probs = sample(session, count, class_name, seed, display, metadata)
-    out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
             table[f"condition:{name}"] = made.labels[:, column].numpy()
         if probs is not None:
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
+    files = {}
     for file, image in zip(table["file"], made.images.numpy(), strict=True):
-        Image.fromarray(image).save(out / file)
-    write_table(out / "generated.csv", table)
+        Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
+        files[file] = content.getvalue()
+    fill(out, {**files, "generated.csv": as_table(table).encode()})
 
 
 def sample(

@@ -69,6 +69,8 @@ class EnvironmentFile(Shape):
     command: list[str] = []
     files: dict[str, str] = {}
     resumed: list[Any] = []
+    used: list[Any] = []
+    finished: dict[str, Any] | None = None
 
 
 class Line(Shape):
@@ -97,6 +99,8 @@ class Protocol(Shape):
     trained_on_fingerprint: str | None = None
     images_fingerprint: str | None = None
     chosen_on: str | None = None
+    data_differs: list[str] = []
+    unfinished: str | None = None
 
 
 class Measurement(Shape):
@@ -116,7 +120,11 @@ class EvaluationFile(Shape):
 def cautions(protocol: Mapping[str, Any]) -> list[str]:
     """What a reader of an evaluation's figures must know of how they came about, in sentences."""
     said = []
-    if protocol.get("trained_on_fingerprint"):
+    if unfinished := protocol.get("unfinished"):
+        said.append(f"Measured before the run was finished: {unfinished}.")
+    if differs := protocol.get("data_differs"):
+        said.append(f"Measured on other data than the run was trained on: {'; '.join(differs)}.")
+    elif protocol.get("trained_on_fingerprint"):  # of former versions
         said.append(
             "Measured on other data than the run was trained on (their fingerprints differ), so "
             "nobody can tell whether training images are among the images."

@@ -75,6 +75,7 @@ class Store:
         bad: unreadable images, which are black here: path -> reason.
         doubtful: images that can be read and may be ruined, by the way.
         seconds: how long decoding them took; None where that had been done before.
+        contents: what tells whether each image is the same (:meth:`xraygan.Dataset.identity`).
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class Store:
     bad: dict[str, str]
     doubtful: list[Doubtful]
     seconds: float | None
+    contents: Sequence[str] = ()
 
     def account(self) -> str:
         """What was done, what is left out and where the store is, in a few lines."""
@@ -138,7 +140,7 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
     folder = cache_folder(data.cache) / _key(recipe, asked, contents)
     try:
         if (store := _usable(folder, asked)) is not None:
-            return store
+            return replace(store, contents=contents)
         if data.on_bad_image == "stop":
             gone = [path for path, content in zip(paths, contents, strict=True) if not content]
             if bad := _tried(asked, gone):
@@ -163,7 +165,7 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
             f"{folder}: the image store was taken away or changed while it was opened; the same "
             "command decodes it anew"
         )
-    return replace(store, seconds=seconds)
+    return replace(store, seconds=seconds, contents=contents)
 
 
 def contents_of(recipe: Recipe, dataset: Dataset, paths: Sequence[str]) -> list[str]:

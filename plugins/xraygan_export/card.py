@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from xraygan import __version__
+from xraygan.ending import untrained
 from xraygan.engine import Session
 from xraygan.reading import parse_json, read_text
 from xraygan.rundir import RunDirectory
@@ -45,7 +46,7 @@ def card(
     parts = [
         _front_matter(session, models, evaluation, step),
         f"# {_plain(session.recipe.name)}",
-        _what(session, models, step),
+        _what(session, models, step) + _unfinished(place),
         _data(session, place),
         _results(evaluation, step),
         _audit(place, step),
@@ -134,6 +135,11 @@ Networks for grey chest radiographs of {task.image_size} x {task.image_size} pix
 It was trained on the weighted sum of these terms: {terms}."""
 
 
+def _unfinished(place: RunDirectory) -> str:
+    left = untrained(place.path)
+    return f"\n\n**The run was not finished: {left}.**" * bool(left)
+
+
 def _data(session: Session, place: RunDirectory) -> str:
     recipe, data = session.recipe, RunFiles(place.path).environment.get("dataset", {})
     if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
@@ -207,7 +213,8 @@ def _audit(place: RunDirectory, step: int) -> str:
         found = parse_json(read_text(place.audit, 1 << 28))
         about = found["protocol"]
         said = (
-            f"{_of_another_step('made', found['step'], step)}{_plain(found['says'])} "
+            f"{_of_another_step('made', found['step'], step)}{_of_other_data(about)}"
+            f"{_plain(found['says'])} "
             f"({about['generated']:,} generated, {about['training_images']:,} training and "
             f"{about['held_out_images']:,} held-out images; verdict `{found['verdict']}`). "
             "It cannot show that a generator is safe."
@@ -218,6 +225,14 @@ def _audit(place: RunDirectory, step: int) -> str:
             "images; do that before its weights leave the house."
         )
     return f"## Privacy audit\n\n{said}"
+
+
+def _of_other_data(about: Object) -> str:
+    differs = about.get("data_differs") or []
+    lines = _plain("; ".join(map(str, differs)))
+    return f"**It was made with other images than those of the training: {lines}.** " * bool(
+        differs
+    )
 
 
 def _of_another_step(what: str, of: object, step: int) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import suppress
 from pathlib import Path
 
 from xraygan import UserError
 from xraygan.engine import Session
-from xraygan.rundir import RunDirectory, write_together
+from xraygan.filling import fill, refuse_filled
+from xraygan.rundir import RunDirectory
 
 from .card import card
 from .models import files, models
@@ -20,8 +20,7 @@ def refuse_early(formats: tuple[str, ...], out: Path) -> None:
     Raises:
         UserError: the folder is not empty, or a package is missing.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a new folder with --out")
+    refuse_filled(out)
     if "onnx" in formats:
         for package in ("onnx", "onnxscript"):
             try:
@@ -47,12 +46,4 @@ def write(
     found = models(session)
     contents = {name: data for model in found for name, data in files(model, formats)}
     text = card(session, place, step, found, list(contents))
-    written = {out / name: data for name, data in {**contents, "README.md": text.encode()}.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_together(written)
-    except OSError as error:
-        with suppress(OSError):
-            out.rmdir()
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    return list(written)
+    return fill(out, {**contents, "README.md": text.encode()})

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xraygan import Tracker, UserError
+from xraygan.ending import unmeasured
 
 
 class TensorBoard(Tracker):
@@ -35,7 +36,7 @@ class TensorBoard(Tracker):
 
     def begin(self, step: int) -> None:
         # What was logged after the step that the run goes on from is not shown.
-        self._writer = self._open(str(self.directory / "tensorboard"), purge_step=step or None)
+        self._writer = self._open(str(self.directory / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -48,9 +49,10 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
-        result = self.directory / "evaluation.json"
-        if result.is_file():
-            metrics = json.loads(result.read_text(encoding="utf-8"))["metrics"]
+        if not unmeasured(self.directory):  # or the figures are of an earlier step
+            metrics = json.loads((self.directory / "evaluation.json").read_text(encoding="utf-8"))[
+                "metrics"
+            ]
             figures = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
             self._writer.add_hparams(dict(_leaves(recipe)), figures, run_name=".")
         self._writer.close()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ending import lacking
 from ..errors import UserError
 from ..reading import parse_json, read_text
 from ..recipe import Recipe
@@ -45,8 +46,9 @@ def differing(place: RunDirectory, recipe: Recipe) -> Changes:
 
 
 def _measured_otherwise(place: RunDirectory) -> Changes:
-    """How the evaluation of a run differs from the one that ended its training."""
-    if not place.evaluation.exists():
+    """How the evaluation of a run differs from the one that ended its training; a run that is not
+    done is resumed, which measures it."""
+    if not place.evaluation.exists() or lacking(place.path):
         return {}
     try:
         found = parse_json(read_text(place.evaluation))

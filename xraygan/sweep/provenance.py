@@ -8,13 +8,24 @@ from typing import Any
 from ..comparable import reasons_against
 from ..runfiles import RunFiles
 
+
+def over_time(environment: Mapping[str, Any], key: str) -> object:
+    """A fact that a run recorded; of a run that was resumed with another one, each with the step
+    until which it held."""
+    now, said = environment.get(key), []
+    for entry in environment.get("resumed", []):
+        if (changed := entry.get("changed", {}).get(key)) and entry.get("step"):
+            said.append(f"{changed['was']} until step {entry['step']}")
+    return ", ".join([*said, str(now)]) if said else now
+
+
 #: what the table says of it, from a run's environment.json
 RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "revision": lambda environment: environment.get("git"),
     "xraygan": lambda environment: environment.get("xraygan"),
-    "torch": lambda environment: environment.get("torch"),
-    "device": lambda environment: environment.get("device"),
-    "threads": lambda environment: environment.get("threads"),
+    "torch": lambda environment: over_time(environment, "torch"),
+    "device": lambda environment: over_time(environment, "device"),
+    "threads": lambda environment: over_time(environment, "threads"),
     "fingerprint of the data": lambda environment: environment.get("dataset", {}).get(
         "fingerprint"
     ),

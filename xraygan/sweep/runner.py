@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..display import Display
+from ..ending import lacking
 from ..rundir import RunDirectory, write_atomically
 from ..signals import Interrupted, noting_signals
 from .earlier import differing, refuse_others, remove
@@ -43,7 +44,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.place.evaluation.exists() and not self.failure
+        return not self.failure and not lacking(self.place.path)
 
     def progress(self) -> float:
         """How much of it is done, in [0, 1), as its log says."""

@@ -1,0 +1,97 @@
+"""The end of a run, and what is measured of it later: figures, predictions, the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import ending
+from .evaluate import evaluate, predictions
+from .image_record import note_use
+from .resuming import material_changes, read_environment, trained_on
+from .rundir import RunDirectory, as_json, as_table, write_json, write_together
+
+if TYPE_CHECKING:
+    from .engine import Session
+
+
+def end(session: Session, place: RunDirectory, step: int, *, anew: bool) -> None:
+    """What follows a run's last step, as far as it is not there.
+
+    Args:
+        anew: measure in any case, since the recipe was changed.
+    """
+    from .report import write_report  # matplotlib takes seconds to import: only when it is needed
+
+    if anew or ending.unmeasured(place.path):
+        finish(session, place, step)
+    else:  # the run was killed after its figures
+        write_report(place.path)
+
+
+def mark(place: RunDirectory, step: int) -> None:
+    """Note in ``environment.json`` that a run is done, after its last step.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {**read_environment(place), "finished": {"step": step, "time": now}}
+    write_json(place.environment, content)
+
+
+def finish(session: Session, place: RunDirectory, step: int) -> Path:
+    """Measure the split that the recipe names and write its figures and predictions.
+
+    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
+    written anew. If the run was trained to be measured on another split, these are left as they
+    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
+
+    Returns:
+        The evaluation's file.
+    """
+    from .report import write_report
+
+    evaluation = session.evaluation()
+    result, resamples = evaluate(evaluation, step)
+    result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
+    own = evaluation.split == place.split
+    files = place if own else place.of_split(evaluation.split)
+    written = {}
+    if "classifier" in session.graph.networks:
+        written[files.predictions] = as_table(predictions(evaluation)).encode()
+    if len(resamples):
+        written[files.bootstrap] = as_table(resamples.round(6)).encode()
+    written[files.evaluation] = as_json(result).encode()
+    # What is there is of other figures, from the moment when the first of these is moved.
+    stale = (files.evaluation, files.bootstrap, *((place.report,) if own else ()))
+    with place.said_of_the_disk():
+        write_together(written, remove=stale)
+        note_use(place, step, session.data, session.differs)
+    if own:
+        write_report(place.path)
+    return files.evaluation
+
+
+def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str, object]:
+    """What a protocol says of the data, the checkpoint and the recipe that figures are of.
+
+    Args:
+        images: the fingerprint of those that were measured.
+    """
+    data = session.data.fingerprint
+    said: dict[str, object] = {"fingerprint": data, "images_fingerprint": images}
+    if (trained := trained_on(place)) not in (None, data):
+        said["trained_on_fingerprint"] = trained
+    if session.differs:
+        said["data_differs"] = session.differs
+    if left := ending.untrained(place.path):
+        said["unfinished"] = left
+    if session.chosen_on:
+        said["chosen_on"] = session.chosen_on
+    changed = material_changes(place, session.recipe)
+    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
+    if changed:  # by --set: the run's own recipe does not tell how this was measured
+        said["changed"] = {key: now for key, (_, now) in changed.items()}
+    return said
