@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import schema
+from . import answers, schema
 from .errors import RecipeError, UserError
+from .faults import PluginFault, asking
 from .graph import MODELS, Term, TrainingGraph, flattened, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .options import allows_literal, options_of, takes_positional
 from .planning import Blocked
 from .ranks import Ranks, synchronise
 from .recipe import Choice, Recipe
-from .registry import describe_error
 from .seeding import derive_seed
 from .step import Step
 
@@ -102,6 +102,7 @@ def assemble(
         ranks,
         schedules,
         ages,
+        recipe.choices,
     )
 
 
@@ -194,7 +195,10 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
     torch.manual_seed(derive_seed(seed, "init", choice.table))
     given = positional if takes_positional(choice.part.cls) else ()
     try:
-        return choice.part.cls(*given, **choice.options)
+        with asking(choice, "its constructor"):
+            return choice.part.cls(*given, **choice.options)
+    except PluginFault:
+        raise
     except UserError as error:
         raise UserError(f"[{choice.table}]: {error}") from error
     except Blocked as error:
@@ -202,22 +206,18 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
             f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} cannot be "
             f"built here: {error}"
         ) from error
-    except Exception as error:
-        if choice.part.distribution == "xraygan":
-            raise  # ours to mend: let the traceback be seen
-        raise UserError(
-            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} failed to "
-            f"build: {describe_error(error)}"
-        ) from error
 
 
 def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[Term]:
     """The networks' own losses: adversarial (Eqs. 1, 6) and classification (L_C of Eq. 11)."""
     terms: list[Term] = []
 
-    def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
+    def add(
+        name: str, compute: Callable[[Step], Tensor], weight: float, trains: Iterable[str],
+        choice: Choice, method: str,
+    ) -> None:  # fmt: skip
         if weight != 0:
-            terms.append(Term(name, compute, weight, frozenset(trains)))
+            terms.append(Term(name, compute, weight, frozenset(trains), choice, method))
 
     if "objective" in recipe.choices:
         objective: Objective = build(recipe.choices["objective"])
@@ -225,15 +225,18 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
         ):
-            add(name, loss, recipe.network(name).words.weight, name)
+            weight, choice = recipe.network(name).words.weight, recipe.choices["objective"]
+            add(name, loss, weight, [name], choice, f"{name}_loss()")
     if "classifier" in networks:
         classifier: Classifier = networks["classifier"]
         weight = recipe.network("classifier").words.weight
         add(
             "classification",
-            lambda step: classifier.losses(step.real_logits, step.labels).mean(),
+            lambda step: _losses(classifier, step.real_logits, step.labels).mean(),
             weight,
-            "classifier",
+            ["classifier"],
+            recipe.choices["classifier"],
+            "losses()",
         )
     if "labeler" in recipe.choices:
         choice = recipe.choices["labeler"]
@@ -242,17 +245,25 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], task: Task) -> list[
             "pseudo_label",
             lambda step: _labelled_loss(labeler, classifier, step),
             choice.words.weight,
-            *choice.words.trains,
+            choice.words.trains,
+            choice,
+            "label()",
         )
     return terms
 
 
 def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
     """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
-    labels, weights = labeler.label(step)
+    found, logits = labeler.label(step), step.fake_logits
+    labels, weights = answers.labels(found, len(logits), step.task, logits.device)
     step.record("pseudo_label_kept", (weights > 0).float().mean())
-    losses = classifier.losses(step.fake_logits, labels)
+    with step.asking("classifier", "losses()"):
+        losses = _losses(classifier, logits, labels)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _losses(classifier: Classifier, logits: Tensor, labels: Tensor) -> Tensor:
+    return answers.floating(classifier.losses(logits, labels), (len(logits),))
 
 
 def _score_terms(
@@ -266,7 +277,7 @@ def _score_terms(
         trains = frozenset((*score.trains, *own) if named is None else named)
         for network in sorted(trains - set(networks)):
             raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
-        terms.append(Term(name, score, choice.words.weight, trains))
+        terms.append(Term(name, score, choice.words.weight, trains, choice))
     return terms
 
 

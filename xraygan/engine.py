@@ -17,7 +17,8 @@ from . import checkpoint, lengthening
 from .assemble import assemble, from_random, rehearse
 from .display import Display, logging_to
 from .errors import UserError
-from .evaluate import Evaluation, evaluate, predictions
+from .evaluate import Evaluation
+from .finishing import finish
 from .graph import MODELS, TrainingGraph
 from .loop import Loop
 from .precision import (
@@ -30,14 +31,8 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .resuming import (
-    Resumption,
-    data_differences,
-    known_environment,
-    material_changes,
-    trained_on,
-)
-from .rundir import RunDirectory, environment, write_json, write_table
+from .resuming import Resumption, data_differences, known_environment
+from .rundir import RunDirectory, environment
 from .selection import task_of
 from .starting import pinned, take_over
 from .store import ImageData, ImageSplit, open_dataset, prepare
@@ -177,7 +172,7 @@ def run(
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
     asked, recipe = recipe, pinned(recipe, place)
-    if resume and place.evaluation.exists():
+    if resume and place.is_measured():
         place.check(resume=True)
         if not Resumption.of(place, recipe, longer=longer).lengthened:
             display.say(f"{place.path} is complete")
@@ -340,41 +335,3 @@ def _check_shares(recipe: Recipe, ranks: Ranks) -> None:
             f"[run] batch_size: {words.batch_size} images cannot be shared equally by {parts} "
             f"parts ({ranks.count} --devices times [run] accumulate = {words.accumulate})"
         )
-
-
-def finish(session: Session, place: RunDirectory, step: int) -> Path:
-    """Measure the split that the recipe names and write its figures and predictions.
-
-    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
-    written anew. If the run was trained to be measured on another split, these are left as they
-    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
-
-    Returns:
-        The evaluation's file.
-    """
-    from .report import write_report  # matplotlib takes seconds to import: only when it is needed
-
-    evaluation = session.evaluation()
-    result, resamples = evaluate(evaluation, step)
-    result["protocol"]["fingerprint"] = session.data.fingerprint
-    result["protocol"]["images_fingerprint"] = evaluation.test.fingerprint()
-    trained = trained_on(place)
-    if trained not in (None, session.data.fingerprint):
-        result["protocol"]["trained_on_fingerprint"] = trained
-    if session.chosen_on:
-        result["protocol"]["chosen_on"] = session.chosen_on
-    changed = material_changes(place, session.recipe)
-    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
-    if changed:  # by --set: the run's own recipe does not tell how this was measured
-        result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}
-    own = evaluation.split == place.split
-    files = place if own else place.of_split(evaluation.split)
-    if "classifier" in session.graph.networks:
-        write_table(files.predictions, predictions(evaluation))
-    files.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
-    if len(resamples):
-        write_table(files.bootstrap, resamples.round(6))
-    write_json(files.evaluation, result)
-    if own:
-        write_report(place.path)
-    return files.evaluation

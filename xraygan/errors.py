@@ -14,6 +14,11 @@ class UserError(Exception):
     """
 
 
+class NoFault(Exception):
+    """What passes through a plugin and is nobody's fault: another rank ended, or a plan may not
+    write."""
+
+
 class RecipeError(UserError):
     """Every fault that was found in a recipe or sweep, together.
 

@@ -30,6 +30,8 @@ from .reading import parse_json, parse_toml, read_text, sha256
 from .recipe import Recipe
 
 LOCK = ".lock"
+#: bytes; one has some thousand
+LARGEST_EVALUATION = 1 << 24
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 
@@ -64,6 +66,16 @@ class RunDirectory:
         other.predictions = self.path / f"predictions-{split}.csv"
         other.bootstrap = self.path / f"bootstrap-{split}.csv"
         return other
+
+    def is_measured(self) -> bool:
+        """Whether there is an evaluation of which no metric failed."""
+        try:
+            content = parse_json(read_text(self.evaluation, LARGEST_EVALUATION))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return True  # it is there; that it is damaged, its readers say
+        return not (isinstance(content, dict) and content.get("failed"))
 
     def check_validation(self, recipe: Recipe) -> None:
         """Hold that a recipe's validation images are those that the run set aside.

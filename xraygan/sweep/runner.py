@@ -43,7 +43,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.place.evaluation.exists() and not self.failure
+        return self.place.is_measured() and not self.failure
 
     def progress(self) -> float:
         """How much of it is done, in [0, 1), as its log says."""
