@@ -222,7 +222,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     monkeypatch.setattr(Keeper, "_real_images", lambda self: torch.zeros(2, 4, 4))
     keeper.words, keeper.place = given.tables.run, _Place(tmp_path / "run")
     keeper.trackers = Trackers({})
-    keeper.session = SimpleNamespace(watched="validation")
+    keeper.session = SimpleNamespace(watched="val")
     keeper.begin(8)
     assert keeper._best == measured[best]
 

@@ -108,7 +108,7 @@ class Step:
         self._taken = taken
         self.records: dict[str, Tensor] = {}
         self._kept: dict[Hashable, Any] = {}
-        self.watch = Watch(self)
+        self.watch = Watch()
 
     @property
     def batch_size(self) -> int:
@@ -128,7 +128,7 @@ class Step:
         """Within it a part (or the part of a table) is asked for something: what it raises is its
         fault (:func:`xraygan.faults.asking`), and it must leave the step's tensors alone."""
         choice = self._choices.get(part) if isinstance(part, str) else part
-        with asking(choice, what), self.watch.over(choice):
+        with asking(choice, what), self.watch.over(self, choice):
             yield
 
     def gather(self, rows: Tensor) -> Tensor:

@@ -38,8 +38,7 @@ class Watch:
         values: what those gave, by their tables.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
+    def __init__(self) -> None:
         self._seen: dict[str, tuple[Tensor, int]] = {}
         self.values: dict[str, list[ReferenceType[Any]]] = {}
 
@@ -50,8 +49,8 @@ class Watch:
         return tensor
 
     @contextmanager
-    def over(self, choice: Choice | None) -> Iterator[None]:
-        """Watch a part, and the networks where it is seen for the first time.
+    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
+        """Watch a part that is asked within a step; its first time, the networks too.
 
         Raises:
             BadAnswer: it has changed a tensor of the step in place, or called ``backward()``.
@@ -61,11 +60,11 @@ class Watch:
             yield
             return
         assert choice is not None
-        tensors = vars(self._step)
+        tensors = vars(step)
         for name, value in tensors.items():
             if isinstance(value, Tensor) and name not in self._seen:
                 self.note(name, value)
-        new = [n for n in self._step.networks.values() if choice.table not in _tables(n)]
+        new = [n for n in step.networks.values() if choice.table not in _tables(n)]
         before = [_state(network) for network in new]
         yield
         for name, (tensor, version) in self._seen.items():
@@ -73,25 +72,26 @@ class Watch:
                 raise BadAnswer(f"changed step.{name}, which others read; work on a clone of it")
             if tensor.is_leaf and tensor.requires_grad and tensor.grad is not None:
                 raise BadAnswer(_BACKWARD)
-        self._check_networks(new, before)
+        _check_networks(step, new, before)
         for network in new:
             _tables(network).add(choice.table)
 
-    def _check_networks(self, networks: list[Any], before: list[Any]) -> None:
-        names = {id(network): name for name, network in self._step.networks.items()}
-        for network, was in zip(networks, before, strict=True):
-            if _state(network) != was:
-                raise Spoiling(
-                    f"changed the {names[id(network)]} (its parameters, training mode or "
-                    "requires_grad); networks are changed by their optimizers alone"
-                )
-            if any(parameter.grad is not None for parameter in network.parameters()):
-                for parameter in network.parameters():
-                    parameter.grad = None
-                raise BadAnswer(_BACKWARD)
-
 
 _BACKWARD = "called backward(); the toolkit takes all gradients itself, so return the value alone"
+
+
+def _check_networks(step: Step, networks: list[Any], before: list[Any]) -> None:
+    names = {id(network): name for name, network in step.networks.items()}
+    for network, was in zip(networks, before, strict=True):
+        if _state(network) != was:
+            raise Spoiling(
+                f"changed the {names[id(network)]} (its parameters, training mode or "
+                "requires_grad); networks are changed by their optimizers alone"
+            )
+        if any(parameter.grad is not None for parameter in network.parameters()):
+            for parameter in network.parameters():
+                parameter.grad = None
+            raise BadAnswer(_BACKWARD)
 
 
 def _tables(network: Any) -> set[str]:
