@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import interfaces
 from ..errors import UserError
-from ..faults import BadAnswer, describe_error
+from ..faults import BadAnswer, PluginFault, describe_error
 from ..options import REQUIRED, check_options, options_of, takes_positional
 from ..registry import docstring, first_line
 
@@ -57,6 +57,8 @@ class Blocks:
             yield
         except Failure as failure:
             self.failures.setdefault(name, str(failure))
+        except PluginFault as fault:
+            self.failures.setdefault(name, str(fault))
         except UserError as error:
             self.failures.setdefault(name, f"it refused: {error}")
         except BadAnswer as error:
