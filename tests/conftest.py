@@ -59,7 +59,7 @@ def gan(**tables: dict[str, Any]) -> Recipe:
     A table that names a plugin is given whole.
     """
     changed = {
-        name: keys if "plugin" in keys else {**GAN.get(name, {}), **keys}
+        name: keys if "plugin" in keys else {**(GAN.get(name) or {}), **keys}
         for name, keys in tables.items()
     }
     return load_tree({**GAN, **changed}, Path("gan.toml"))

@@ -23,7 +23,8 @@ from xraygan_csv.dataset import Csv
 from xraygan import UserError
 from xraygan.index import check_classes, read_index
 from xraygan.paths import path_fault
-from xraygan.recipe import load
+from xraygan.recipe import Choice, load
+from xraygan.registry import Part
 from xraygan.store import prepare
 
 HEADER = "path,label,patient,split"
@@ -475,13 +476,15 @@ INDEXES: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+THEIRS = Choice("data", Part("dataset", "theirs", "their-data", "1.0"), None, {})
+
+
 @pytest.mark.parametrize("name", INDEXES)
 def test_what_a_dataset_must_not_answer(name: str) -> None:
     answer, words = INDEXES[name]
     if isinstance(answer, dict):
         answer = pd.DataFrame([GOOD, {**GOOD, "path": "b.png", **answer}])
-    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
-    choice: Any = SimpleNamespace(part=part)
+    choice = THEIRS
     dataset: Any = SimpleNamespace(classes=("a", "b", "No Finding"), index=lambda: answer)
     check_classes(choice, dataset)
     with pytest.raises(UserError) as caught:
@@ -492,8 +495,7 @@ def test_what_a_dataset_must_not_answer(name: str) -> None:
 
 @pytest.mark.parametrize("classes", [("Mass", "mass"), ("a_b", "c", "A  b")])
 def test_classes_that_differ_in_spelling(classes: tuple[str, ...]) -> None:
-    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
-    choice: Any = SimpleNamespace(part=part)
+    choice = THEIRS
     first, second = classes[0], classes[-1]
     with pytest.raises(UserError, match=f"'{first}' and '{second}' differ only in spelling"):
         check_classes(choice, SimpleNamespace(classes=classes))  # type: ignore[arg-type]
@@ -501,7 +503,6 @@ def test_classes_that_differ_in_spelling(classes: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("classes", [None, (), "ab", ("a", "a"), ("a", 1), {"a": 1}])
 def test_classes_that_are_none(classes: Any) -> None:
-    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
-    choice: Any = SimpleNamespace(part=part)
+    choice = THEIRS
     with pytest.raises(UserError, match=r"the dataset 'theirs' .*: classes is"):
         check_classes(choice, SimpleNamespace(classes=classes))  # type: ignore[arg-type]

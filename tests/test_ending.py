@@ -20,7 +20,8 @@ import xraygan.report
 from xraygan import Labeler, Objective, Score, checkpoint
 from xraygan.display import Display
 from xraygan.ending import lacking, total_steps, unmeasured
-from xraygan.engine import finish, restore, run
+from xraygan.engine import restore, run
+from xraygan.finishing import finish
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe
 from xraygan.report import report

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import torch
 from test_malformed_names import FOLDERS, RIGHT_TO_LEFT, WORDS
-from xraygan_metrics.distances import Frechet
 
-from xraygan import Measurement, UserError, hookimpl
-from xraygan.evaluate import evaluate
+from xraygan import Measurement, UserError, answers, hookimpl
+from xraygan.faults import BadAnswer
 from xraygan.index import check_classes
-from xraygan.loop import refuse_twins
-from xraygan.naming import folder_fault, label_fault, record_name, same_file, word_fault
+from xraygan.naming import folder_fault, label_fault, same_file, word_fault
 from xraygan.registry import Registry
 
 #: no figure, record, class or part can be called so
@@ -34,27 +32,21 @@ LABELS: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*LABELS, "the log's own"])
+@pytest.mark.parametrize("name", [*LABELS, "the log's own", "a term's"])
 def test_a_name_of_a_record(name: str) -> None:
-    called, why = {**LABELS, "the log's own": ("step", "is taken by the log itself")}[name]
-    with pytest.raises(UserError, match="a part records") as caught:
-        record_name(called)
+    own = {"the log's own": ("step", "is taken by the log itself"), "a term's": ("mmd", "a term's")}
+    called, why = {**LABELS, **own}[name]
+    with pytest.raises(BadAnswer, match="recorded") as caught:
+        answers.record(called, torch.tensor(1.0), {"generator", "mmd"})
     assert why in str(caught.value)
+    assert answers.record("ada_p", torch.tensor(1.0), {"generator", "mmd"}) == 1
 
 
-@pytest.mark.parametrize("name", [*LABELS, "another's"])
-def test_a_name_of_a_figure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    called, why = {**LABELS, "another's": ("first", "is that of another metric's")}[name]
-    measured = [{"first": Measurement(1.0, 1)}, {called: Measurement(1.0, 1)}]
-    monkeypatch.setattr(Frechet, "compute", lambda self, evaluation: measured.pop(0))
-    tables = [f"metrics.{name}" for name in ("one", "two")]
-    choices = {
-        t: SimpleNamespace(table=t, part=SimpleNamespace(cls=Frechet, distribution="x"), options={})
-        for t in tables
-    }
-    recipe = SimpleNamespace(chosen=lambda group: choices)
-    with pytest.raises(UserError, match=r"\[metrics\.two\]: .*--set metrics\.two=false") as caught:
-        evaluate(SimpleNamespace(recipe=recipe), 1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", LABELS)
+def test_a_name_of_a_figure(name: str) -> None:
+    called, why = LABELS[name]
+    with pytest.raises(BadAnswer, match="measured") as caught:
+        answers.measurements({"first": Measurement(1.0, 1), called: Measurement(1.0, 1)}, 0)
     assert why in str(caught.value)
 
 
@@ -86,14 +78,6 @@ def test_a_name_of_a_part(name: str) -> None:
     point: Any = SimpleNamespace(name="theirs", dist=None, load=Plugin)
     [part] = Registry([point]).parts("score")
     assert part.status == "broken" and why in part.error and part.name.isprintable()
-
-
-@pytest.mark.parametrize("name", ["generator", "classification", "mmd"])
-def test_a_record_is_no_term(name: str) -> None:
-    """It stood for the term's value in the log."""
-    with pytest.raises(UserError, match=f"a part records '{name}', which is the name of a term"):
-        refuse_twins({"generator": 1, "classification": 2, "mmd": 3}, {"ada_p": 1, name: 2})
-    refuse_twins({"generator": 1}, {"ada_p": 1})
 
 
 # -- the rule itself -------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import venv
 from collections.abc import Mapping
@@ -16,11 +18,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 import torch
 from conftest import SMALL
 
-from xraygan import UserError
+from xraygan import UserError, loading
+from xraygan.cli import main
 from xraygan.errors import nearest
 from xraygan.options import REQUIRED, check_options, check_value, options_of
 from xraygan.registry import KINDS, Part, Registry, docstring, first_line, installed
@@ -151,6 +155,57 @@ BROKEN = {
         ("plugin", "exits"),
         "SystemExit: needs a licence",
     ),
+    "leaves": (
+        "import sys; sys.exit(0)",
+        ("plugin", "leaves"),
+        "SystemExit: 0",
+    ),
+    "interrupts": (
+        "raise KeyboardInterrupt",
+        ("plugin", "interrupts"),
+        "KeyboardInterrupt",
+    ),
+    "base": (
+        "class Stop(BaseException): pass\nraise Stop('here')",
+        ("plugin", "base"),
+        "Stop: here",
+    ),
+    "unprintable": (
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+        ("plugin", "unprintable"),
+        "Odd: (its message cannot be read)",
+    ),
+    "long": (
+        "raise ValueError('x' * 10**6)",
+        ("plugin", "long"),
+        "x...",
+    ),
+    "returns": (
+        SCORE + "@hookimpl\ndef xraygan_register_scores(register): return {'zero': Zero}",
+        ("score", "returns"),
+        "xraygan_register_scores returned {'zero': <class 'returns.Zero'>}; it must call register",
+    ),
+    "yields": (
+        SCORE + "@hookimpl\ndef xraygan_register_scores(register):\n    yield 'zero', Zero",
+        ("score", "yields"),
+        "; it must call register(name, part)",
+    ),
+    "hook_exits": (
+        HEAD + "@hookimpl\ndef xraygan_register_scores(register): raise SystemExit(0)",
+        ("score", "hook_exits"),
+        "xraygan_register_scores raised SystemExit: 0",
+    ),
+    "lazy_exits": (
+        HEAD + "@hookimpl\ndef xraygan_register_scores(register):\n"
+        "    register('gone', 'leaves:Gone')",
+        ("score", "gone"),
+        "cannot import leaves:Gone: SystemExit: 0",
+    ),
+    "unnamed": (
+        SCORE + "@hookimpl\ndef xraygan_register_scores(register): register(7, Zero)",
+        ("score", "7"),
+        "a part's name must be a non-empty string, not 7",
+    ),
     "taken": (
         SCORE + "@hookimpl\ndef xraygan_register_scores(register): register('mmd', Zero)",
         ("score", "mmd"),
@@ -241,6 +296,49 @@ def broken_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def with_broken(broken_path: str) -> dict[str, list[dict[str, str]]]:
     return listed(PYTHONPATH=broken_path)
+
+
+def test_an_import_that_does_not_end_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a few seconds; Ctrl-C names it too, and is not taken for the plugin's own."""
+    monkeypatch.setattr(loading, "SECONDS", 0.05)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        loading.loading("the plugin 'slow' of a 1", own=True),
+        # One within the other, as a part is imported while its plugin is.
+        loading.loading("the score 'slow' of a 1", own=False),
+    ):
+        while "still importing" not in (said := capsys.readouterr().err):
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+    assert "xraygan: still importing the" in said and "'slow' of a 1; Ctrl-C ends this" in said
+    assert "interrupted while importing the score 'slow' of a 1" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with (
+        pytest.raises(loading.ImportFault, match="KeyboardInterrupt"),
+        loading.loading("the plugin 'odd' of a 1", own=False),
+    ):
+        raise KeyboardInterrupt
+    assert "odd" not in capsys.readouterr().err
+
+
+def test_a_command_of_another_that_raises_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def hello() -> None:
+        raise ValueError("no greeting")
+
+    brought = Registry([])
+    brought._parts["command", "hello"] = Part("command", "hello", "third-hello", "1.0", hello)
+    monkeypatch.setattr("xraygan.registry.commands", lambda: brought)
+    monkeypatch.setattr(sys, "argv", ["xraygan", "hello"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = "the command 'hello' of third-hello 1.0 raised ValueError: no greeting"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", BROKEN)

@@ -22,7 +22,8 @@ from xraygan_export.writing import write as write_export
 from xraygan import UserError, checkpoint, schema
 from xraygan.display import Display
 from xraygan.ending import lacking
-from xraygan.engine import finish, restore, run
+from xraygan.engine import restore, run
+from xraygan.finishing import finish
 from xraygan.loop import Loop
 from xraygan.recipe import Recipe, load, load_tree
 from xraygan.recorded import recorded_task

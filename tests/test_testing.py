@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,50 @@ class Meddling(Score):
         return (step.fake - step.real).square().mean()
 
 
+class Backward(Score):
+    """A score that takes its gradient itself"""
+
+    def forward(self, step: Step) -> Tensor:
+        value = step.fake_probs.square().mean()
+        value.backward(retain_graph=True)
+        return value
+
+
+class Sleepy(Score):
+    """A score that puts the classifier into evaluation mode"""
+
+    def forward(self, step: Step) -> Tensor:
+        step.networks["classifier"].eval()
+        return step.fake_probs.square().mean()
+
+
+class Hoarding(Score):
+    """A score that remembers every value with its graph"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, step: Step) -> Tensor:
+        self.seen.append(step.fake_probs.square().mean())
+        return self.seen[-1]
+
+
+class Taking(Score):
+    """A score that records something under a term's name"""
+
+    def forward(self, step: Step) -> Tensor:
+        step.record("generator", step.fake.mean())
+        return step.fake_probs.square().mean()
+
+
+class Leaving(Score):
+    """A score that ends the process"""
+
+    def forward(self, step: Step) -> Tensor:
+        sys.exit(0)
+
+
 class Half(Score):
     """A score in half precision"""
 
@@ -281,6 +326,13 @@ class Upside(Metric):
         return {"mean": Measurement(float(probs.mean()), len(probs), (0.9, 0.1)), "n": 3.0}  # type: ignore[dict-item]
 
 
+class Tensorial(Metric):
+    """A metric that measures a tensor"""
+
+    def compute(self, evaluation: Any) -> Mapping[str, Measurement]:
+        return {"mean": Measurement(torch.ones(()), 36)}  # type: ignore[arg-type]
+
+
 class Leaky(Dataset):
     """A dataset with a patient on both sides, an unknown label, and images in float"""
 
@@ -319,11 +371,16 @@ class Greedy(Tracker):
 WRONG: dict[type, dict[str, str]] = {
     Detached: {"gradient": "nothing can be learned from it"},
     Real: {"gradient": "no gradient reaches generator"},
-    Elementwise: {"scalar": "shape (6,), not a scalar"},
+    Elementwise: {"scalar": "shape (6,); expected a scalar"},
     Unbiased: {"batch of one": "not finite"},
     Noisy: {"deterministic": "draw from step.rng alone"},
     Ordered: {"order of the batch": "another order"},
     Meddling: {"leaves the step": "changed step.real"},
+    Backward: {"leaves the step": "called backward()"},
+    Sleepy: {"leaves the step": "changed the classifier"},
+    Hoarding: {"keeps no step": "it keeps every step"},
+    Taking: {"scalar": "recorded 'generator', which is a term's name"},
+    Leaving: {"scalar": "it raised SystemExit: 0"},
     Half: {"scalar": "torch.float16"},
     Rash: {
         "parts of a batch": "draw through step.draw",
@@ -340,6 +397,7 @@ WRONG: dict[type, dict[str, str]] = {
     Probable: {"labels": "shape (6, 3); expected (6,)"},
     Undeclared: {"labels": "KeyError: 'classifier'"},
     Upside: {"measures": "upside down"},
+    Tensorial: {"measures": "mean is Tensor, not a number"},
     Leaky: {
         "paths": "is there twice",
         "labels": "none of ('Healthy',)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import schema
+from . import answers, schema
 from .errors import RecipeError, UserError
+from .faults import PluginFault, asking
 from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
 from .interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from .limits import MOST_PARAMETERS, step_of
@@ -21,7 +22,6 @@ from .options import allows_literal, options_of, takes_positional
 from .planning import Blocked
 from .ranks import Ranks, synchronise
 from .recipe import Choice, Recipe
-from .registry import describe_error
 from .seeding import derive_seed
 from .step import Step
 
@@ -105,6 +105,7 @@ def assemble(
         schedules,
         ages,
         states,
+        recipe.choices,
     )
 
 
@@ -198,20 +199,16 @@ def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
     torch.manual_seed(derive_seed(seed, "init", choice.table))
     given = positional if takes_positional(choice.part.cls) else ()
     try:
-        return choice.part.cls(*given, **choice.options)
+        with asking(choice, "its constructor"):
+            return choice.part.cls(*given, **choice.options)
+    except PluginFault:
+        raise
     except UserError as error:
         raise UserError(f"[{choice.table}]: {error}") from error
     except Blocked as error:
         raise Blocked(
             f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} cannot be "
             f"built here: {error}"
-        ) from error
-    except Exception as error:
-        if choice.part.distribution == "xraygan":
-            raise  # ours to mend: let the traceback be seen
-        raise UserError(
-            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} failed to "
-            f"build: {describe_error(error)}"
         ) from error
 
 
@@ -223,9 +220,12 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
     """
     terms: list[Term] = []
 
-    def add(name: str, compute: Callable[[Step], Tensor], weight: float, *trains: str) -> None:
+    def add(
+        name: str, compute: Callable[[Step], Tensor], weight: float, trains: Iterable[str],
+        choice: Choice, method: str,
+    ) -> None:  # fmt: skip
         if weight != 0:
-            terms.append(Term(name, compute, weight, frozenset(trains)))
+            terms.append(Term(name, compute, weight, frozenset(trains), choice, method))
 
     if "objective" in recipe.choices:
         objective: Objective = parts["objective"]
@@ -233,15 +233,18 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
         ):
-            add(name, loss, recipe.network(name).words.weight, name)
+            weight, choice = recipe.network(name).words.weight, recipe.choices["objective"]
+            add(name, loss, weight, [name], choice, f"{name}_loss()")
     if "classifier" in networks:
         classifier: Classifier = networks["classifier"]
         weight = recipe.network("classifier").words.weight
         add(
             "classification",
-            lambda step: classifier.losses(step.real_logits, step.labels).mean(),
+            lambda step: _losses(classifier, step.real_logits, step.labels).mean(),
             weight,
-            "classifier",
+            ["classifier"],
+            recipe.choices["classifier"],
+            "losses()",
         )
     if "labeler" in recipe.choices:
         choice = recipe.choices["labeler"]
@@ -250,17 +253,25 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
             "pseudo_label",
             lambda step: _labelled_loss(labeler, classifier, step),
             choice.words.weight,
-            *choice.words.trains,
+            choice.words.trains,
+            choice,
+            "label()",
         )
     return terms
 
 
 def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
     """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
-    labels, weights = labeler.label(step)
+    found, logits = labeler.label(step), step.fake_logits
+    labels, weights = answers.labels(found, len(logits), step.task, logits.device)
     step.record("pseudo_label_kept", (weights > 0).float().mean())
-    losses = classifier.losses(step.fake_logits, labels)
+    with step.asking("classifier", "losses()"):
+        losses = _losses(classifier, logits, labels)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _losses(classifier: Classifier, logits: Tensor, labels: Tensor) -> Tensor:
+    return answers.floating(classifier.losses(logits, labels), (len(logits),))
 
 
 def _score_terms(
@@ -274,7 +285,7 @@ def _score_terms(
         trains = frozenset((*score.trains, *own) if named is None else named)
         for network in sorted(trains - set(networks)):
             raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
-        terms.append(Term(name, score, choice.words.weight, trains))
+        terms.append(Term(name, score, choice.words.weight, trains, choice))
     return terms
 
 

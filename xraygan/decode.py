@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from .errors import UserError
+from .faults import describe_error
 from .greys import Grey, reading
 from .interfaces import Dataset
-from .registry import describe_error
 
 #: images that a worker decodes between two reports; part of what a digest is of
 CHUNK = 32

@@ -53,6 +53,8 @@ def unmeasured(run: Path) -> list[str]:
         found += [name for name in names if not (run / name).is_file()]
     if not (run / "evaluation.json").is_file():
         found.append("evaluation.json")
+    elif not is_whole(run / "evaluation.json"):
+        found.append("the figures of metrics that failed")
     elif total is not None and not ended and not _is_own(run, total):
         found.append(f"the evaluation of step {total:,}, its last")
     if "classifier" in recipe and not (run / "predictions.csv").is_file():
@@ -91,6 +93,11 @@ def trained_steps(run: Path) -> int | None:
     names = [path.name.removeprefix("step-") for path in (run / "checkpoints").glob("step-*")]
     steps = [int(name) for name in names if name.isdecimal()]
     return max(steps or _logged(run), default=None)
+
+
+def is_whole(evaluation: Path) -> bool:
+    """Whether a file has figures, and no metric failed when they were measured."""
+    return evaluation.is_file() and not _read(evaluation.parent, evaluation.name).get("failed")
 
 
 def evaluated_step(run: Path) -> int | None:

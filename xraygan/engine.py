@@ -19,7 +19,6 @@ from .display import Display, logging_to
 from .errors import UserError
 from .evaluate import Evaluation
 from .finishing import end, mark
-from .finishing import finish as finish
 from .graph import MODELS, TrainingGraph
 from .image_record import data_differences, write_record
 from .loop import Loop

@@ -15,6 +15,11 @@ class UserError(Exception):
     """
 
 
+class NoFault(Exception):
+    """What passes through a plugin and is nobody's fault: another rank ended, or a plan may not
+    write."""
+
+
 class RecipeError(UserError):
     """Every fault that was found in a recipe or sweep, together.
 
@@ -30,11 +35,13 @@ class RecipeError(UserError):
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value in a message, in one short line: a number may have thousands of digits."""
+    """A value in a message, in one short line, whatever its ``repr`` does."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        text = f"a number of more than {sys.get_int_max_str_digits():,} digits"
+    except Exception:
+        if isinstance(value, int):  # one of more digits than Python writes
+            return f"a number of more than {sys.get_int_max_str_digits():,} digits"
+        return f"a {type(value).__name__}"
     return clipped(text, most)
 
 

@@ -3,26 +3,26 @@ both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from . import __version__
+from . import __version__, answers
 from .assemble import build, build_extractor
-from .errors import UserError, shown
+from .errors import NoFault, UserError
+from .faults import BadAnswer, asking, describe_error
 from .generate import Generated, generate
 from .graph import TrainingGraph
 from .interfaces import Classifier, Extractor, Measurement, Metric
 from .intervals import CONFIDENCE, percentile_interval
-from .naming import label_fault
-from .recipe import Recipe, plain
+from .recipe import Choice, Recipe, plain
 from .seeding import derive_seed, rng
 from .shapes import SPLIT_NAMES
 from .store import ImageSplit, StoredImages, to_range
@@ -183,10 +183,11 @@ class Evaluation:
             network = self._extractor(extractor)
             self._digests[extractor] = digest(network)
             images = {"reference": self.reference_images, "generated": self.fake_images}
-            try:
-                found = {name: self.extract(network, them) for name, them in images.items()}
-            except NotImplementedError as error:  # it reads what a training step has computed
-                raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
+            with asking(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
+                try:
+                    found = {name: self.extract(network, them) for name, them in images.items()}
+                except NotImplementedError as error:  # it reads what a training step has computed
+                    raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
             self._extracted[extractor] = found
         return self._extracted[extractor][which]
 
@@ -284,7 +285,10 @@ class Evaluation:
                 given = [to_range(images[part].to(self.device)[:, None], span)]
                 if classifier.metadata and metadata is not None:
                     given.append(metadata[part].to(self.device))
-                found = classifier(*given)
+                with asking(
+                    self.recipe.choices.get("classifier"), "forward(), in evaluation mode,"
+                ):
+                    found = answers.activations(classifier(*given), len(given[0]), self.task)
                 features.append(found["features"].double().cpu())
                 probs.append(self.task.probabilities(found["logits"]).double().cpu())
         classifier.train(was_training)
@@ -301,26 +305,43 @@ class Evaluation:
         found = []
         with torch.inference_mode():
             for batch in images.split(self._words.batch_size):
-                maps = network(to_range(batch.to(self.device)[:, None], (-1.0, 1.0)))
+                given = to_range(batch.to(self.device)[:, None], (-1.0, 1.0))
+                maps = answers.named_tensors(network(given), len(given))
                 last = maps[list(maps)[-1]].double()
                 found.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
         return torch.cat(found).numpy()
 
 
-def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Compute every metric of the recipe.
+class Evaluated(NamedTuple):
+    """What came of the metrics of a recipe.
 
-    Returns:
-        The content of ``evaluation.json``, and that of ``bootstrap.csv``: one column a metric, one
-        row a resample of the test patients.
+    Attributes:
+        content: of ``evaluation.json``.
+        resamples: of ``bootstrap.csv``: one column a metric, one row a resample of the test
+            patients.
+        errors: what metrics raised, by their names in the recipe.
     """
+
+    content: dict[str, Any]
+    resamples: pd.DataFrame
+    errors: dict[str, Exception]
+
+
+def evaluate(evaluation: Evaluation, step: int) -> Evaluated:
+    """Compute every metric of the recipe; what one raises is noted, and the others go on."""
     recipe = evaluation.recipe
     metrics: dict[str, Any] = {}
     resamples: dict[str, np.ndarray] = {}
+    errors: dict[str, Exception] = {}
     for choice in recipe.chosen("metrics").values():
-        metric: Metric = build(choice)
-        for name, measurement in metric.compute(evaluation).items():
-            _check_figure(choice.table, name, metrics)
+        try:
+            found = _measured(choice, evaluation, metrics)
+        except NoFault:
+            raise
+        except Exception as error:
+            errors[choice.name] = error
+            continue
+        for name, measurement in found.items():
             if measurement.resamples is not None:
                 resamples[name] = measurement.resamples
             metrics[name] = asdict(replace(measurement, resamples=None))
@@ -350,27 +371,26 @@ def evaluate(evaluation: Evaluation, step: int) -> tuple[dict[str, Any], pd.Data
         },
         "metrics": metrics,
     }
-    return content, pd.DataFrame(resamples)
+    if errors:
+        content["failed"] = {name: failure(error) for name, error in errors.items()}
+    return Evaluated(content, pd.DataFrame(resamples), errors)
 
 
-def _check_figure(table: str, name: str, before: Container[str]) -> None:
-    """Hold that a figure can be shown, and does not stand for another metric's.
+def _measured(
+    choice: Choice, evaluation: Evaluation, others: Mapping[str, Any]
+) -> dict[str, Measurement]:
+    """What one metric measures; it must not write over the figures of ``others``."""
+    metric: Metric = build(choice)
+    with asking(choice, "compute()"):
+        bootstrap = evaluation.recipe.tables.evaluation.bootstrap
+        found = answers.measurements(metric.compute(evaluation), bootstrap)
+        if twice := sorted(found.keys() & others):
+            raise BadAnswer(
+                f"measured {twice[0]!r}, which another metric of the recipe has measured"
+            )
+    return found
 
-    Raises:
-        UserError: the name is at fault.
-    """
-    fault = "is that of another metric's figure" if name in before else label_fault(name)
-    if fault:
-        raise UserError(
-            f"[{table}]: the name {shown(name)} of what it measured {fault}. The networks are "
-            f"saved: xraygan evaluate RUN --set {table}=false measures the others"
-        )
 
-
-def predictions(evaluation: Evaluation) -> pd.DataFrame:
-    """One row a test image (or validation image): the content of ``predictions.csv``."""
-    table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
-    for name, column in evaluation.classes.items():
-        table[f"label:{name}"] = evaluation.labels[:, column]
-        table[f"p:{name}"] = evaluation.probs[:, column].round(6)
-    return pd.DataFrame(table)
+def failure(error: Exception) -> str:
+    """Why a metric failed, as a message and ``evaluation.json`` say it."""
+    return str(error) if isinstance(error, UserError) else describe_error(error)

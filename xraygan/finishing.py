@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pandas as pd
 
 from . import ending
-from .evaluate import evaluate, predictions
+from .errors import UserError
+from .evaluate import Evaluation, evaluate, failure
 from .image_record import note_use
 from .resuming import material_changes, read_environment, trained_on
 from .rundir import RunDirectory, as_json, as_table, write_json, write_together
@@ -48,16 +52,24 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     written anew. If the run was trained to be measured on another split, these are left as they
     are, and the split's files are written beside: ``evaluation-val.json`` and so on.
 
+    Metrics that fail are named in ``evaluation.json``, beside the figures of the others. If that
+    file has the figures of all of them, from an earlier evaluation, every file is left as it is.
+
     Returns:
         The evaluation's file.
+
+    Raises:
+        UserError: metrics failed; the message says which and why.
     """
     from .report import write_report
 
     evaluation = session.evaluation()
-    result, resamples = evaluate(evaluation, step)
-    result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
+    result, resamples, errors = evaluate(evaluation, step)
     own = evaluation.split == place.split
     files = place if own else place.of_split(evaluation.split)
+    if errors and ending.is_whole(files.evaluation):
+        _say_failed(files, errors, f"{files.evaluation} is left as it was")
+    result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
     written = {}
     if "classifier" in session.graph.networks:
         written[files.predictions] = as_table(predictions(evaluation)).encode()
@@ -71,6 +83,8 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
         note_use(place, step, session.data, session.differs)
     if own:
         write_report(place.path)
+    if errors:
+        _say_failed(files, errors, f"{files.evaluation} has the figures of the others")
     return files.evaluation
 
 
@@ -95,3 +109,29 @@ def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str,
     if changed:  # by --set: the run's own recipe does not tell how this was measured
         said["changed"] = {key: now for key, (_, now) in changed.items()}
     return said
+
+
+def _say_failed(place: RunDirectory, errors: Mapping[str, Exception], kept: str) -> NoReturn:
+    """Say which metrics failed.
+
+    Raises:
+        UserError: naming them. What a built-in one raises is ours to mend, and its traceback seen.
+    """
+    for error in errors.values():
+        if not isinstance(error, UserError):
+            raise error
+    count = f"{len(errors)} metrics" if len(errors) > 1 else "a metric"
+    said = "".join(f"\n  {failure(error)}" for error in errors.values())
+    raise UserError(
+        f"{place.path}: {count} failed:{said}\n{kept}. Measure again with "
+        f"`xraygan evaluate {place.path}`"
+    ) from next(iter(errors.values()))
+
+
+def predictions(evaluation: Evaluation) -> pd.DataFrame:
+    """One row a test image (or validation image): the content of ``predictions.csv``."""
+    table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
+    for name, column in evaluation.classes.items():
+        table[f"label:{name}"] = evaluation.labels[:, column]
+        table[f"p:{name}"] = evaluation.probs[:, column].round(6)
+    return pd.DataFrame(table)

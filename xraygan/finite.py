@@ -36,6 +36,7 @@ class Guard:
         self.ranks = ranks
         self.held = torch.zeros((), dtype=torch.float32, device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
+        self._seen: dict[int, tuple[list[str], Tensor]] = {}
 
     def check(self, step: int, values: Mapping[str, Tensor], gradients: Gradients) -> Tensor:
         """Look at one step's terms and gradients (averaged over ranks); returns :attr:`held`."""
@@ -43,7 +44,9 @@ class Guard:
         norms = torch._foreach_norm([gradient for gradient in found if gradient is not None])
         numbers = [value.reshape(()).float() for value in (*values.values(), *norms)]
         if numbers:
-            bad = 1 - torch.stack(numbers).isfinite().all().float()
+            seen = torch.stack(numbers)
+            self._seen[step] = (list(values), seen.detach())
+            bad = 1 - seen.isfinite().all().float()
             bad = self.ranks.most(bad)
             self._first = torch.where((self._first < 0) & (bad > 0), step, self._first)
             self.held = torch.maximum(self.held, bad)
@@ -52,12 +55,22 @@ class Guard:
     def first(self) -> int | None:
         """The first non-finite step, if there was one; waits for the device."""
         step = int(self._first)
-        return None if step < 0 else step
+        if step < 0:
+            self._seen.clear()  # all were finite
+            return None
+        return step
+
+    def terms(self, step: int) -> dict[str, float]:
+        """The terms that were not finite in a step since :meth:`first` was asked before."""
+        names, seen = self._seen.get(step, ([], torch.zeros(0)))
+        found = dict(zip(names, seen.tolist(), strict=False))
+        return {name: value for name, value in found.items() if not math.isfinite(value)}
 
     def forget(self) -> None:
         """Let networks learn again."""
         self.held = torch.zeros_like(self.held)
         self._first = torch.full_like(self._first, -1)
+        self._seen.clear()
 
 
 def diagnose(graph: TrainingGraph, step: Step) -> dict[str, Any]:

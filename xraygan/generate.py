@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .answers import floating
 from .errors import UserError
+from .faults import asking
 from .graph import TrainingGraph
 
 
@@ -58,7 +60,9 @@ def generate(
             z = torch.randn(n, generator.latent_size, generator=source, device=device)
             wanted, told = _conditions(graph, n, source, labels, metadata)
             given = [torch.cat([wanted, told], dim=1)] if generator.conditional else []
-            made = generator(z, *given)[:, 0].float()
+            size = graph.task.image_size
+            with asking(graph.choices.get("generator"), "forward(), in evaluation mode,"):
+                made = floating(generator(z, *given), (n, 1, size, size))[:, 0].float()
             if made.isnan().any():  # of which uint8 would make black images, or any others
                 raise UserError(
                     "the generator makes images that are not numbers (NaN): its weights are "

@@ -8,18 +8,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from . import answers
+from .errors import NoFault, UserError
+from .faults import BadAnswer, PluginFault, asking, describe_error, is_own
 from .interfaces import Extractor, Task
 from .ranks import Gradients, Ranks
+from .recipe import Choice
 from .step import Step
+from .watching import Kept
 
 _log = logging.getLogger(__name__)
 
 GENERATOR = "generator"
 AUGMENTER = "augmenter"
+#: kinds of parts that take no part in steps
+APART = ("dataset", "metric", "tracker")
 #: the networks that have tables of their own; others are a score's own
 MODELS = (GENERATOR, "discriminator", "classifier", AUGMENTER)
 
@@ -29,12 +37,17 @@ class Term:
     """A function of the step, its weight, and its audience: the networks that learn from it.
 
     A term without an audience is computed for the log alone.
+
+    Attributes:
+        choice: the part that computes it, and ``method`` what it is asked for.
     """
 
     name: str
     compute: Callable[[Step], Tensor]
     weight: float
     trains: frozenset[str]
+    choice: Choice | None = None
+    method: str = "forward()"
 
 
 class TrainingGraph:
@@ -53,6 +66,7 @@ class TrainingGraph:
         ages: network -> steps that it was trained for before this run, in another one.
         states: parts that are no networks and have buffers, which checkpoints save: scores without
             parameters, a labeler, an objective, by their tables.
+        choices: the parts by their tables, so that messages name a plugin which is at fault.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class TrainingGraph:
         schedules: Mapping[str, Callable[[float], float]] | None = None,
         ages: Mapping[str, int] | None = None,
         states: Mapping[str, nn.Module] | None = None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
@@ -83,8 +98,15 @@ class TrainingGraph:
         self.schedules = dict(schedules or {})
         self.ages = dict(ages or {})
         self.states = dict(states or {})
+        self.choices = dict(choices or {})
+        taking_part = [c for c in self.choices.values() if c.part.kind not in APART]
+        #: whether parts of other distributions take part in steps
+        self.foreign = not all(map(is_own, taking_part))
+        self.kept = Kept(taking_part)
+        self._proven: set[str] = set()  # terms of which a network is known to learn
         self._own = self.networks.keys() - set(MODELS)
         # Where the classifier never sees a real image, only generated ones can set its statistics.
+        self._names = frozenset(term.name for term in self.terms)
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
     def step(self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any) -> Step:
@@ -100,6 +122,8 @@ class TrainingGraph:
             autocast=self.autocast,
             ranks=self.ranks,
             fake_statistics=self._fake_statistics,
+            choices=self.choices,
+            taken=self._names,
             **context,
         )
 
@@ -118,7 +142,31 @@ class TrainingGraph:
             # Networks turn it on again, for themselves; the outer one keeps the weights that they
             # cast, so that each is cast once a step.
             values, losses = self.evaluate(step)
-        return values, self.differentiate(step, losses)
+        try:
+            return values, self.differentiate(step, losses)
+        except (UserError, NoFault):
+            raise
+        except Exception as error:
+            if fault := self._blamed(losses, error):
+                raise fault from error
+            raise
+
+    def _blamed(self, losses: Mapping[str, Tensor], error: Exception) -> PluginFault | None:
+        """What says that terms cannot be differentiated, if a plugin may be why."""
+        terms = [t.choice for t in self.terms if t.name in losses and not is_own(t.choice)]
+        tables = [c for c in self.choices.values() if c.part.kind not in APART]
+        suspects = terms or [c for c in tables if not is_own(c)]
+        if not suspects or isinstance(error, torch.OutOfMemoryError):
+            return None
+        named = " or ".join(
+            f"[{c.table}] (the {c.part.kind} {c.part.name!r} of {c.part.origin})"
+            for c in suspects
+            if c is not None
+        )
+        return PluginFault(
+            f"{named}: the gradient of what it computes cannot be taken: {describe_error(error)}. "
+            "A plugin must not call backward(), nor change tensors that autograd needs in place"
+        )
 
     def evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every term's value, detached, and the weighted ones that somebody learns from.
@@ -142,8 +190,35 @@ class TrainingGraph:
         return {t.name: values[t.name] for t in self.terms if t.name in values}, losses
 
     def _computed(self, term: Term, step: Step) -> Tensor:
-        with self._shielded(term), step.drawing("term", term.name):
-            return term.compute(step)
+        with (
+            self._shielded(term),
+            step.drawing("term", term.name),
+            step.asking(term.choice, term.method),
+        ):
+            value = answers.scalar(term.compute(step), step.real.device)
+            if term.choice and not is_own(term.choice):
+                step.watch.values.setdefault(term.choice.table, []).append(ref(value))
+            if term.name not in self._proven and term.trains and term.trains <= step.learning:
+                self._prove(term, value, step)
+        return value
+
+    def _prove(self, term: Term, value: Tensor, step: Step) -> None:
+        """Hold, where all its networks learn for the first time, that one learns from a term."""
+        self._proven.add(term.name)
+        if term.choice is None:
+            return
+        leaves: list[Tensor] = [
+            p for n in term.trains for p in trained_parameters(self.networks[n])
+        ]
+        if "generator" in term.trains:
+            leaves.append(step.fake)  # where the generator's graph is cut off
+        if not value.requires_grad or not answers.reaches(value, leaves):
+            names = " and ".join(sorted(term.trains))
+            raise BadAnswer(
+                f"returned a value from which no gradient reaches the {names}, so nobody learns "
+                "from it. Compute it from what the step has of these networks, without detach() or "
+                "no_grad(); to log it alone, set trains = []"
+            )
 
     @contextmanager
     def _unmoved(self) -> Iterator[None]:
@@ -235,6 +310,14 @@ class TrainingGraph:
             for parameter in others:
                 parameter.requires_grad_(True)
 
+    def origin(self, term: str) -> str:
+        """Which part of another distribution computes a term; empty for our own."""
+        for known in self.terms:
+            if known.name == term and known.choice and not known.choice.part.is_own:
+                part = known.choice.part
+                return f"the {part.kind} {part.name!r} of {part.origin}"
+        return ""
+
     def trained(self, name: str) -> Any:
         """What stands for a network in samples and evaluations: its average, if one is kept."""
         return self.averages.get(name, self.networks[name])
@@ -255,8 +338,8 @@ class TrainingGraph:
         held: Tensor | None = None,
         progress: float = 0.0,
     ) -> None:
-        """Let each network's optimizer take one step with its gradients, then follow with the
-        averages and the augmenter.
+        """Let the augmenter adapt and each network's optimizer take one step with its gradients,
+        then follow with the averages.
 
         Args:
             step: steps done before this one. An average forgets faster in the first steps
@@ -269,6 +352,9 @@ class TrainingGraph:
         for name, factor in self.schedules.items():  # waiting networks too, for the log
             optimizer = self.optimizers[name]
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor(progress)
+        if AUGMENTER in self.networks:  # first: it may be at fault, and nobody has learned yet
+            with asking(self.choices.get(AUGMENTER), "adapt()"):
+                self.networks[AUGMENTER].adapt(held)
         for name, found in gradients.items():
             optimizer, parameters = self.optimizers[name], trained_parameters(self.networks[name])
             rows = optimizer.param_groups[0]["params"]
@@ -284,8 +370,6 @@ class TrainingGraph:
             if name in gradients:
                 age = self.ages.get(name, 0) + step
                 _follow(self.averages[name], self.networks[name], min(decay, 1 - 1 / (age + 1)))
-        if AUGMENTER in self.networks:
-            self.networks[AUGMENTER].adapt(held)
 
 
 @torch.no_grad()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import pandas as pd
 
-from .errors import UserError, nearest, shown
+from .errors import nearest, shown
+from .faults import asking, plugin_fault
 from .interfaces import Dataset
 from .naming import label_fault
 from .paths import path_fault
 from .recipe import Choice
-from .registry import describe_error
 from .tables import spelling
 
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
@@ -24,48 +24,26 @@ SEXES = ("M", "F", "")
 NORMAL = "No Finding"
 
 
-def dataset_fault(choice: Choice, what: str) -> UserError:
-    """The plugin's fault, in one line that names it and its distribution."""
-    return UserError(f"[data]: the dataset {choice.part.name!r} of {choice.part.origin}: {what}")
-
-
-@contextmanager
-def asking(choice: Choice, what: str) -> Iterator[None]:
-    """Within it a dataset plugin is asked for something; what it raises is its fault.
-
-    Raises:
-        UserError: the plugin raised something; what a built-in one raises is ours to mend, and its
-            traceback is seen.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        if choice.part.distribution == "xraygan":
-            raise
-        raise dataset_fault(choice, f"{what} raised {describe_error(error)}") from error
-
-
 def check_classes(choice: Choice, dataset: Dataset) -> None:
     """Check the class names of a dataset.
 
     Raises:
         UserError: they are no names that can be shown, or not each its own.
     """
-    classes = getattr(dataset, "classes", None)
+    with asking(choice, "classes"):
+        classes = getattr(dataset, "classes", None)
     if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
-        raise dataset_fault(choice, f"classes is {shown(classes)}; expected a tuple of names")
+        raise plugin_fault(choice, f"classes is {shown(classes)}; expected a tuple of names")
     if not classes or len(set(classes)) < len(classes):
-        raise dataset_fault(choice, f"classes is {shown(classes)}; expected names, each once")
+        raise plugin_fault(choice, f"classes is {shown(classes)}; expected names, each once")
     for name in classes:
         if fault := label_fault(name):
-            raise dataset_fault(choice, f"the class {shown(name)} {fault}")
+            raise plugin_fault(choice, f"the class {shown(name)} {fault}")
     spelt: dict[str, str] = {}
     for name in classes:
         if (other := spelt.setdefault(spelling(name), name)) != name:
             said = f"the classes {other!r} and {name!r} differ only in spelling"
-            raise dataset_fault(choice, f"{said}; expected one name for each class")
+            raise plugin_fault(choice, f"{said}; expected one name for each class")
 
 
 def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
@@ -78,11 +56,11 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
         table = dataset.index()
     if not isinstance(table, pd.DataFrame):
         kind = type(table).__name__
-        raise dataset_fault(choice, f"index() returned {kind}; expected a pandas DataFrame")
+        raise plugin_fault(choice, f"index() returned {kind}; expected a pandas DataFrame")
     for name in COLUMNS:
         if (count := list(table.columns).count(name)) != 1:
             hint = "is there twice" if count else f"is missing; {nearest(name, map(str, table))}"
-            raise dataset_fault(choice, f"index(): the column {name!r} {hint}")
+            raise plugin_fault(choice, f"index(): the column {name!r} {hint}")
     table = table[list(COLUMNS)].reset_index(drop=True)
     for name, (fault, expected) in _checks(dataset).items():
         values = list(table[name])
@@ -91,14 +69,33 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
             if reason := fault(value):
                 row = next(i for i, other in enumerate(values) if other is value)
                 said = f"index(), row {row}: {name} is {shown(value)}"
-                raise dataset_fault(choice, f"{said}, which {reason}; expected {expected}")
+                raise plugin_fault(choice, f"{said}, which {reason}; expected {expected}")
     if (again := table["path"].duplicated()).any():
         path = table["path"][again.idxmax()]
-        raise dataset_fault(choice, f"index(): the path {path!r} is in two rows")
+        raise plugin_fault(choice, f"index(): the path {path!r} is in two rows")
     try:
-        return table.assign(age=table["age"].astype(float))
+        ages = table["age"].astype(float)
     except (TypeError, ValueError):
-        raise dataset_fault(choice, "index(): age is not of numbers (NaN if unknown)") from None
+        raise plugin_fault(choice, "index(): age is not of numbers (NaN if unknown)") from None
+    # Of plain columns: pandas groups and joins categories, say, in other ways.
+    return pd.DataFrame({name: list(table[name]) for name in COLUMNS}).assign(age=ages)
+
+
+def read_notes(choice: Choice, dataset: Dataset) -> tuple[list[str], dict[str, int]]:
+    """What a dataset says of its data: its notes, and what it leaves out.
+
+    Raises:
+        UserError: they are no texts, or no numbers of images by reason.
+    """
+    with asking(choice, "notes and left_out"):
+        notes, left_out = dataset.notes, dataset.left_out
+    if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
+        raise plugin_fault(choice, f"notes is {shown(notes)}; expected a tuple of texts")
+    counts = left_out.items() if isinstance(left_out, Mapping) else [("", left_out)]
+    if not all(isinstance(r, str) and isinstance(n, Integral) and r for r, n in counts):
+        expected = "expected reason -> number of images"
+        raise plugin_fault(choice, f"left_out is {shown(left_out)}; {expected}")
+    return list(notes), {reason: int(count) for reason, count in counts}
 
 
 def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:

@@ -19,7 +19,7 @@ from .assemble import build
 from .collapse import Watch, diversity
 from .ending import unmeasured
 from .errors import nearest
-from .evaluate import evaluate
+from .evaluate import evaluate, failure
 from .generate import generate
 from .rundir import RunDirectory, image_grid, write_table
 from .seeding import rng
@@ -54,7 +54,8 @@ class Keeper:
         self._best: float | None = None
         self.newest_sample: Path | None = None
         chosen = session.recipe.chosen("trackers")
-        self.trackers = Trackers({n: build(choice, place.path) for n, choice in chosen.items()})
+        made = {name: build(choice, place.path) for name, choice in chosen.items()}
+        self.trackers = Trackers(made, chosen)
 
     def begin(self, done: int) -> None:
         """Bring the directory to the state it had after ``done`` steps."""
@@ -102,7 +103,10 @@ class Keeper:
     def _evaluate(self, done: int) -> bool:
         """Log the metrics; returns whether they are the best so far."""
         split = self.session.watched
-        metrics = evaluate(self.session.evaluation(split), done)[0]["metrics"]
+        content, _, errors = evaluate(self.session.evaluation(split), done)
+        metrics = content["metrics"]
+        for error in errors.values():
+            _log.warning("step %d: not measured: %s", done, failure(error))
         values = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
         wanted, best = self.words.keep_best, False
         if wanted in values:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from .batches import Batches
 from .collapse import discriminator_accuracy
 from .display import Display
 from .errors import UserError
+from .faults import PluginFault
 from .interfaces import Augmenter
 from .keeping import Keeper, Meter
 from .ranks import Gradients, RankLost, Ranks
@@ -110,6 +110,8 @@ class Loop:
                             self.keeper.save(done, self.meter)
                         raise Interrupted(number)
                 self.ranks.wait()
+            except PluginFault as fault:
+                raise UserError(f"{fault}{self._after(fault, start, done)}") from fault
             except RankLost as lost:
                 raise RankLost(f"{lost}); {self._rescue(done)}") from lost
 
@@ -144,7 +146,8 @@ class Loop:
         if self.words.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         parts, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
-        before = [b.clone() for b in self.graph.buffers()] if skip or self.ranks.count > 1 else []
+        keep = skip or self.ranks.count > 1 or self.graph.foreign
+        before = [b.clone() for b in self.graph.buffers()] if keep else []
         try:
             values, records, gradients = self._part(step, 0)
             for part in range(1, parts):
@@ -155,7 +158,6 @@ class Loop:
                 values = {name: value / parts for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / parts)
             gradients = self.graph.mean_over_ranks(gradients)
-            refuse_twins(values, records)
             learned = {t.name: values[t.name] for t in self.graph.terms
                        if t.trains and t.name in values}  # fmt: skip
             held = self.guard.check(step, learned, gradients)
@@ -165,7 +167,7 @@ class Loop:
                 return {}
             self._skipped_in_a_row = 0
             self.graph.update(gradients, step, held, step / self.total)
-        except RankLost:
+        except (RankLost, PluginFault):
             self._put_back(before)  # batch norms have seen a step that will be taken again
             raise
         return {**values, **records}
@@ -177,6 +179,7 @@ class Loop:
         if "discriminator" in current.learning:
             accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
             current.record("discriminator_accuracy", accuracy)
+        self.graph.kept.note(current)
         return values, current.records, gradients
 
     def _share(self, step: int, part: int) -> Step:
@@ -237,11 +240,20 @@ class Loop:
         found = checkpoint.latest(self.place.checkpoints)
         saved = f"the checkpoint of step {found.step} is intact" if found else "none was saved yet"
         raise UserError(
-            f"{self.place.path}: step {step + 1}: {gist or 'a gradient is too large'}"
+            f"{self.place.path}: step {step + 1}: {gist or self._seen(step)}"
             f". Nothing was learned from it; {saved}. {folder} has the batch and the networks. A "
             "lower learning rate, or a lower weight of that term, may help; "
             '[run] on_nonfinite = "skip" leaves such steps out'
         )
+
+    def _seen(self, step: int) -> str:
+        """What was not finite about a step that is when it is taken again."""
+        if terms := self.guard.terms(step):
+            values = ", ".join(f"the term {name!r} was {v}" for name, v in terms.items())
+            named = [self.graph.origin(name) for name in terms]
+            made = f" ({', '.join(filter(None, named))})" if any(named) else ""
+            return f"{values}{made}, and is finite when the step is taken again"
+        return "a gradient is too large"
 
     def _leave_out(self, step: int, values: dict[str, Tensor]) -> None:
         """Count a step that was not finite and go on.
@@ -298,6 +310,15 @@ class Loop:
             return "no checkpoint had been written"
         return f"step {found.step} is saved: continue it with --resume"
 
+    def _after(self, fault: PluginFault, start: int, done: int) -> str:
+        """After a plugin was at fault, save what is whole here; says what there is."""
+        self._look(done, surely=True)
+        if self.keeper and done > start and not fault.spoilt:
+            self.keeper.save(done, self.meter)
+        if found := checkpoint.latest(self.place.checkpoints):
+            return f". The run is saved at step {found.step}: continue it with --resume"
+        return ". Nothing was trained yet: when the plugin is mended, start again with --resume"
+
     def _stand_in(self, done: int) -> None:
         """Save for the first rank if that has ended, and its lock with it."""
         try:
@@ -307,19 +328,6 @@ class Loop:
                     checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
         except UserError:
             return  # it lives, and saves by itself
-
-
-def refuse_twins(values: Iterable[str], records: Iterable[str]) -> None:
-    """Hold that what parts record does not stand for a term's value in the log.
-
-    Raises:
-        UserError: a part records something under a term's name.
-    """
-    if both := sorted({*values} & {*records}):
-        raise UserError(
-            f"a part records {both[0]!r}, which is the name of a term: give the term's table "
-            "another name, and say with plugin = which score it is"
-        )
 
 
 def _sum(a: Gradients, b: Gradients) -> Gradients:

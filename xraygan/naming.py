@@ -19,8 +19,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from .errors import UserError, shown
-
 #: characters of a name of a file or folder; what is written beside it has a longer one
 LONGEST = 100
 #: bytes of it in UTF-8: file systems take 255, suffixes included
@@ -86,15 +84,9 @@ def word_fault(name: Any) -> str:
 
 
 @lru_cache(maxsize=1000)
-def record_name(name: Any) -> str:
-    """The name of what a part records, if it can have it; it is asked for in every step.
-
-    Raises:
-        UserError: it cannot be shown, or a line of the log has it already.
-    """
-    if fault := "is taken by the log itself" if name in LOGGED else label_fault(name):
-        raise UserError(f"a part records {shown(name)}: the name {fault}")
-    return name
+def record_fault(name: str) -> str:
+    """Why what a part records cannot have a name; it is asked for in every step."""
+    return "is taken by the log itself" if name in LOGGED else label_fault(name)
 
 
 def same_file(names: Iterable[str]) -> tuple[str, str] | None:

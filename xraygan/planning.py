@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import NoFault
+
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 #: Python's audit events that change the disk, reach the network or start a program that may
@@ -30,7 +32,7 @@ _depth = 0
 _watched = False
 
 
-class Blocked(OSError):
+class Blocked(NoFault, OSError):
     """A part wanted the network or the disk while a plan was made."""
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .errors import UserError
+from .errors import NoFault, UserError
 from .interfaces import wide
 
 Gradients = dict[str, list[Tensor | None]]
@@ -28,7 +28,7 @@ Gradients = dict[str, list[Tensor | None]]
 PATIENCE = timedelta(hours=2)
 
 
-class RankLost(Exception):
+class RankLost(NoFault):
     """Another rank ended, so what this one was waiting for will not come."""
 
 

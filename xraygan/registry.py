@@ -21,6 +21,7 @@ import pluggy
 
 from . import hookspecs
 from .errors import UserError, nearest, shown
+from .loading import ImportFault, loading
 from .naming import label_fault
 
 GROUP = "xraygan"
@@ -55,10 +56,6 @@ KINDS = {
     "tracker": Kind("xraygan_register_trackers", "xraygan.Tracker"),
     "command": Kind("xraygan_register_commands", "click.Command", made=True),
 }
-
-
-#: What a plugin can raise while it is imported; a module that calls sys.exit() is broken too.
-_ANYTHING = (Exception, SystemExit)
 
 
 class BrokenPart(Exception):
@@ -120,18 +117,21 @@ class Part:
         """
         if self.error:
             raise BrokenPart(self.error)
-        try:
-            target = _import(self.target) if isinstance(self.target, str) else self.target
-        except _ANYTHING as error:
-            raise BrokenPart(f"cannot import {self.target}: {describe_error(error)}") from error
+        target = self.target
+        if isinstance(target, str):
+            try:
+                with loading(f"the {self.kind} {self.name!r} of {self.origin}", own=self.is_own):
+                    target = _import(target)
+            except ImportFault as error:
+                raise BrokenPart(f"cannot import {self.target}: {error}") from error
         _, name, made = KINDS[self.kind]
         interface = _import(name.replace(".", ":"))
         if made:
             if not isinstance(target, interface):
-                raise BrokenPart(f"not an instance of {name}: {target!r}")
+                raise BrokenPart(f"not an instance of {name}: {shown(target)}")
             return target
         if not (isinstance(target, type) and issubclass(target, interface)):
-            raise BrokenPart(f"not a subclass of {name}: {target!r}")
+            raise BrokenPart(f"not a subclass of {name}: {shown(target)}")
         if missing := sorted(getattr(target, "__abstractmethods__", ())):
             raise BrokenPart(f"{target.__name__} does not implement {', '.join(missing)}")
         return target
@@ -139,6 +139,11 @@ class Part:
     @property
     def origin(self) -> str:
         return f"{self.distribution} {self.version}".strip()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it comes with the toolkit."""
+        return self.distribution == "xraygan"
 
     def as_dict(self) -> dict[str, str]:
         keys = ("kind", "name", "summary", "distribution", "version", "status", "error")
@@ -167,23 +172,33 @@ class Registry:
         blank = Part("plugin", point.name, distribution, version)
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
+        named = f"the plugin {point.name!r} of {blank.origin}"
         try:
-            plugin = point.load()
-            manager.register(plugin, name=point.name)
-            _check_hooks(manager, plugin)
-        except _ANYTHING as error:
-            # Whatever a plugin raises on import is its own; the others must go on.
-            self._broken.append(replace(blank, error=describe_error(error)))
+            with loading(named, own=blank.is_own):
+                plugin = point.load()
+                manager.register(plugin, name=point.name)
+                _check_hooks(manager, plugin)
+        except ImportFault as error:
+            self._broken.append(replace(blank, error=str(error)))
             return
         for kind, (hook, *_) in KINDS.items():
+            registered: list[str] = []
 
-            def register(name: str, target: Any, *, kind: str = kind) -> None:
+            def register(
+                name: str, target: Any, *, kind: str = kind, registered: list[str] = registered
+            ) -> None:
+                registered.append(name)
                 self._add(replace(blank, kind=kind, name=name, target=target))
 
+            fault = ""
             try:
-                getattr(manager.hook, hook)(register=register)
-            except _ANYTHING as error:
-                fault = f"{hook} raised {describe_error(error)}"
+                with loading(named, own=blank.is_own):
+                    answer = getattr(manager.hook, hook)(register=register)
+                if answer and not registered:
+                    fault = f"{hook} returned {shown(answer[0])}; it must call register(name, part)"
+            except ImportFault as error:
+                fault = f"{hook} raised {error}"
+            if fault:
                 self._broken.append(replace(blank, kind=kind, error=fault))
 
     def _add(self, part: Part) -> None:
@@ -196,7 +211,7 @@ class Registry:
             self._broken.append(replace(part, error=fault))
             return
         # The kind of a lazy built-in is held by our tests, so that listing need not import it.
-        waits = self._lazy or part.distribution == "xraygan"
+        waits = self._lazy or part.is_own
         if not (isinstance(part.target, str) and waits):
             try:
                 part = replace(part, target=part.resolve())
@@ -273,13 +288,7 @@ def docstring(part: Any) -> str:
     """A class's own docstring, unindented, not the one that it inherits from its interface; or a
     command's."""
     said = part.__doc__ if isinstance(part, type) else getattr(part, "help", None)
-    return inspect.cleandoc(said or "")
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception as one line: its type and message."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return inspect.cleandoc(said) if isinstance(said, str) else ""
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:
@@ -308,7 +317,12 @@ def _may_implement(point: EntryPoint, hook: str) -> bool:
 
     It does not if other hooks are there and this one is not; where none is, they may be elsewhere.
     """
-    text = _source(point.module)
+    origin = " ".join(_origin(point)).strip()
+    try:
+        with loading(f"the plugin {point.name!r} of {origin}", own=_origin(point)[0] == "xraygan"):
+            text = _source(point.module)
+    except ImportFault:
+        return True  # as is said where it is imported
     return text is None or hook in text or "import *" in text or "xraygan_register_" not in text
 
 
@@ -330,5 +344,5 @@ def _source(module: str) -> str | None:
     try:
         spec = importlib.util.find_spec(module)  # which runs the packages that it is in
         return Path(spec.origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
-    except _ANYTHING:
+    except (Exception, SystemExit):
         return None

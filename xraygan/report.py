@@ -207,8 +207,9 @@ def _data(run: RunFiles) -> Html:
 def _metrics(run: RunFiles) -> Html:
     if not run.evaluation:
         return absent("evaluation.json", ", for the run goes on or was interrupted")
+    failed = [tag("p", f"Not measured: {why}") for why in run.evaluation.get("failed", {}).values()]
     if not run.evaluation.get("metrics"):
-        return tag("p", "The recipe names no metric.")
+        return join(failed) if failed else tag("p", "The recipe names no metric.")
     groups: dict[str, dict[str, Any]] = {}
     for name, measurement in run.evaluation["metrics"].items():
         groups.setdefault(name.partition("/")[0], {})[name] = measurement
@@ -227,7 +228,7 @@ def _metrics(run: RunFiles) -> Html:
     share = f"{run.evaluation.get('protocol', {}).get('confidence', 0.95) * 100:g} %"
     head = ["Metric", "Value", f"{share} interval", "n", "Note"]
     measured = table(head, single + grouped, numbers=(1, 2, 3), style="wide metrics")
-    return join([tag("p", protocol(run)), measured])
+    return join([*failed, tag("p", protocol(run)), measured])
 
 
 def _measured(measurement: Mapping[str, Any]) -> tuple[object, ...]:

@@ -30,6 +30,8 @@ from .reading import parse_json, parse_toml, read_text, sha256
 from .recipe import Recipe
 
 LOCK = ".lock"
+#: bytes; one has some thousand
+LARGEST_EVALUATION = 1 << 24
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 

@@ -115,6 +115,7 @@ class EvaluationFile(Shape):
     step: int | None = None
     protocol: Protocol = Protocol()
     metrics: dict[str, Measurement] = {}
+    failed: dict[str, str] = {}
 
 
 def cautions(protocol: Mapping[str, Any]) -> list[str]:

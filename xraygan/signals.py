@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .errors import NoFault
 
-class Interrupted(Exception):
+
+class Interrupted(NoFault):
     """A signal ended the run after its step was finished and saved."""
 
     def __init__(self, number: int) -> None:

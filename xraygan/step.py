@@ -11,7 +11,7 @@ feature maps, activations and metadata are this rank's rows. :meth:`Step.gather`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -19,13 +19,17 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from . import answers
 from .errors import UserError
+from .faults import asking
 from .interfaces import Extractor, Task, wide
 from .metadata import encode
-from .naming import record_name
+from .passes import is_compiled, keep_running_statistics, words
 from .ranks import Ranks, gather
+from .recipe import Choice
 from .seeding import global_stream
 from .seeding import rng as rng_of
+from .watching import Watch
 
 T = TypeVar("T")
 Batch = Literal["real", "fake"]
@@ -59,6 +63,8 @@ class Step:
         ranks: the processes over which :meth:`gather` gathers.
         fake_statistics: whether the classifier's running statistics (batch norm) follow generated
             images; by default only real images move them, because it is tested on real images.
+        choices: the parts by their tables, for messages to name.
+        taken: the names of terms, which nothing can be recorded under.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class Step:
         shard: tuple[int, int] = (0, 1),
         ranks: Ranks | None = None,
         fake_statistics: bool = False,
+        choices: Mapping[str, Choice] | None = None,
+        taken: frozenset[str] = frozenset(),
     ) -> None:
         self.task = task
         self.networks = networks
@@ -96,8 +104,11 @@ class Step:
         self.labels = self.gather(labels)
         self._autocast = autocast
         self._fake_statistics = fake_statistics
+        self._choices = choices or {}
+        self._taken = taken
         self.records: dict[str, Tensor] = {}
         self._kept: dict[Hashable, Any] = {}
+        self.watch = Watch()
 
     @property
     def batch_size(self) -> int:
@@ -109,8 +120,16 @@ class Step:
         return self.task.classes
 
     def record(self, name: str, value: Tensor) -> None:
-        """Log a scalar beside the terms' values, such as the share of labels that were kept."""
-        self.records[record_name(name)] = value.detach()
+        """Log a scalar, under no term's name, such as the share of labels that were kept."""
+        self.records[name] = answers.record(name, value, self._taken)
+
+    @contextmanager
+    def asking(self, part: str | Choice | None, what: str = "forward()") -> Iterator[None]:
+        """Within it a part (or the part of a table) is asked for something: what it raises is its
+        fault (:func:`xraygan.faults.asking`), and it must leave the step's tensors alone."""
+        choice = self._choices.get(part) if isinstance(part, str) else part
+        with asking(choice, what), self.watch.over(self, choice):
+            yield
 
     def gather(self, rows: Tensor) -> Tensor:
         """The whole batch's rows of a tensor that has this rank's; differentiable."""
@@ -122,11 +141,8 @@ class Step:
         return rows[self.ranks.index * count :][:count]
 
     def draw(self, make: Callable[[int], Tensor]) -> Tensor:
-        """This step's rows of random numbers that are drawn for the whole batch.
-
-        Args:
-            make: draws the rows of that many images, from :attr:`rng`.
-        """
+        """This step's rows of random numbers that are drawn for the whole batch; ``make`` draws
+        the rows of that many images, from :attr:`rng`."""
         part, parts = self.shard
         count = len(self.real)
         return make(parts * count)[part * count :][:count]
@@ -154,9 +170,10 @@ class Step:
         """Latent noise ``(n, latent_size)``, standard normal."""
         size = self.networks["generator"].latent_size
         with self.drawing("latents"):
-            return self.draw(
+            latents = self.draw(
                 lambda n: torch.randn(n, size, generator=self.rng, device=self.real.device)
             )
+        return self.watch.note("z", latents)
 
     @cached_property
     def fake_labels(self) -> Tensor:
@@ -200,8 +217,8 @@ class Step:
         inputs = [self.z]
         if generator.conditional:
             inputs.append(self.label_vectors("fake"))
-        with self._learning("generator"), self.drawing("generated"):
-            return self.run(generator, *inputs)
+        with self._learning("generator"), self.drawing("generated"), self.asking("generator"):
+            return self.run(generator, *inputs, shape=self.real.shape)
 
     @cached_property
     def fake(self) -> Tensor:
@@ -210,7 +227,8 @@ class Step:
         The same pixels as :attr:`generated`, cut off from the generator's graph: gradients of all
         terms meet here and go through the generator once.
         """
-        return self.generated.detach().requires_grad_(self.generated.requires_grad)
+        made = self.generated
+        return self.watch.note("fake", made.detach().requires_grad_(made.requires_grad))
 
     def label_vectors(self, batch: Batch) -> Tensor:
         """What conditional networks are told of this rank's real or generated images: ``(n, C)``
@@ -223,19 +241,20 @@ class Step:
         """Within it a graph is kept only if the network learns in this step."""
         return torch.set_grad_enabled(torch.is_grad_enabled() and network in self.learning)
 
-    def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
-        """A network's output in the run's precision, returned as float32."""
+    def run(
+        self, network: nn.Module, *inputs: Tensor, shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """A network's output, of a ``shape``, in the run's precision, returned as float32."""
         with self._autocast():
-            return wide(network(*inputs))
-
-    # -- what the networks say of both batches -----------------------------------------------------
+            return answers.floating(network(*inputs), shape)
 
     @cached_property
     def real_scores(self) -> Tensor:
         """Discriminator logits ``(N,)`` of the real batch, float32."""
         scores = self.gather(self._judged("real")[1])
         if "augmenter" in self.networks and "discriminator" in self.learning:
-            self.networks["augmenter"].watch(scores.detach())
+            with self.asking("augmenter", "watch()"):
+                self.networks["augmenter"].watch(scores.detach())
         return scores
 
     @cached_property
@@ -254,7 +273,7 @@ class Step:
         Raises:
             UserError: the discriminator is compiled, and PyTorch differentiates that once only.
         """
-        if _compiled(self.networks["discriminator"]):
+        if is_compiled(self.networks["discriminator"]):
             raise UserError(
                 "a penalty on the discriminator's gradient differentiates it twice, which a "
                 'compiled network cannot be; set [run] compile = "off"'
@@ -266,8 +285,8 @@ class Step:
 
     def _judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
         discriminator = self.networks["discriminator"]
-        images = self.real if batch == "real" else self.fake
-        if not (images.requires_grad or _compiled(discriminator)):
+        images = getattr(self, batch)
+        if not (images.requires_grad or is_compiled(discriminator)):
             # Nothing is computed for a gradient that nobody asks for; a compiled network would.
             images = images.detach().requires_grad_()
         labels = self.label_vectors(batch) if discriminator.conditional else None
@@ -284,17 +303,20 @@ class Step:
             labels: their label vectors ``(n, C)``, for a conditional discriminator alone.
         """
         if "augmenter" in self.networks:
-            images = self.networks["augmenter"](images, self)
+            with self.asking("augmenter"):
+                images = answers.floating(self.networks["augmenter"](images, self), images.shape)
         given = [] if labels is None else [labels]
-        return self.run(self.networks["discriminator"], images, *given)
+        with self.asking("discriminator"):
+            shape = (len(images),)
+            return self.run(self.networks["discriminator"], images, *given, shape=shape)
 
     @cached_property
     def real_activations(self) -> dict[str, Tensor]:
         """All that the classifier returns for the real batch."""
         classifier = self.networks["classifier"]
         given = [self.real_metadata] if classifier.metadata else []
-        with self._learning("classifier"), self.drawing("classified", "real"), self._autocast():
-            return classifier(self.real, *given)
+        with self._learning("classifier"), self.drawing("classified", "real"):
+            return self._classified(classifier, self.real, *given)
 
     @cached_property
     def fake_activations(self) -> dict[str, Tensor]:
@@ -320,8 +342,12 @@ class Step:
         classifier = (self.averages if averaged else self.networks)["classifier"]
         keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
         given = [metadata()] if classifier.metadata and metadata else []
-        with keep, self._autocast():
-            return classifier(images, *given)
+        with keep:
+            return self._classified(classifier, images, *given)
+
+    def _classified(self, classifier: nn.Module, images: Tensor, *given: Tensor) -> Any:
+        with self.asking("classifier"), self._autocast():
+            return answers.activations(classifier(images, *given), len(images), self.task)
 
     @cached_property
     def real_logits(self) -> Tensor:
@@ -352,8 +378,10 @@ class Step:
         """
 
         def extract() -> dict[str, Tensor]:
-            with self._autocast():
-                return self.extractors[extractor].extract(self, images)
+            of = getattr(self, images) if isinstance(images, str) else images
+            with self.asking(f"extractors.{extractor}"), self._autocast():
+                maps = self.extractors[extractor].extract(self, images)
+                return answers.named_tensors(maps, len(of))
 
         # A tensor is known by what it is, not by its values; as a key it is kept with its maps.
         return self.once(("features", extractor, images), extract)
@@ -367,33 +395,6 @@ class Step:
             key: names it, with all that it depends on beside the step.
         """
         if key not in self._kept:
-            with self.drawing("once", *_words(key)):
+            with self.drawing("once", *words(key)):
                 self._kept[key] = make()
         return self._kept[key]
-
-
-def _words(key: Hashable) -> Iterator[str]:
-    """The parts of a key that are the same in every process."""
-    for part in key if isinstance(key, tuple) else (key,):
-        if isinstance(part, tuple):
-            yield from _words(part)
-        elif isinstance(part, str | int | float):
-            yield str(part)
-
-
-def _compiled(network: nn.Module) -> bool:
-    return getattr(network, "_compiled_call_impl", None) is not None
-
-
-@contextmanager
-def keep_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Within it, batch norms normalize by the batch but their running statistics stay."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

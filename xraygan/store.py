@@ -19,7 +19,7 @@ from torch import Tensor
 from .assemble import build
 from .decode import Progress
 from .errors import UserError
-from .index import check_classes, read_index
+from .index import check_classes, read_index, read_notes
 from .interfaces import Dataset, Task
 from .metadata import encode, numbers
 from .recipe import Recipe
@@ -214,8 +214,9 @@ def prepare(
     fingerprint = hashlib.sha256(f"{store.sha256}{rows}".encode()).hexdigest()
     counts = tuple(splits["train"].label_matrix.sum(axis=0).tolist())
     task = replace(task, counts=counts, images=len(splits["train"]))
-    data = ImageData(task, splits, fingerprint, store, notes=list(dataset.notes))
-    data.left_out = {**dataset.left_out, **left_out}
+    notes, without = read_notes(recipe.choices["data"], dataset)
+    data = ImageData(task, splits, fingerprint, store, notes=notes)
+    data.left_out = {**without, **left_out}
     data.warnings += data.notes
     _check_amount(recipe, data, was)
     _note_what_is_assumed(recipe, data, index, training)

@@ -30,9 +30,9 @@ from .cache import (
 )
 from .contents import PREFIX, file_identity, remembering, stamp
 from .decode import GreyFault, LoadFault, Progress, decode, digest_of, header_of, load
-from .errors import UserError
+from .errors import UserError, shown
+from .faults import BadAnswer, asking, plugin_fault
 from .greys import DOUBTS, Grey
-from .index import asking, dataset_fault
 from .interfaces import Dataset
 from .paths import Folder
 from .recipe import Recipe, plain
@@ -152,9 +152,9 @@ def open_store(recipe: Recipe, dataset: Dataset, paths: list[str], progress: Pro
             'xraygan.images.read_grey, so it has no other range than "full"'
         ) from None
     except LoadFault as fault:
-        if choice.part.distribution == "xraygan":
+        if choice.part.is_own:
             raise
-        raise dataset_fault(choice, str(fault)) from fault
+        raise plugin_fault(choice, str(fault)) from fault
     except OSError as error:
         raise UserError(
             f"{folder}: the image store cannot be written ({error.strerror}); name another "
@@ -175,7 +175,11 @@ def contents_of(recipe: Recipe, dataset: Dataset, paths: Sequence[str]) -> list[
         if data.root is not None and type(dataset).identity is Dataset.identity:
             # It says no more than the path, and another folder has the same.
             return [file_identity(Path(data.root), path) or path for path in paths]
-        return [dataset.identity(path) for path in paths]
+        found = [dataset.identity(path) for path in paths]
+        for path, content in zip(paths, found, strict=True):
+            if not isinstance(content, str):
+                raise BadAnswer(f"of {path!r} is {shown(content)}; expected text")
+        return found
 
 
 def _key(recipe: Recipe, asked: _Asked, contents: Sequence[str]) -> str:

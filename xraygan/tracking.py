@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .faults import describe_error
 from .interfaces import Tracker
-from .registry import describe_error
+from .recipe import Choice
 
 _log = logging.getLogger(__name__)
 
@@ -15,31 +16,38 @@ _log = logging.getLogger(__name__)
 class Trackers:
     """The trackers of a run, by the names that the recipe gives them.
 
+    Args:
+        choices: their parts by the same names, for warnings to name.
+
     One that raises is named in a warning and told nothing more: a run of a week does not end for
     the want of a curve.
     """
 
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+    def __init__(
+        self, trackers: Mapping[str, Tracker], choices: Mapping[str, Choice] | None = None
+    ) -> None:
         self._trackers = dict(trackers)
+        self._choices = choices or {}
 
     def begin(self, step: int) -> None:
-        self._tell(lambda tracker: tracker.begin(step))
+        self._tell("begin", lambda tracker: tracker.begin(step))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._tell(lambda tracker: tracker.log(step, values))
+        self._tell("log", lambda tracker: tracker.log(step, dict(values)))
 
     def image(self, step: int, path: Path) -> None:
-        self._tell(lambda tracker: tracker.image(step, path))
+        self._tell("image", lambda tracker: tracker.image(step, path))
 
     def close(self) -> None:
-        self._tell(lambda tracker: tracker.close())
+        self._tell("close", lambda tracker: tracker.close())
 
-    def _tell(self, tell: Callable[[Tracker], None]) -> None:
+    def _tell(self, what: str, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 tell(tracker)
-            except Exception as error:
-                _log.warning(
-                    "[trackers.%s] failed and is told nothing more: %s", name, describe_error(error)
-                )
+            except (Exception, SystemExit) as error:
+                part = self._choices[name].part if name in self._choices else None
+                named = f" (the tracker {part.name!r} of {part.origin})" if part else ""
+                said = f"{what}() raised {describe_error(error)}"
+                _log.warning("[trackers.%s]%s is told nothing more: %s", name, named, said)
                 del self._trackers[name]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xraygan import Classifier, UserError
 from xraygan.engine import Session
-from xraygan.registry import describe_error
+from xraygan.faults import describe_error
 
 EXAMPLES = 2  # images in the batch that is traced; one alone would be taken for a constant
 

@@ -5,16 +5,19 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 import signal
 import sys
-from typing import NoReturn
+from traceback import print_exc
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import UserError, clipped
+from ..errors import NoFault, UserError, clipped
+from ..faults import describe_error
 from .audit import audit
 from .check import check
 from .data import data
@@ -29,6 +32,9 @@ from .report import report
 from .run import run
 from .schema import schema
 from .sweep import sweep
+
+if TYPE_CHECKING:
+    from ..registry import Part
 
 
 class Verbs(click.Group):
@@ -46,7 +52,7 @@ class Verbs(click.Group):
             return own
         brought = {part.name: part for part in commands().parts("command")}
         try:
-            return brought[name].cls if name in brought else None
+            return _guarded(brought[name]) if name in brought else None
         except UserError:
             if context.resilient_parsing:  # a shell that completes has no use for a message
                 return None
@@ -63,6 +69,28 @@ class Verbs(click.Group):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(sorted(rows))
+
+
+def _guarded(part: Part) -> click.Command:
+    """A plugin's command, of whose errors the command line makes one message that names it."""
+    command: click.Command = part.cls
+    if part.is_own:
+        return command
+    command = copy.copy(command)
+    invoke = command.invoke
+
+    def guarded(context: click.Context) -> Any:
+        try:
+            return invoke(context)
+        except (UserError, NoFault, click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the command {part.name!r} of {part.origin} raised {describe_error(error)}"
+            ) from error
+
+    command.invoke = guarded  # type: ignore[method-assign, assignment]
+    return command
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,7 +139,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except UserError as error:
         if "--traceback" in sys.argv:
-            raise
+            print_exc()
         click.echo(f"xraygan: {_brief(str(error))}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:

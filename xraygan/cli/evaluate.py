@@ -23,7 +23,8 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
     """
     from ..display import Display
-    from ..engine import finish, restore
+    from ..engine import restore
+    from ..finishing import finish
 
     session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
     with place.locked():

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .. import interfaces
 from ..errors import UserError
+from ..faults import BadAnswer, PluginFault, describe_error
 from ..options import REQUIRED, check_options, options_of, takes_positional
-from ..registry import describe_error, docstring, first_line
+from ..registry import docstring, first_line
 
 
 class CheckFailed(AssertionError):
@@ -56,9 +57,13 @@ class Blocks:
             yield
         except Failure as failure:
             self.failures.setdefault(name, str(failure))
+        except PluginFault as fault:
+            self.failures.setdefault(name, str(fault))
         except UserError as error:
             self.failures.setdefault(name, f"it refused: {error}")
-        except Exception as error:
+        except BadAnswer as error:
+            self.failures.setdefault(name, f"it {error}")
+        except (Exception, SystemExit) as error:
             self.failures.setdefault(name, f"it raised {describe_error(error)}")
         else:
             if name not in self.passed:

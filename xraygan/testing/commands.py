@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from ..errors import UserError
-from ..registry import describe_error
+from ..faults import describe_error
 from .checks import Blocks, expect
 
 

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 from .. import schema
+from ..answers import measurements
 from ..errors import UserError
 from ..evaluate import Evaluation
 from ..graph import TrainingGraph
+from ..index import read_index, read_notes
 from ..interfaces import Dataset, Measurement, Metric, Tracker
 from ..options import takes_positional
 from ..recipe import Choice, Recipe
@@ -24,8 +26,9 @@ from ..registry import Part
 from ..seeding import rng
 from ..store import ImageSplit, StoredImages
 from .checks import Checks, expect
-from .stand_ins import SIZE, Bench, StandInClassifier
+from .stand_ins import SIZE, Bench, StandInClassifier, checked
 
+BOOTSTRAP = 50
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
 
 
@@ -66,6 +69,10 @@ def check_dataset(
         expect(len(table) > 0, "index() has no rows")
     checks.stop_if_failed()
     _check_table(checks, table, classes, exclusive=made.exclusive)
+    if not checks.failures:
+        with checks("accepted"):  # by what a run holds it to
+            read_index(checked("dataset"), made)
+            read_notes(checked("dataset"), made)
     with checks("deterministic"):
         again = checks.build(None if root is None else Path(root)).index()
         expect(table.reset_index(drop=True).equals(again.reset_index(drop=True)), "index() varies")
@@ -173,6 +180,7 @@ def check_metric(metric: type[Metric], **options: Any) -> list[str]:
         expect(bool(found), "it measured nothing of a run that has every network")
         for name, measured in found.items():
             _expect_measurement(name, measured)
+        measurements(found, BOOTSTRAP)
     checks.stop_if_failed()
     with checks("deterministic"):
         first, second = (
@@ -211,7 +219,7 @@ def evaluation(*, without: str = "") -> Evaluation:
     tables = schema.Tables(
         run=schema.Run(steps=1),
         data=schema.Data(plugin="stand-in", image_size=SIZE),
-        evaluation=schema.Evaluation(generated=24, bootstrap=50, batch_size=16),
+        evaluation=schema.Evaluation(generated=24, bootstrap=BOOTSTRAP, batch_size=16),
     )
     # A metric may build another classifier of the run's kind.
     kind = Part("classifier", "stand-in", "xraygan", "", StandInClassifier)

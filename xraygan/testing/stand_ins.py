@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,17 +13,28 @@ from ..batches import rows_of
 from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
 from ..metadata import encode
 from ..precision import choose_precision
+from ..recipe import Choice
+from ..registry import Part
 from ..seeding import rng
 from ..step import Step
 
 SIZE = 32
 CLASSES = ("Cardiomegaly", "Effusion", "Edema")
 METADATA = ("age", "sex")
+TERMS = frozenset({"generator", "discriminator", "classification", "pseudo_label"})
+
+_numbers = itertools.count()
 
 
 def task(*, exclusive: bool = True, size: int = SIZE) -> Task:
     """Three classes, ten training images each, and metadata."""
     return Task(size, CLASSES, exclusive, (10, 10, 10), 30, METADATA)
+
+
+def checked(kind: str) -> Choice:
+    """What stands for a part that is checked, where the core names parts."""
+    part = Part(kind, "checked", "this plugin", "")
+    return Choice(f"{kind} {next(_numbers)}", part, None, {})
 
 
 class StandInGenerator(Generator):
@@ -141,6 +153,8 @@ class Bench:
             order: ``(N,)``, the batch's images, labels and latents in another order.
             shard: which of how many equal parts of it.
         """
+        for network in self.networks.values():
+            network.train()  # whatever was done to it before
         source = rng("cpu", 0, "testing", count)
         k = len(self.task.classes)
         size = self.task.image_size
@@ -167,6 +181,7 @@ class Bench:
             unlabelled=real.flip(0)[order].to(self.device),
             averages=self.averages,
             shard=shard,
+            taken=TERMS,
         )
         # The part's own random numbers come from the step; those of the batch are given.
         step.__dict__["z"] = latents[order].to(self.device)

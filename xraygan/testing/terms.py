@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..answers import scalar
 from ..errors import UserError
 from ..graph import trained_parameters
 from ..interfaces import Augmenter, Labeler, Objective, Score
 from ..step import Step
 from .checks import Checks, Failure, devices, expect, expect_finite, expect_same
-from .stand_ins import Bench
+from .stand_ins import Bench, checked
 
 Compute = Callable[[Step], Tensor]
 ORDER = torch.tensor([4, 2, 0, 5, 1, 3])
@@ -213,14 +216,12 @@ def _expect_twice_differentiable(step: Step, part: Augmenter) -> None:
 
 def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: bool) -> None:
     with checks("scalar"):
-        value = compute(bench.step())
-        _expect_scalar(value)
+        scalar(compute(bench.step()), bench.device)
     checks.stop_if_failed()
     with checks("finite"):
         expect_finite(compute(bench.step()), "its value")
     with checks("batch of one"):
-        value = compute(bench.step(1))
-        _expect_scalar(value)
+        value = scalar(compute(bench.step(1)), bench.device)
         expect_finite(value, "its value in a batch of one image")
     with checks("deterministic"):
         first, second = _twice(lambda: compute(bench.step()))
@@ -233,6 +234,8 @@ def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: b
             expect_same(plain.detach(), other.detach(), why, tolerance=1e-4)
     with checks("leaves the step"):
         _expect_untouched(bench.step(), compute)
+    with checks("keeps no step"):
+        _expect_nothing_kept(bench, compute)
 
 
 def _check_elsewhere(
@@ -242,16 +245,8 @@ def _check_elsewhere(
     for precision in ("bf16",) if device.type == "cpu" else ("fp32", "bf16"):
         with checks(precision if device.type == "cpu" else f"{device.type}, {precision}"):
             bench = Bench(device=device, precision=precision, averages=averages)
-            value = compute(bench.step())
-            _expect_scalar(value)
+            value = scalar(compute(bench.step()), device)
             expect_finite(value, f"its value where networks run in {precision}")
-
-
-def _expect_scalar(value: Any) -> None:
-    expect(isinstance(value, Tensor), f"it returned {type(value).__name__}, not a tensor")
-    expect(value.dim() == 0, f"it returned shape {tuple(value.shape)}, not a scalar ()")
-    wide = value.dtype in (torch.float32, torch.float64)
-    expect(wide, f"it returned {value.dtype}; expected float32 or better")
 
 
 def _expect_gradients(
@@ -283,7 +278,8 @@ def _expect_untouched(step: Step, compute: Callable[[Step], Any]) -> None:
         name: {key: value.clone() for key, value in network.state_dict().items()}
         for name, network in step.networks.items()
     }
-    compute(step)
+    with step.watch.over(step, checked("score")):
+        compute(step)
     for name, value in values.items():
         expect_same(
             getattr(step, name).detach(), value, f"it changed step.{name}, which others read"
@@ -291,6 +287,19 @@ def _expect_untouched(step: Step, compute: Callable[[Step], Any]) -> None:
     for name, network in step.networks.items():
         for key, value in network.state_dict().items():
             expect_same(value, state[name][key], f"it changed {key} of the {name}")
+
+
+def _expect_nothing_kept(bench: Bench, compute: Compute) -> None:
+    """Of the steps that a part has seen it keeps one at most: of more, memory would run out."""
+    steps: list[list[ReferenceType[Any]]] = []
+    for _ in range(3):
+        step = bench.step()
+        value = compute(step)
+        steps.append([ref(step), ref(step.fake), ref(value)])
+        del step, value
+    gc.collect()
+    alive = [any(found() is not None for found in seen) for seen in steps]
+    expect(sum(alive) < 2, "it keeps every step with its graph; keep detach() or item() of them")
 
 
 def _expect_labels(bench: Bench, labels: Any, weights: Any, count: int) -> None:
