@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from .reading import parse_json
-from .rundir import write_atomically
+from .writing import write_atomically
 
 #: starts what :func:`file_identity` returns; another number for another way to sample
 PREFIX = "file1:"

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from . import checkpoint, lengthening
 from .assemble import assemble, from_random, rehearse
+from .cells import as_csv
 from .display import Display, logging_to
 from .errors import UserError
 from .evaluate import Evaluation, evaluate, predictions
@@ -33,15 +34,16 @@ from .recorded import Conditions, read_conditions, recorded_task, write_conditio
 from .resuming import (
     Resumption,
     data_differences,
-    known_environment,
     material_changes,
+    read_environment,
     trained_on,
 )
-from .rundir import RunDirectory, environment, write_json, write_table
+from .rundir import RunDirectory, as_json, environment
 from .selection import task_of
 from .starting import pinned, take_over
 from .store import ImageData, ImageSplit, open_dataset, prepare
 from .unseen import check_unseen
+from .writing import write_together
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ class Session:
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
             check_unseen(place, recipe, found)
-            for line in data_differences(known_environment(place), found):
+            for line in data_differences(read_environment(place), found):
                 display.say(f"warning: these are not the images of the run: {line}")
             return found
 
@@ -205,7 +207,8 @@ def _lead(
     """The run of the first rank, which writes the run directory."""
     recipe, data = session.recipe, session.data
     if resumed:
-        resumed.check_data(data)  # until here nothing is changed
+        resumed.check_data(data)
+        resumed.check_networks(session.graph)  # until here nothing is changed
     with place.said_of_the_disk():
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
@@ -369,12 +372,15 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
         result["protocol"]["changed"] = {key: now for key, (_, now) in changed.items()}
     own = evaluation.split == place.split
     files = place if own else place.of_split(evaluation.split)
+    written = {}
     if "classifier" in session.graph.networks:
-        write_table(files.predictions, predictions(evaluation))
-    files.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
+        written[files.predictions] = as_csv(predictions(evaluation))
     if len(resamples):
-        write_table(files.bootstrap, resamples.round(6))
-    write_json(files.evaluation, result)
+        written[files.bootstrap] = as_csv(resamples.round(6))
+    written[files.evaluation] = as_json(result)
+    write_together({path: text.encode() for path, text in written.items()})
+    if not len(resamples):
+        files.bootstrap.unlink(missing_ok=True)  # an earlier evaluation's are of other figures
     if own:
         write_report(place.path)
     return files.evaluation

@@ -17,6 +17,7 @@ from .generate import Generated, generate
 from .metadata import parse
 from .rundir import write_table
 from .seeding import rng
+from .writing import filling
 
 #: draws for one image of a class before an unconditional generator is given up
 PATIENCE = 200
@@ -46,16 +47,16 @@ def write_images(
         raise UserError(f"{out} is not empty; name a new folder with --out")
     names = graph.task.classes
     made, probs = sample(session, count, class_name, seed, display, metadata)
-    out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
             table[f"condition:{name}"] = made.labels[:, column].numpy()
         if probs is not None:
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
-    for file, image in zip(table["file"], made.images.numpy(), strict=True):
-        Image.fromarray(image).save(out / file)
-    write_table(out / "generated.csv", table)
+    with filling(out):
+        for file, image in zip(table["file"], made.images.numpy(), strict=True):
+            Image.fromarray(image).save(out / file)
+        write_table(out / "generated.csv", table)
 
 
 def sample(

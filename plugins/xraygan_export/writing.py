@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import suppress
 from pathlib import Path
 
 from xraygan import UserError
 from xraygan.engine import Session
-from xraygan.rundir import RunDirectory, write_together
+from xraygan.rundir import RunDirectory
+from xraygan.writing import filling, write_together
 
 from .card import card
 from .models import files, models
@@ -48,11 +48,6 @@ def write(
     contents = {name: data for model in found for name, data in files(model, formats)}
     text = card(session, place, step, found, list(contents))
     written = {out / name: data for name, data in {**contents, "README.md": text.encode()}.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with filling(out):
         write_together(written)
-    except OSError as error:
-        with suppress(OSError):
-            out.rmdir()
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
     return list(written)

@@ -5,14 +5,18 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from .. import __version__
 from ..errors import UserError
+from ..streams import lasting_streams
 from .audit import audit
 from .check import check
 from .data import data
@@ -27,6 +31,11 @@ from .report import report
 from .run import run
 from .schema import schema
 from .sweep import sweep
+
+#: a file or folder that does not take or give what is asked for: no defect of ours
+OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM,
+)  # fmt: skip
 
 
 class Verbs(click.Group):
@@ -66,7 +75,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="xraygan")
 @click.option("--traceback", is_flag=True, help="Show the traceback of a user's error too.")
-def cli(traceback: bool) -> None:
+def cli(**_: bool) -> None:
     """Train GANs on chest X-rays from a recipe.
 
     \b
@@ -96,21 +105,45 @@ for command in (
 
 
 def main() -> NoReturn:
-    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 130/143 a signal
-    ended the run (it is saved), 1 a defect of ours."""
+    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 129/130/143 a
+    signal ended the run (it is saved), 1 a defect of ours."""
+    with lasting_streams():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        cli(standalone_mode=False)
+        _need_a_folder()
+        return cli(standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except UserError as error:
-        if "--traceback" in sys.argv:
+        return _said(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
             raise
-        click.echo(f"xraygan: {error}", err=True)
-        sys.exit(2)
+        return _said(f"{error.filename or 'a file'}: cannot be read or written ({error.strerror})")
     except (KeyboardInterrupt, click.Abort):
         click.echo("xraygan: interrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(0)
+        return 128 + signal.SIGINT
+
+
+def _said(message: str) -> int:
+    """Say what is at fault; after the traceback, where that is asked for."""
+    if "--traceback" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"xraygan: {message}", err=True)
+    return 2
+
+
+def _need_a_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder is gone or cannot be read ({error.strerror}); change to another"
+        ) from None

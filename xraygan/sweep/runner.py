@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import torch
 
+from .. import parsing
 from ..display import Display
-from ..rundir import RunDirectory, write_atomically
+from ..rundir import RunDirectory
 from ..signals import Interrupted, noting_signals
+from ..writing import write_atomically
 from .earlier import differing, refuse_others, remove
 from .file import Row, Sweep
 
@@ -49,7 +50,7 @@ class Run:
         """How much of it is done, in [0, 1), as its log says."""
         try:
             last = _tail(self.place.metrics).splitlines()[-1]
-            return 0.99 * json.loads(last)["progress"]  # the rest is its evaluation
+            return 0.99 * parsing.lines(last)[0]["progress"]  # the rest is its evaluation
         except (OSError, ValueError, KeyError, IndexError):
             return 0.0
 
