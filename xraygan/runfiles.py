@@ -143,11 +143,11 @@ class RunFiles:
         picked = [(line["step"], found) for line in self.lines if (found := pick(line)) is not None]
         steps = np.array([step for step, _ in picked], dtype=float)
         names = dict.fromkeys(name for _, found in picked for name in found)
-        # As floats, null becomes NaN.
-        return {
-            name: (steps, np.array([found.get(name) for _, found in picked], dtype=float))
-            for name in names
-        }
+        series = {}
+        for name in names:  # as floats, null becomes NaN
+            values = np.array([found.get(name) for _, found in picked], dtype=float)
+            series[name] = (steps, np.where(np.isfinite(values), values, np.nan))
+        return series
 
     def samples(self, most: int) -> dict[int, Image.Image]:
         """Grids of generated images by step: all, or ``most`` of them, evenly spread."""

@@ -303,6 +303,8 @@ def _write_store(
                 "bad": found.bad,
             }
             write_json(building / ABOUT, about)
+            if os.name == "posix":  # who cuts what a run has mapped into memory kills that run
+                images.chmod(0o444)
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from xraygan import Tracker, UserError
+from xraygan.rundir import RunDirectory
 
 
 class TensorBoard(Tracker):
@@ -48,10 +50,10 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
-        result = self.directory / "evaluation.json"
-        if result.is_file():
-            metrics = json.loads(result.read_text(encoding="utf-8"))["metrics"]
-            figures = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
+        with suppress(FileNotFoundError):
+            metrics = RunDirectory(self.directory).read_evaluation().get("metrics", {})
+            values = {name: found.get("value") for name, found in metrics.items()}
+            figures = {name: value for name, value in values.items() if isinstance(value, float)}
             self._writer.add_hparams(dict(_leaves(recipe)), figures, run_name=".")
         self._writer.close()
 
