@@ -49,7 +49,9 @@ TRAIN = ("run", "recipe.toml", "--out", "made")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("terminal") / "one", gan("cgan"), CLASSIFIER)
+    place = saved(tmp_path_factory.mktemp("terminal") / "one", gan("cgan"), CLASSIFIER)
+    (place / "metrics.jsonl").write_text('{"step": 1, "terms": {"a": 1.0}}\n')
+    return place
 
 
 @pytest.fixture

@@ -293,6 +293,8 @@ def _write_store(
             seconds = time.monotonic() - began
             now = contents_of(recipe, asked.dataset, asked.paths)
             _check_unchanged(asked.paths, contents, now)
+            if os.name == "posix":  # who cuts what a run has mapped into memory kills that run
+                images.chmod(0o444)
             about = {
                 **_origin(recipe),
                 "count": count,
@@ -303,8 +305,6 @@ def _write_store(
                 "bad": found.bad,
             }
             write_json(building / ABOUT, about)
-            if os.name == "posix":  # who cuts what a run has mapped into memory kills that run
-                images.chmod(0o444)
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
         finally:

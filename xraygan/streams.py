@@ -25,6 +25,8 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        if text == "":  # as click does, to see whether this is a text stream
+            return 0
         try:
             return int(self._stream.write(text))
         except OSError as error:
@@ -55,15 +57,13 @@ def lasting_streams() -> Iterator[None]:
     for stream in before:
         with suppress(AttributeError, ValueError, OSError):  # closed, or not a file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stdout, sys.stderr = (s and _Lasting(s) for s in before)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                with suppress(ValueError, OSError):
-                    stream.flush()
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123
+        # There is none where it was closed when Python started.
+        sys.stdout, sys.stderr = (_Lasting(s or nothing) for s in before)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 def _open_standard_files() -> None:

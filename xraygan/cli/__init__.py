@@ -115,7 +115,9 @@ def main() -> NoReturn:
 def _run() -> int:
     try:
         _need_a_folder()
-        return cli(standalone_mode=False) or 0
+        code = cli(standalone_mode=False) or 0
+        sys.stdout.flush()  # only now is all of it written, or not
+        return code
     except click.ClickException as error:
         error.show()
         return error.exit_code
