@@ -222,6 +222,7 @@ def _lead(
             place.write_environment(recipe, session.device, data.summary(), ranks.count)
         write_conditions(place, data.splits["train"], session.graph)
         ranks.wait()
+        _log.info("images: %s", data.store.folder)
         for warning in data.warnings:
             _log.warning(warning)
         for reason, count in data.left_out.items():

@@ -6,9 +6,11 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 from __future__ import annotations
 
 import errno
+import faulthandler
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,6 +109,8 @@ for command in (
 def main() -> NoReturn:
     """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 129/130/143 a
     signal ended the run (it is saved), 1 a defect of ours."""
+    with suppress(ValueError, OSError, RuntimeError):  # standard error is no file
+        faulthandler.enable()  # a crash below Python, such as SIGBUS, says where it was
     with lasting_streams():
         code = _run()
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +174,8 @@ def _end(run: Run, display: Display) -> None:
     said = _tail(run.log).strip().splitlines()
     why = next((line for line in reversed(said) if line.startswith("xraygan: ")), "")
     last = why.removeprefix("xraygan: ") or (said[-1] if said else "it said nothing")
+    if run.code == -getattr(signal, "SIGBUS", 0):
+        last = f"its image store, which {run.place.log} names, was cut short while it was read"
     run.failure = f"exit code {run.code}: {last}"
     display.say(f"failed: {run.row.label}, seed {run.seed}: {run.failure}\n  see {run.log}")
 
