@@ -108,8 +108,8 @@ def test_the_csv_dataset_reads_what_generate_writes(
     xraygan(capsys, "generate", hostile, "--count", "8", "--out", made)
     (tmp_path / "recipe.toml").write_text(
         f'[run]\nsteps = 1\nbatch_size = 2\n[data]\nplugin = "csv"\nroot = "{made}"\n'
-        'table = "generated.csv"\nsplit = ""\npath = "file"\nlabel = ""\npatient = ""\nimage_size = 32\n'
-        'findings = ["condition:-B2", "condition:=cmd"]\n'
+        'table = "generated.csv"\nsplit = ""\npath = "file"\nlabel = ""\npatient = ""\n'
+        'image_size = 32\nfindings = ["condition:-B2", "condition:=cmd"]\n'
         'classes = ["condition:-B2", "condition:=cmd"]\n'
         '[classifier]\nplugin = "resnet18"\n'
     )

@@ -166,6 +166,16 @@ def test_figures_and_comparisons_do_without_a_pipe(
     assert "run/samples/step-00001500.png" in said and "run/evaluation.json" in said
 
 
+def test_a_log_that_is_a_pipe_is_not_waited_for(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "run.log").unlink(missing_ok=True)
+    os.mkfifo(run / "run.log")
+    with no_longer_than(60):
+        said = xraygan(capsys, *NEED["metrics.jsonl"], code=2)
+    assert "run/run.log: not a regular file; move it away" in said
+
+
 # -- what is no such number ------------------------------------------------------------------------
 
 #: file, the key that is changed, what stands there as JSON, and what the message says

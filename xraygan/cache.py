@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+from .reading import parse_json, read_text
 
 #: raised whenever the same file would be decoded to other bytes, or a store holds other files
 STORE_VERSION = 6
+#: bytes of a store.json, which names every image that cannot be read
+LARGEST = 1 << 28
 PIXELS, ABOUT = "images.npy", "store.json"
 
 # Nothing of another name, nor with anything else in it, is ever removed.
@@ -108,8 +110,8 @@ def _entry(folder: Path) -> Entry | None:
 def read_about(folder: Path) -> dict[str, Any]:
     """What a store says of itself; empty if it cannot be read."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        about = parse_json(read_text(folder / ABOUT, LARGEST))
+    except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -194,6 +194,8 @@ class RunDirectory:
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
                 "directory with --out DIR"
             )
+        if self.log.exists() and not self.log.is_file():  # a pipe would be waited for
+            raise UserError(f"{self.log}: not a regular file; move it away, and the run goes on")
         if not self.recipe.exists() and any(p.name != LOCK for p in self.path.glob("*")):
             raise UserError(
                 f"{self.path} is not empty and holds no run; choose another directory with "

@@ -198,6 +198,8 @@ def _root(recipe: Recipe) -> str | None:
 def _read_store(folder: Path, count: int, size: int) -> Store | None:
     """The store that a folder holds; None unless it is whole and what was written."""
     images, about = folder / PIXELS, read_about(folder)
+    if not images.is_file():
+        return None
     try:
         # Copy on write: torch wants writable memory, and nothing of ours writes to it.
         mapped = np.load(images, mmap_mode="c" if count else None)
