@@ -97,7 +97,7 @@ def numbers(table: pd.DataFrame, column: str, low: float, high: float) -> np.nda
         except ValueError:
             value = math.inf
         if not (low <= value <= high or math.isnan(value)):
-            span = "a number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+            span = "a number" if math.isinf(high) else f"a number from {low:g} to {high:,.10g}"
             raise ValueError(
                 f"line {table.index[i]}, column {column!r}: expected {span}, found {cell[:40]!r}"
             )

@@ -103,12 +103,13 @@ def predictions(text: str) -> Predictions:
 
 def labels(table: pd.DataFrame, column: str) -> np.ndarray:
     """A column of 0 and 1 as ``(N,)`` int."""
-    found = numbers(table, column, 0, 1)
-    if (wrong := ~np.isin(found, (0, 1))).any():
-        line = table.index[wrong][0]
-        cell = table.at[line, column]
+    if column not in table:
+        raise ValueError(f"line 1: there is no column {column!r}")
+    if (wrong := ~table[column].isin(["0", "1"])).any():
+        line = wrong.idxmax()
+        cell = table.at[line, column][:40]
         raise ValueError(f"line {line}, column {column!r}: expected 0 or 1, found {cell!r}")
-    return found.astype(int)
+    return table[column].to_numpy(int)
 
 
 def classes(text: str) -> tuple[str, list[str], np.ndarray]:
