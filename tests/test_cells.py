@@ -105,13 +105,13 @@ def test_the_csv_dataset_reads_what_generate_writes(
     hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = tmp_path / "made"
-    xraygan(capsys, "generate", hostile, "--count", "8", "--out", made)
+    xraygan(capsys, "generate", hostile, "--count", "24", "--out", made)
     (tmp_path / "recipe.toml").write_text(
         f'[run]\nsteps = 1\nbatch_size = 2\n[data]\nplugin = "csv"\nroot = "{made}"\n'
         'table = "generated.csv"\nsplit = ""\npath = "file"\nlabel = ""\npatient = ""\n'
-        'image_size = 32\nfindings = ["condition:-B2", "condition:=cmd"]\n'
+        'test_fraction = 0.5\nimage_size = 32\nfindings = ["condition:-B2", "condition:=cmd"]\n'
         'classes = ["condition:-B2", "condition:=cmd"]\n'
         '[classifier]\nplugin = "resnet18"\n'
     )
     said = xraygan(capsys, "data", "prepare", tmp_path / "recipe.toml")
-    assert "8 images of 32 x 32" in said
+    assert "24 images of 32 x 32" in said

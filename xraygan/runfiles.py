@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import parsing
 from .errors import UserError
@@ -331,5 +331,8 @@ def _warnings(text: str) -> list[str] | None:
 
 
 def _picture(path: Path) -> Image.Image:
-    with Image.open(io.BytesIO(read_bytes(path, LARGEST)), formats=["PNG"]) as image:
-        return image.convert("L")
+    try:
+        with Image.open(io.BytesIO(read_bytes(path, LARGEST)), formats=["PNG"]) as image:
+            return image.convert("L")
+    except UnidentifiedImageError:  # whose message names an object in memory
+        raise ValueError("not a PNG image") from None
