@@ -49,7 +49,7 @@ def _measured_otherwise(place: RunDirectory) -> Changes:
         found = place.read_evaluation()
     except FileNotFoundError:
         return {}
-    step, protocol = found["step"], found["protocol"]
+    step, protocol = found.get("step"), found.get("protocol", {})
     changed, measured = protocol.get("changed", {}), protocol.get("fingerprint")
     last = max((line["step"] for line in place.read_metrics()), default=step)
     changes: Changes = {key: (now, "as the run") for key, now in changed.items()}
