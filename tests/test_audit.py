@@ -543,11 +543,7 @@ def test_where_nothing_could_be_flagged_the_verdict_is_not_that_there_is_nothing
 
 def test_weights_that_are_no_numbers_are_no_finding(place: Path, command) -> None:
     """Of NaN, images would be black and no distance the smallest."""
-    for network, says in (
-        ("generator", "the generator makes images that are not numbers"),
-        ("classifier", "the classifier's features of generated images are not finite"),
-        ("discriminator", "the discriminator's logits of real images are not finite"),
-    ):
+    for network in ("generator", "classifier", "discriminator"):
         folder = place / "checkpoints" / "step-00000002"
         (path,) = (p for p in folder.glob("*.safetensors") if p.stem == network)
         kept, manifest = path.read_bytes(), (folder / "manifest.json").read_text()
@@ -559,7 +555,8 @@ def test_weights_that_are_no_numbers_are_no_finding(place: Path, command) -> Non
         (folder / "manifest.json").write_text(
             manifest.replace(hashlib.sha256(kept).hexdigest(), now)
         )
-        assert says in command("audit", place, "--generated", 8, code=2)
+        said = command("audit", place, "--generated", 8, code=2)
+        assert f"of the {network} holds values that are not numbers" in said
         assert not (place / "audit.json").exists()
         path.write_bytes(kept)
         (folder / "manifest.json").write_text(manifest)

@@ -118,6 +118,7 @@ def test_images_are_decoded_once(table: Table, tmp_path: Path) -> None:
     assert again.fingerprint == first.fingerprint
     assert torch.equal(again.splits["train"].images[:], first.splits["train"].images[:])
     (store_file,) = tmp_path.glob("cache/*/images.npy")
+    store_file.chmod(0o644)  # it is read-only
     store_file.write_bytes(store_file.read_bytes()[:1000])  # as a full disk leaves it
     assert prepare(tmp_path).fingerprint == first.fingerprint
     assert table.decoded

@@ -81,5 +81,6 @@ def test_an_edited_manifest(text: str, tmp_path: Path) -> None:
     with contextlib.suppress(UserError):
         assert checkpoint.find(folder.parent, "best").directory == folder
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    for line in RunDirectory(tmp_path).read_metrics():
-        assert isinstance(line["step"], int)
+    with contextlib.suppress(UserError):
+        for line in RunDirectory(tmp_path).read_metrics():
+            assert isinstance(line["step"], int)

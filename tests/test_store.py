@@ -151,6 +151,7 @@ def flip_and_keep_the_time(folder: Path) -> None:
 )
 def test_a_damaged_store_is_written_anew(root: Path, damage: Callable[[Path], object]) -> None:
     first = prepare(recipe(root))
+    (first.store.folder / "images.npy").chmod(0o644)  # it is read-only
     damage(first.store.folder)
     again = prepare(recipe(root))
     assert again.store.seconds is not None

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from .cells import parse_csv
 from .errors import UserError
+from .parsing import LARGEST
+from .reading import read_text
 from .recipe import Recipe, load, start_overrides
 from .rundir import RunDirectory
 from .runfiles import RunFiles
@@ -85,10 +88,10 @@ class Run:
         """
         rows = {}
         evaluation = self._evaluated("evaluation.json", self._files.evaluation)
-        for name, found in evaluation["metrics"].items():
-            low, high = found["interval"] or (None, None)
-            given = {"value": found["value"], "low": low, "high": high}
-            rows[name] = given | {"n": found["n"], "note": found["note"]}
+        for name, found in evaluation.get("metrics", {}).items():
+            low, high = found.get("interval") or (None, None)
+            given = {"value": found.get("value"), "low": low, "high": high}
+            rows[name] = given | {"n": found.get("n"), "note": found.get("note")}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 
     @property
@@ -99,7 +102,9 @@ class Run:
             UserError: the run has no classifier, or is not evaluated yet.
         """
         self._evaluated("predictions.csv", self._files.predictions)
-        return pd.read_csv(self._place.predictions, dtype={"patient": str})
+        table = parse_csv(read_text(self._place.predictions, LARGEST)).reset_index(drop=True)
+        texts = ("path", "patient")
+        return table.assign(**{n: pd.to_numeric(table[n]) for n in table if n not in texts})
 
     @property
     def _files(self) -> RunFiles:

@@ -35,10 +35,11 @@ from .evaluate import CONFIDENCE, Evaluation
 from .image_record import note_use
 from .nearest import SIDE, Embed, Neighbours, as_greys, nearest, patterns, spaces
 from .resuming import trained_on
-from .rundir import RunDirectory, as_json, write_together
+from .rundir import RunDirectory, as_json
 from .sampling import sample
 from .seeding import derive_seed
 from .store import ImageSplit, StoredImages, to_range
+from .writing import write_together
 
 NEIGHBOURS = 50  # training images that are looked for; the nearest is compared with the others
 MOST = 2000  # held-out images, one a patient

@@ -18,6 +18,8 @@ from .reading import parse_json, read_text
 
 #: raised whenever the same file would be decoded to other bytes, or a store holds other files
 STORE_VERSION = 7
+#: bytes of a store.json, which names every image that cannot be read
+LARGEST = 1 << 28
 PIXELS, ABOUT = "images.npy", "store.json"
 LARGEST = 2**28  # bytes of a store.json, which names every image that cannot be read
 

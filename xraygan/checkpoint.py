@@ -14,9 +14,8 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,9 +24,10 @@ from . import saved
 from .errors import UserError, shown
 from .graph import TrainingGraph, flattened
 from .limits import step_of
-from .naming import label_fault
+from .manifest import Gathered, Manifest, parse_manifest, read_manifest
 from .reading import read_text, sha256
-from .rundir import RunDirectory, write_atomically
+from .rundir import RunDirectory
+from .writing import write_atomically
 
 LATEST, BEST = "latest", "best"
 #: bytes of a pointer, at most: it holds the name of a folder
@@ -35,46 +35,7 @@ _POINTER = 256
 #: what a file system answers to the fsync of a folder where it has no such thing
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)
 _NAME = re.compile(r"step-([0-9]{8,})")
-#: a file of a checkpoint: of a network, its average or its optimizer
-_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}(\.average|\.optimizer)?\.safetensors$"
 _log = logging.getLogger(__name__)
-
-
-def _label(name: str) -> str:
-    if fault := label_fault(name):
-        raise ValueError(f"the name {shown(name)} {fault}")
-    return name
-
-
-Label = Annotated[str, AfterValidator(_label)]
-
-
-class Gathered(BaseModel):
-    """What the log has gathered since its last line: sums and counts of each value, and steps."""
-
-    # What a part recorded may be NaN; a term may not.
-    model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
-
-    sums: dict[Label, float] = {}
-    counts: dict[Label, int] = {}
-    steps: int = 0
-    skipped: int = 0
-
-
-class Manifest(BaseModel):
-    """The content of ``manifest.json``.
-
-    Attributes:
-        step: steps done.
-        files: the sha256 of each file in the same folder.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format: Literal[1] = 1
-    step: Annotated[int, Field(ge=0)]
-    log: Gathered = Gathered()
-    files: dict[Annotated[str, Field(pattern=_FILE)], str]
 
 
 @dataclass(frozen=True)
@@ -97,10 +58,11 @@ class Checkpoint:
         """Put a network's saved weights and buffers into it.
 
         Raises:
-            UserError: the checkpoint has no such network, or it does not fit.
+            UserError: the checkpoint has no such network, it does not fit, or it is not of numbers.
         """
+        tensors = self.weights(name, network)
         try:
-            network.load_state_dict(self.tensors(name))
+            network.load_state_dict(tensors)
         except RuntimeError as error:
             # The first line only says that there are more.
             reasons = [line.strip() for line in str(error).splitlines()] + [""]
@@ -109,9 +71,31 @@ class Checkpoint:
                 f"{reasons[1] or reasons[0]})"
             ) from None
 
+    def weights(self, name: str, network: nn.Module) -> dict[str, Tensor]:
+        """The saved weights and buffers for a network.
+
+        Raises:
+            UserError: the checkpoint has no such network, or it is not of numbers.
+        """
+        tensors, parameters = self.tensors(name), dict(network.named_parameters())
+        for key, value in tensors.items():  # a buffer may be a mask, with infinite values
+            self._hold(name, key, value.isfinite() if key in parameters else ~value.isnan())
+        return tensors
+
+    def _hold(self, what: str, key: str, right: Tensor) -> None:
+        if not bool(right.all()):
+            raise UserError(
+                f"{self.directory}: {key} of the {what} holds values that are not numbers (NaN or "
+                "infinite), and images and figures of it would be of nothing. Take an earlier "
+                "checkpoint with --checkpoint STEP, or delete this one and train on from the one "
+                "before with --resume"
+            )
+
     def load_optimizer(self, name: str, network: nn.Module, optimizer: Any) -> None:
         """Restore an optimizer's state tensors, stored under its parameters' names."""
         tensors = self.tensors(f"{name}.optimizer")
+        for key, value in tensors.items():
+            self._hold(f"{name}'s optimizer", key, value.isfinite())
         state: dict[int, dict[str, Tensor]] = {}
         for index, (key, parameter) in enumerate(saved.trained(network)):
             prefix = key + "/"
@@ -310,8 +294,7 @@ def _pointed(pointer: Path) -> Path | None:
         if pointer.is_symlink():
             name = pointer.readlink().name
         elif pointer.is_dir():
-            manifest = Manifest.model_validate_json(read_text(pointer / "manifest.json"))
-            name = f"step-{manifest.step:08d}"
+            name = f"step-{parse_manifest(pointer).step:08d}"
         else:
             name = read_text(pointer, _POINTER).strip()
     except (OSError, ValueError):
@@ -363,12 +346,15 @@ def find(folder: Path, which: str) -> Checkpoint:
         known = ", ".join(str(int(p.name[5:])) for p in every)
         said = f"there is no checkpoint {shown(which)}"
         raise UserError(f"{folder}: {said}; there are the steps {known}")
-    found = _verified(path)
-    if found is None:
-        whole = [str(int(p.name[5:])) for p in every if p != path and _verified(p)]
-        others = f"; --checkpoint {whole[0]} takes the one before" if whole else ""
-        raise UserError(f"{path}: damaged, its files do not match its manifest.json{others}")
-    return found
+    try:
+        return _verify(path)
+    except OSError as error:
+        reason = f"{Path(error.filename or path).name}: {error.strerror}"
+    except ValueError as error:
+        reason = str(error)
+    whole = [str(int(p.name[5:])) for p in every if p != path and _verified(p)]
+    others = f"--checkpoint {whole[0]} takes the one before" if whole else "no other is whole"
+    raise UserError(f"{path}: damaged ({reason}); {others}")
 
 
 def _all(folder: Path) -> list[Path]:
@@ -378,20 +364,16 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _verified(path: Path, name: str = "") -> Checkpoint | None:
-    """A checkpoint if its manifest is one and its files match it.
-
-    Args:
-        name: what its folder should be called, if it has another name.
-    """
+    """:func:`_verify`, None of a damaged one."""
     try:
-        manifest = Manifest.model_validate_json(read_text(path / "manifest.json"))
-        whole = (name or path.name) == f"step-{manifest.step:08d}" and all(
-            (path / name).is_file() and sha256(path / name) == sha
-            for name, sha in manifest.files.items()
-        )
-    except (OSError, ValueError):  # pydantic's errors are ValueErrors
+        return _verify(path, name)
+    except (OSError, ValueError):
         return None
-    return Checkpoint(path, manifest) if whole else None
+
+
+def _verify(path: Path, name: str = "") -> Checkpoint:
+    """A checkpoint whose files match its manifest; see :func:`read_manifest`."""
+    return Checkpoint(path, read_manifest(path, name))
 
 
 def _sync(path: Path) -> None:

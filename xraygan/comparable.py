@@ -6,13 +6,13 @@ It reads what the runs recorded: ``evaluation.json``, ``recipe.toml``, ``environ
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from .cells import parse_csv
 from .runfiles import Object, RunFiles
 
 #: words of a protocol that two figures must share
@@ -172,7 +172,7 @@ def _without(table: Object | None, keys: frozenset[str] | set[str]) -> Object | 
 
 
 def _columns(text: str) -> list[str]:
-    return text.partition("\n")[0].strip().split(",")
+    return [*parse_csv(text.partition("\n")[0])]
 
 
 def _are_same(ours: pd.DataFrame, theirs: pd.DataFrame) -> bool:
@@ -183,7 +183,7 @@ def _are_same(ours: pd.DataFrame, theirs: pd.DataFrame) -> bool:
 
 def _tested(text: str) -> pd.DataFrame:
     """Path, patient and labels of each tested image, as text."""
-    table = pd.read_csv(io.StringIO(text), dtype=str)
+    table = parse_csv(text)
     known = [name for name in ("path", "patient") if name in table]
     if not known:
         raise ValueError("no column 'path' or 'patient'")

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from .reading import parse_json
-from .rundir import write_atomically
+from .cache import LARGEST
+from .reading import parse_json, read_text
+from .writing import write_atomically
 
 #: starts what :func:`file_identity` returns; another number for another way to sample
 PREFIX = "file1:"
@@ -116,7 +117,7 @@ class _Remembered:
 
     def _read(self, root: Path) -> dict[str, str]:
         try:
-            about = parse_json(self._file(root).read_text(encoding="utf-8"))
+            about = parse_json(read_text(self._file(root), LARGEST))
             # The name is a digest of the folder; that it stands inside too guards against a copy.
             if about["root"] == os.path.realpath(root) and about["kind"] == PREFIX:
                 return {str(path): str(found) for path, found in about["files"].items()}

@@ -32,7 +32,7 @@ from .precision import (
 from .ranks import Ranks, join
 from .recipe import Recipe, load
 from .recorded import Conditions, read_conditions, recorded_task, write_conditions
-from .resuming import Resumption, known_environment
+from .resuming import Resumption, read_environment
 from .rundir import RunDirectory, environment
 from .selection import task_of
 from .starting import pinned, take_over
@@ -101,7 +101,7 @@ class Session:
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
             check_unseen(place, recipe, found)
-            differs.extend(data_differences(place, known_environment(place), found))
+            differs.extend(data_differences(place, read_environment(place), found))
             for line in differs:
                 display.say(f"warning: these are not the images of the run: {line}")
             return found
@@ -206,7 +206,8 @@ def _lead(
     recipe, data = session.recipe, session.data
     if resumed:
         differences = data_differences(place, resumed.environment, data)
-        resumed.check_data(data, differences)  # until here nothing is changed
+        resumed.check_data(data, differences)
+        resumed.check_networks(session.graph)  # until here nothing is changed
     with place.said_of_the_disk():
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
@@ -221,6 +222,7 @@ def _lead(
             place.write_environment(recipe, session.device, data.summary(), ranks.count)
         write_conditions(place, data.splits["train"], session.graph)
         ranks.wait()
+        _log.info("images: %s", data.store.folder)
         for warning in data.warnings:
             _log.warning(warning)
         for reason, count in data.left_out.items():

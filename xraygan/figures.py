@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -245,13 +244,6 @@ def rendered(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) ->
     metadata: Any = dict.fromkeys(stamps[kind])
     figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, **words)
     return file.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there when it is whole."""
-    building = path.with_name(f".{path.name}.building")
-    building.write_bytes(content)
-    building.replace(path)
 
 
 def _svg(figure: Figure, label: str) -> Html:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .reading import read_text
-from .rundir import building_name, write_atomically
+from .writing import building_name, write_atomically
 
 #: in a folder that is being filled: the names of the files that belong there
 UNFINISHED = ".unfinished"
@@ -53,11 +53,13 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
                 file.flush()
                 os.fsync(file.fileno())
         note.unlink()
-    except OSError as error:
+    except BaseException as error:  # an interrupted command leaves nothing either
         with suppress(OSError):
             _remove(folder)
             folder.rmdir()
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise
     return [folder / name for name in files]
 
 

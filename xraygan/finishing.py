@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 
 from . import ending
+from .cells import as_csv
 from .errors import UserError
 from .evaluate import Evaluation, evaluate, failure
 from .image_record import note_use
 from .resuming import material_changes, read_environment, trained_on
-from .rundir import RunDirectory, as_json, as_table, write_json, write_together
+from .rundir import RunDirectory, as_json, write_json
+from .writing import write_together
 
 if TYPE_CHECKING:
     from .engine import Session
@@ -72,9 +74,9 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
     written = {}
     if "classifier" in session.graph.networks:
-        written[files.predictions] = as_table(predictions(evaluation)).encode()
+        written[files.predictions] = as_csv(predictions(evaluation)).encode()
     if len(resamples):
-        written[files.bootstrap] = as_table(resamples.round(6)).encode()
+        written[files.bootstrap] = as_csv(resamples.round(6)).encode()
     written[files.evaluation] = as_json(result).encode()
     # What is there is of other figures, from the moment when the first of these is moved.
     stale = (files.evaluation, files.bootstrap, *((place.report,) if own else ()))

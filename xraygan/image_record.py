@@ -18,10 +18,11 @@ from safetensors.numpy import save
 
 from .contents import content_of
 from .errors import UserError
-from .resuming import known_environment, trained_on
-from .rundir import RunDirectory, flat, write_json, write_together
+from .resuming import read_environment, trained_on
+from .rundir import RunDirectory, flat, write_json
 from .selection import SPLITS
 from .shapes import SPLIT_NAMES
+from .writing import write_together
 
 if TYPE_CHECKING:
     from .store import ImageData
@@ -184,7 +185,7 @@ def note_use(place: RunDirectory, step: int, data: ImageData, differs: list[str]
     Raises:
         OSError: it cannot be written.
     """
-    if (environment := known_environment(place)) and differs:
+    if (environment := read_environment(place)) and differs:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,

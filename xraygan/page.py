@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .writing import write_atomically
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -320,9 +321,7 @@ def write_page(path: Path, page: str, *, ours: bool = False) -> Path:
             raise UserError(
                 f"{path}: is there and is no page of `{MADE_BY}`; name another --out FILE"
             )
-        building = path.with_name(f".{path.name}.building")
-        building.write_text(page, encoding="utf-8")
-        building.replace(path)
+        write_atomically(path, page)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     return path

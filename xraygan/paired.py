@@ -6,15 +6,14 @@ seeds, so that means and differences can be taken within each resample.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from .cells import numbers, parse_csv
 from .intervals import Interval, mean_interval, percentile_interval, scaled_share_interval
 from .runfiles import RunFiles
 from .seed_variance import SeedVariance
@@ -194,12 +193,12 @@ def _of_patients(resamples: Sequence[np.ndarray]) -> Interval | None:
 
 
 def _numbers(text: str) -> dict[str, np.ndarray]:
-    table = pd.read_csv(io.StringIO(text))
-    return {name: table[name].to_numpy(float) for name in table}
+    table = parse_csv(text)
+    return {name: numbers(table, name, -math.inf, math.inf) for name in table}
 
 
 def _patients(text: str) -> list[str]:
-    table = pd.read_csv(io.StringIO(text), dtype=str)
+    table = parse_csv(text)
     if "patient" not in table:
         raise ValueError("no column 'patient'")
     return list(table["patient"])

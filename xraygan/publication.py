@@ -25,10 +25,10 @@ from .figures import (
     draw_series,
     mosaic,
     rendered,
-    write_whole,
 )
 from .page import count
 from .runfiles import Lacking, Predictions, RunFiles
+from .writing import write_together
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
 
@@ -97,8 +97,7 @@ def write_figures(
     try:
         if drawn:
             out.mkdir(parents=True, exist_ok=True)
-        for name, content in drawn.items():
-            write_whole(out / name, content)
+        write_together({out / name: content for name, content in drawn.items()})
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
     return [out / name for name in drawn], notes

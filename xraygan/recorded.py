@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,18 +10,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from . import parsing
+from .cells import numbers, parse_csv
 from .graph import TrainingGraph
 from .interfaces import Task
-from .metadata import WORDS, encode, numbers
-from .reading import read_text
+from .metadata import WORDS, encode
+from .metadata import numbers as as_numbers
 from .recipe import Recipe
-from .resuming import known_environment
+from .resuming import read_environment
 from .rundir import RunDirectory, write_table
 from .store import ImageSplit
 
-#: bytes; the conditions of all of ChestX-ray14 take about 4 MB
-LARGEST = 1 << 26
+#: years; some data sets have ages in months among them
+OLDEST = 2000
 #: training images, at most: each becomes a row in memory
 MOST = 10_000_000
 
@@ -44,7 +45,7 @@ def recorded_task(place: RunDirectory, recipe: Recipe) -> Task | None:
     Returns:
         None where that file is missing, damaged, or does not fit the recipe.
     """
-    dataset = known_environment(place).get("dataset", {})
+    dataset = read_environment(place).get("dataset", {})
     try:
         counts, images = dataset["classes"]["train"], dataset["images"]["train"]
     except KeyError:
@@ -96,35 +97,36 @@ def read_conditions(place: RunDirectory, task: Task) -> Conditions:
         FileNotFoundError: the run has none.
         UserError: it cannot be read, or is not of these training images.
     """
-    try:
-        return _parse(read_text(place.conditions, LARGEST), task)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, OverflowError) as error:
-        raise UserError(
-            f"{place.conditions}: damaged ({error}). Remove it, and the labels and metadata to "
-            "generate from are read from the training data"
-        ) from None
+    remedy = (
+        "it is damaged: remove it, and the labels and metadata to generate from are read from the "
+        "training data"
+    )
+    return parsing.needed(place.conditions, partial(_parse, task=task), remedy)
 
 
 def _parse(text: str, task: Task) -> Conditions:
-    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    table = parse_csv(text)
     names = [f"label:{name}" for name in task.classes]
     if list(table.columns) != [*names, *task.metadata, "images"]:
-        raise ValueError(f"expected the columns {', '.join([*names, *task.metadata, 'images'])}")
-    if not table[names].isin(["0", "1"]).all(axis=None):
-        raise ValueError("a label is neither 0 nor 1")
-    counts = table["images"].astype(np.int64).to_numpy()
-    if (counts < 1).any() or not 0 < (total := int(counts.sum(dtype=object))) <= MOST:
-        raise ValueError("a number of images is out of range")
-    labels = table[names].to_numpy(dtype=np.uint8)
+        raise ValueError(
+            f"line 1: expected the columns {', '.join([*names, *task.metadata, 'images'])}"
+        )
+    labels = np.column_stack([parsing.labels(table, name) for name in names]).astype(np.uint8)
+    counts = numbers(table, "images", 1, MOST)
+    if not (counts % 1 == 0).all():
+        raise ValueError("column 'images': expected whole numbers")
+    counts = counts.astype(np.int64)
+    if (total := int(counts.sum())) > MOST:
+        raise ValueError(f"column 'images': {total:,} images, more than {MOST:,}")
     if total != task.images or tuple((labels * counts[:, None]).sum(axis=0)) != task.counts:
         raise ValueError("its numbers of images are not those of environment.json")
-    values = {name: table.get(name, "") for name in WORDS}
-    rows = pd.DataFrame(values, index=table.index)
-    rows["age"] = rows["age"].replace("", "nan").astype(np.float64)
+    rows = pd.DataFrame({name: table.get(name, "") for name in WORDS}, index=table.index)
+    rows["age"] = numbers(table, "age", 0, OLDEST) if "age" in table else np.nan
+    for name, words in WORDS.items():
+        if words and not rows[name].isin([*words, ""]).all():
+            raise ValueError(f"column {name!r}: expected {words[0]}, {words[1]} or nothing")
     encoded = encode(
-        {name: torch.from_numpy(found) for name, found in numbers(rows).items()},
+        {name: torch.from_numpy(found) for name, found in as_numbers(rows).items()},
         task.metadata,
         len(table),
     )

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from . import checkpoint
+from . import checkpoint, parsing
 from .errors import UserError
-from .reading import parse_json, parse_toml, read_text, sha256
+from .reading import parse_toml, sha256
 from .recipe import Recipe, load_tree
-from .rundir import RunDirectory, as_json, flat, write_together
-from .shapes import SPLIT_NAMES, EnvironmentFile, check
+from .rundir import RunDirectory, as_json, flat
+from .shapes import SPLIT_NAMES
+from .writing import write_together
 
 if TYPE_CHECKING:
+    from .graph import TrainingGraph
     from .store import ImageData
 
 Tree = dict[str, Any]
 #: dotted key -> the value that it had, and the one that it has now
 Changes = dict[str, tuple[Any, Any]]
-
 LENGTH = ("run.steps", "run.epochs")
 #: Keys that ``--resume`` may change, and why: they do not decide the bits of the networks. Every
 #: other key must be what it was. ``NAME.*`` stands for all keys below a table.
@@ -60,7 +61,6 @@ IMMATERIAL = (
     "data.cache", "run.name", "run.device", "run.log_every", "run.save_every", "run.keep",
     "run.sample_every", "trackers.*",
 )  # fmt: skip
-LARGEST = 1 << 28  # bytes of an environment.json, which names every image that was left out
 #: of environment.json: what differs between any two starts, or is compared elsewhere
 _NO_FACTS = (
     "command", "started", "finished*", "seed", "resumed", "used", "dataset.*", "files.*"
@@ -99,7 +99,8 @@ class Resumption:
                 bits of the networks and differs, with both values.
         """
         environment = read_environment(place)
-        changed = changes(read_recipe(place), recipe)
+        place.read_metrics()  # before anything is written, and not when its lines are cut
+        changed = changes(place.read_recipe(), recipe)
         allowed = {
             key
             for key, (was, _) in changed.items()
@@ -177,6 +178,15 @@ class Resumption:
                 f"(--from {self.place.path} starts a new run from its networks)"
             )
 
+    def check_networks(self, graph: TrainingGraph) -> None:
+        """Hold that the newest checkpoint can be gone on from, before anything is written.
+
+        Raises:
+            UserError: it does not fit the networks, or holds what is no number.
+        """
+        if (found := checkpoint.latest(self.place.checkpoints)) is not None:
+            found.load(graph)
+
     def write(self, facts: Tree) -> None:
         """Write into the run what is now in force, and into ``resumed`` what changes.
 
@@ -223,49 +233,25 @@ class Resumption:
             )
 
 
-def read_recipe(place: RunDirectory) -> Tree:
-    """The tables of a run's ``recipe.toml``.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return parse_toml(read_text(place.recipe))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{place.recipe}: {error}. The run cannot be resumed without its recipe; choose "
-            "another directory with --out DIR"
-        ) from None
-
-
 def read_environment(place: RunDirectory) -> Tree:
     """A run's ``environment.json``; empty where there is none.
 
     Raises:
         UserError: it is there and cannot be read.
     """
+    remedy = (
+        "it says which images the run began with: put back the file as it was, or move it away to "
+        "go on without comparing them"
+    )
     try:
-        return check(parse_json(read_text(place.environment, LARGEST)), EnvironmentFile)
+        return parsing.needed(place.environment, parsing.environment, remedy)
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{place.environment}: {error}. It says which images the run began with; put back the "
-            "file as it was, or move it away to go on without comparing them"
-        ) from None
-
-
-def known_environment(place: RunDirectory) -> Tree:
-    """:func:`read_environment`, for those who can do without it: empty where it cannot be read."""
-    try:
-        return read_environment(place)
-    except UserError:
         return {}
 
 
 def trained_on(place: RunDirectory) -> str | None:
     """The fingerprint of the images that a run was trained on; None if it is not known."""
-    return known_environment(place).get("dataset", {}).get("fingerprint")
+    return read_environment(place).get("dataset", {}).get("fingerprint")
 
 
 # -- the recipe ------------------------------------------------------------------------------------
@@ -291,7 +277,7 @@ def material_changes(place: RunDirectory, recipe: Recipe) -> Changes:
     Raises:
         UserError: the run's recipe cannot be read.
     """
-    changed = changes(read_recipe(place), recipe)
+    changed = changes(place.read_recipe(), recipe)
     return {key: pair for key, pair in changed.items() if not _among(key, IMMATERIAL)}
 
 
@@ -367,8 +353,8 @@ def keep_evaluation(place: RunDirectory, step: int) -> None:
     Args:
         step: of the evaluation, where ``evaluation.json`` does not tell.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        step = int(parse_json(read_text(place.evaluation, LARGEST))["step"])
+    with suppress(FileNotFoundError):
+        step = place.read_evaluation().get("step", step)
     others = [place.of_split(split) for split in SPLIT_NAMES]
     of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
     own = (place.predictions, place.bootstrap, place.report, place.evaluation)

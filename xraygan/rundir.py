@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,10 +24,13 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
+from . import parsing
+from .cells import as_csv
 from .errors import UserError
 from .precision import thread_settings
-from .reading import parse_json, parse_toml, read_text, sha256
+from .reading import sha256
 from .recipe import Recipe
+from .writing import building_name, write_atomically
 
 LOCK = ".lock"
 #: bytes; one has some thousand
@@ -84,10 +87,29 @@ class RunDirectory:
 
     def _word(self, table: str, key: str, default: Any) -> Any:
         """A value of the run's recipe as it was written; runs of former versions may lack it."""
+        return self.read_recipe().get(table, {}).get(key, default)
+
+    def read_recipe(self) -> dict[str, Any]:
+        """The tables of ``recipe.toml``.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        remedy = "put back the recipe as the run wrote it, or choose another run"
         try:
-            return parse_toml(read_text(self.recipe)).get(table, {}).get(key, default)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.recipe}: {error}") from None
+            return parsing.needed(self.recipe, parsing.recipe, remedy)
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: not a run directory (it has no recipe.toml)") from None
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UserError: it cannot be read.
+        """
+        remedy = f"write it again with `xraygan evaluate {self.path}`"
+        return parsing.needed(self.evaluation, parsing.evaluation, remedy)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -176,6 +198,8 @@ class RunDirectory:
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
                 "directory with --out DIR"
             )
+        if self.log.exists() and not self.log.is_file():  # a pipe would be waited for
+            raise UserError(f"{self.log}: not a regular file; move it away, and the run goes on")
         # A run that was killed at its very beginning leaves no more than these.
         begun = {LOCK, building_name(self.recipe)}
         if not self.recipe.exists() and any(p.name not in begun for p in self.path.glob("*")):
@@ -212,15 +236,17 @@ class RunDirectory:
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """The objects of ``metrics.jsonl``; a line cut short by a crash is left out."""
-        if not self.metrics.exists():
-            return
-        for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                line = parse_json(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    yield line
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The objects of ``metrics.jsonl``; a last line cut short by a crash is left out.
+
+        Raises:
+            UserError: another line cannot be read, so that the log would be lost from there on.
+        """
+        remedy = "put back the line as it was, or delete it"
+        try:
+            return parsing.needed(self.metrics, parsing.lines, remedy)
+        except FileNotFoundError:
+            return []
 
     def best_step(self) -> int | None:
         """The step that ``metrics.jsonl`` says is the best so far by ``[run] keep_best``."""
@@ -235,7 +261,7 @@ class RunDirectory:
 
     def _best_line(self, step: int | None = None) -> dict[str, Any] | None:
         # A long log is parsed only if there is such a line.
-        if self.metrics.exists() and b'"best": true' in self.metrics.read_bytes():
+        if self.metrics.is_file() and b'"best": true' in self.metrics.read_bytes():
             lines = [line for line in self.read_metrics() if line.get("best") is True]
             return next((n for n in reversed(lines) if step in (None, n["step"])), None)
         return None
@@ -283,46 +309,9 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def building_name(path: Path) -> str:
-    """The name of a file until it is whole."""
-    return f".{path.name}.building"
-
-
-def write_together(files: Mapping[Path, bytes], remove: Iterable[Path] = ()) -> None:
-    """Write files beside their places and move them there when all of them are whole.
-
-    Args:
-        remove: files that are removed before the first is moved. Where the last one is among them,
-            it is there only if all others are of the same writing, whenever the process is killed.
-    """
-    building = {path: path.with_name(building_name(path)) for path in files}
-    try:
-        for path, content in files.items():
-            with building[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in remove:
-            path.unlink(missing_ok=True)
-        for path in files:
-            building[path].replace(path)
-    except OSError:
-        for path in building.values():
-            path.unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place and move it there when it is whole."""
-    write_together({path: text.encode()})
-
-
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, as_table(table))
-
-
-def as_table(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
+    """Write a CSV file whose texts no spreadsheet takes for formulas; see :mod:`xraygan.cells`."""
+    write_atomically(path, as_csv(table))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from . import parsing
 from .errors import UserError
-from .reading import parse_json, parse_toml
-from .shapes import SPLIT_NAMES, EnvironmentFile, EvaluationFile, Line, RecipeFile, check
+from .parsing import LARGEST, Object, Predictions, Read
+from .reading import read_bytes, read_text
+from .shapes import SPLIT_NAMES
 
 GAP = 2  # pixels between the images of a sample grid
 
 #: what malformed JSON, TOML, CSV, UTF-8 and PNG raise
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error,
+          Image.DecompressionBombError)  # fmt: skip
 
-Object = dict[str, Any]
-Predictions = list[tuple[str, np.ndarray, np.ndarray]]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
-Read = TypeVar("Read")
 Else = TypeVar("Else")
 
 
@@ -82,13 +83,13 @@ class RunFiles:
         self.damaged: list[str] = []
         no_recipe: tuple[str, Object] = ("", {})
         self.recipe_text, self.recipe = self._text("recipe.toml", _recipe, no_recipe)
-        self.environment: Object = self._text("environment.json", _environment, {})
+        self.environment: Object = self._text("environment.json", parsing.environment, {})
         self.lines: list[Object] = self._text("metrics.jsonl", self._lines, [])
-        self.evaluation: Object = self._text("evaluation.json", _evaluation, {})
+        self.evaluation: Object = self._text("evaluation.json", parsing.evaluation, {})
         self.warnings = self._text("run.log", _warnings, None)
         self.predictions: Predictions | None = None
         if self.has("classifier"):
-            self.predictions = self._text("predictions.csv", _predictions, None)
+            self.predictions = self._text("predictions.csv", parsing.predictions, None)
         self.real: Image.Image | None = None
         self.grids: dict[int, str] = {}
         if self.has("generator"):
@@ -142,11 +143,11 @@ class RunFiles:
         picked = [(line["step"], found) for line in self.lines if (found := pick(line)) is not None]
         steps = np.array([step for step, _ in picked], dtype=float)
         names = dict.fromkeys(name for _, found in picked for name in found)
-        # As floats, null becomes NaN.
-        return {
-            name: (steps, np.array([found.get(name) for _, found in picked], dtype=float))
-            for name in names
-        }
+        series = {}
+        for name in names:  # as floats, null becomes NaN
+            values = np.array([found.get(name) for _, found in picked], dtype=float)
+            series[name] = (steps, np.where(np.isfinite(values), values, np.nan))
+        return series
 
     def samples(self, most: int) -> dict[int, Image.Image]:
         """Grids of generated images by step: all, or ``most`` of them, evenly spread."""
@@ -194,7 +195,7 @@ class RunFiles:
         Raises:
             Lacking: the run has not kept it.
         """
-        read = self.optional(f"samples/{name}.csv", _classes)
+        read = self.optional(f"samples/{name}.csv", parsing.classes)
         if read is None:
             raise Lacking(self.why_no(f"samples/{name}.csv"))
         what, names, values = read
@@ -290,7 +291,7 @@ class RunFiles:
         self, name: str, parse: Callable[[str], Read], absent: Else, *, needed: bool = True
     ) -> Read | Else:
         def read(path: Path) -> Read:
-            return parse(path.read_text(encoding="utf-8"))
+            return parse(read_text(path, LARGEST))
 
         return self._file(name, read, absent, needed=needed)
 
@@ -313,59 +314,16 @@ class RunFiles:
             self.damaged.append(what)
 
     def _lines(self, text: str) -> list[Object]:
-        """One object a line; the last is left out without a word if a crash cut it short."""
-        found, broken = [], []
-        texts = text.splitlines()
-        for number, line in enumerate(texts, start=1):
-            try:
-                found.append(check(parse_json(line), Line))
-            except ValueError as error:
-                if number < len(texts):
-                    broken.append(f"line {number}: {error}")
+        """One object a line; those that cannot be read are left out."""
+        found, broken = parsing.some_lines(text)
         if broken:
             what = "line" if len(broken) == 1 else "lines"
             self._damage(f"metrics.jsonl ({len(broken)} {what} cannot be read; {broken[0]})")
         return found
 
 
-def _predictions(text: str) -> Predictions:
-    table = pd.read_csv(io.StringIO(text))
-    names = [column[6:] for column in table.columns if column.startswith("label:")]
-    try:
-        found = [
-            (name, table[f"label:{name}"].to_numpy(int), table[f"p:{name}"].to_numpy(float))
-            for name in names
-        ]
-    except KeyError as error:
-        raise ValueError(f"no column {error}") from None
-    if not found:
-        raise ValueError("it has no column of a class")
-    for name, truth, _ in found:
-        if not np.isin(truth, (0, 1)).all():
-            raise ValueError(f"label:{name} holds other than 0 and 1")
-    return found
-
-
-def _classes(text: str) -> tuple[str, list[str], np.ndarray] | None:
-    table = pd.read_csv(io.StringIO(text))
-    for what in ("label", "condition", "p"):
-        columns = [column for column in table.columns if column.startswith(f"{what}:")]
-        if columns:
-            names = [column.removeprefix(f"{what}:") for column in columns]
-            return what, names, table[columns].to_numpy(float)
-    raise ValueError("it has no column of a class")
-
-
 def _recipe(text: str) -> tuple[str, Object]:
-    return text, check(parse_toml(text), RecipeFile)
-
-
-def _environment(text: str) -> Object:
-    return check(parse_json(text), EnvironmentFile)
-
-
-def _evaluation(text: str) -> Object:
-    return check(parse_json(text), EvaluationFile)
+    return text, parsing.recipe(text)
 
 
 def _warnings(text: str) -> list[str] | None:
@@ -373,5 +331,8 @@ def _warnings(text: str) -> list[str] | None:
 
 
 def _picture(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("L")
+    try:
+        with Image.open(io.BytesIO(read_bytes(path, LARGEST)), formats=["PNG"]) as image:
+            return image.convert("L")
+    except UnidentifiedImageError:  # whose message names an object in memory
+        raise ValueError("not a PNG image") from None

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .cells import as_csv
 from .display import Display
 from .engine import Session
 from .errors import UserError, nearest
 from .filling import fill, refuse_filled
 from .generate import Generated, generate
 from .metadata import parse
-from .rundir import as_table
 from .seeding import rng
 
 #: draws for one image of a class before an unconditional generator is given up
@@ -57,7 +57,7 @@ def write_images(
     for file, image in zip(table["file"], made.images.numpy(), strict=True):
         Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
         files[file] = content.getvalue()
-    fill(out, {**files, "generated.csv": as_table(table).encode()})
+    fill(out, {**files, "generated.csv": as_csv(table).encode()})
 
 
 def sample(

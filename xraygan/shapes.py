@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
 class Shape(BaseModel):
     """A table or object whose other keys are not looked at."""
 
@@ -22,8 +25,8 @@ class Shape(BaseModel):
 
 class RunWords(Shape):
     name: str | None = None
-    seed: int | None = None
-    steps: int | None = None
+    seed: Count | None = None
+    steps: Count | None = None
 
 
 class DataWords(Shape):
@@ -33,7 +36,7 @@ class DataWords(Shape):
 
 
 class PartWords(Shape):
-    weight: float = 1.0
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     trains: list[str] = []
 
 
@@ -47,19 +50,20 @@ class RecipeFile(Shape):
     classifier: PartWords = PartWords()
     labeler: PartWords = PartWords()
     scores: dict[str, PartWords] = {}
+    extractors: dict[str, dict[str, Any]] = {}
 
 
 class Dataset(Shape):
     plugin: str | None = None
     fingerprint: str | None = None
     metadata_fingerprint: str | None = None
-    images: dict[str, int] = {}
-    patients: dict[str, int] = {}
-    classes: dict[str, dict[str, int]] = {}
+    images: dict[str, Count] = {}
+    patients: dict[str, Count] = {}
+    classes: dict[str, dict[str, Count]] = {}
     skipped: list[Any] | dict[str, Any] | None = None
-    left_out: dict[str, int] = {}
+    left_out: dict[str, Count] = {}
     notes: list[str] = []
-    metadata: dict[str, int] = {}
+    metadata: dict[str, Count] = {}
 
 
 class EnvironmentFile(Shape):
@@ -76,25 +80,25 @@ class EnvironmentFile(Shape):
 class Line(Shape):
     """A line of ``metrics.jsonl``."""
 
-    step: Annotated[int, Field(ge=0)]
-    progress: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    step: Count
+    progress: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     terms: dict[str, float | None] = {}
     weighted_total: float | None = None
     records: dict[str, float | None] = {}
     evaluation: dict[str, float | None] = {}
     split: str = "test"
-    images_per_second: float | None = None
-    seconds: float = 0.0
+    images_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class Protocol(Shape):
     split: str = ""
-    images: int | None = None
-    patients: int | None = None
-    generated: int | None = None
-    bootstrap: int | None = None
+    images: Count | None = None
+    patients: Count | None = None
+    generated: Count | None = None
+    bootstrap: Count | None = None
     unit: str = ""
-    confidence: float = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     changed: dict[str, Any] = {}
     trained_on_fingerprint: str | None = None
     images_fingerprint: str | None = None
@@ -105,17 +109,32 @@ class Protocol(Shape):
 
 class Measurement(Shape):
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    n: int | None = None
+    n: Count | None = None
     note: str | None = None
 
 
 class EvaluationFile(Shape):
     """``evaluation.json``."""
 
-    step: int | None = None
+    step: Count | None = None
     protocol: Protocol = Protocol()
     metrics: dict[str, Measurement] = {}
     failed: dict[str, str] = {}
+
+
+class AuditProtocol(Shape):
+    generated: Count
+    training_images: Count
+    held_out_images: Count
+
+
+class AuditFile(Shape):
+    """``audit.json``; a model card tells of all of it."""
+
+    step: Count
+    says: str
+    verdict: str
+    protocol: AuditProtocol
 
 
 def cautions(protocol: Mapping[str, Any]) -> list[str]:
@@ -150,7 +169,19 @@ def check(content: Any, shape: type[Shape]) -> Any:
     try:
         shape.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+        raise ValueError(first_fault(error)) from None
     return content
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first key that is not as it should be, what was expected and what it is."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    said = first["msg"].replace("Input should be", "expected")
+    found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
+    return f"{place}: {said}{found}" if place else f"{said}{found}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= 40 else f"{text[:40]}..."

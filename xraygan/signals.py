@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after its step."""
+"""SIGINT, SIGTERM and SIGHUP end a run after its step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 from .errors import NoFault
+
+#: by the keyboard, by another process, and by a terminal that is closed (there is none on Windows)
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Interrupted(NoFault):
@@ -20,14 +25,16 @@ class Interrupted(NoFault):
 
 @contextmanager
 def noting_signals() -> Iterator[list[int]]:
-    """Within it SIGINT and SIGTERM are noted in the list, so that the step can be finished."""
+    """Within it the signals of :data:`ENDING` are noted in the list, so that the step can be
+    finished; one that is ignored, as SIGHUP is by ``nohup``, still is."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
 
+    heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, note) for number in heeded}
     except ValueError:  # not the main thread, which alone may set handlers
         before = {}
     try:

@@ -20,7 +20,7 @@ from .graph import AUGMENTER, MODELS, TrainingGraph
 from .interfaces import Task
 from .reading import sha256
 from .recipe import Choice, Recipe
-from .resuming import classes_of, read_environment, read_recipe
+from .resuming import classes_of, read_environment
 from .rundir import RunDirectory
 from .schema import Start
 
@@ -98,7 +98,7 @@ def _kept(place: RunDirectory) -> Start | None:
     if not place.recipe.is_file():
         return None
     try:
-        return Start.model_validate(read_recipe(place)["start"])
+        return Start.model_validate(place.read_recipe()["start"])
     except (KeyError, ValidationError):
         return None
 
@@ -158,7 +158,7 @@ def _take(found: Checkpoint, name: str, network: nn.Module, bound: set[str]) -> 
     Returns:
         What was taken and what was not, in lines.
     """
-    saved, own = found.tensors(name), network.state_dict()
+    saved, own = found.weights(name, network), network.state_dict()
     fitting = {
         key: value for key, value in saved.items()
         if key in own and value.shape == own[key].shape and key not in bound
@@ -194,7 +194,7 @@ def _bound(choice: Choice, task: Task, start: Start) -> set[str]:
     """
     place = RunDirectory(Path(start.run))
     there: Iterable[str] = classes_of(read_environment(place))
-    told = read_recipe(place).get("data", {}).get("metadata", [])
+    told = place.read_recipe().get("data", {}).get("metadata", [])
     others = []
     if tuple(there) != task.classes:
         others.append(replace(task, classes=(*task.classes, "one more"), counts=None))

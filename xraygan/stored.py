@@ -204,7 +204,7 @@ def _root(recipe: Recipe) -> str | None:
 def _read_store(folder: Path, count: int, size: int) -> Store | None:
     """The store that a folder holds; None unless it is whole and what was written."""
     images, about = folder / PIXELS, read_about(folder)
-    if about != sealed(about) or not _is_ours(about):
+    if about != sealed(about) or not _is_ours(about) or not images.is_file():
         return None
     try:
         mapped = _mapped(images, count, size)
@@ -347,6 +347,8 @@ def _write_store(
             seconds = time.monotonic() - began
             now = contents_of(recipe, asked.dataset, asked.paths)
             _check_unchanged(asked.paths, contents, now)
+            if os.name == "posix":  # who cuts what a run has mapped into memory kills that run
+                images.chmod(0o444)
             about = {
                 **_origin(recipe),
                 "count": count,

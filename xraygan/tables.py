@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .cells import unguarded
 from .errors import UserError, nearest
 from .reading import read_bytes, unreadable
 
@@ -32,7 +33,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Some columns of a CSV file with a header, as text.
 
-    Lines may end in any way, and blank ones are passed over.
+    Lines may end in any way, and blank ones are passed over. An apostrophe before what a
+    spreadsheet would take for a formula is left out: see :mod:`xraygan.cells`.
 
     Args:
         columns: their names in the header; the first is what messages name a row by.
@@ -52,7 +54,8 @@ def read_table(
     lines: list[int] = []
     cells: list[str] = []  # a list a row would be 100,000 lists for the garbage collector to follow
     try:
-        header = [(aliases or {}).get(name, name) for name in map(str.strip, next(rows, []))]
+        names = [unguarded(name.strip()) for name in next(rows, [])]
+        header = [(aliases or {}).get(name, name) for name in names]
         while header and not header[-1]:
             header.pop()  # a delimiter may end the lines
         width = len(header)
@@ -71,6 +74,8 @@ def read_table(
         raise UserError(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
         ) from None
+    if "'" in text:
+        cells = [unguarded(cell) for cell in cells]
     texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
     return pd.DataFrame(texts, index=lines, dtype=str)
 

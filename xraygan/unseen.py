@@ -8,9 +8,8 @@ from .errors import UserError
 from .image_record import MEASURED, ImageRecord, trained_on_measured
 from .index import read_index
 from .recipe import Recipe, load
-from .resuming import trained_on
+from .resuming import read_environment, trained_on
 from .rundir import RunDirectory
-from .runfiles import RunFiles
 from .selection import choose, task_of
 from .store import ImageData, open_dataset
 from .stored import contents_of
@@ -89,7 +88,7 @@ def _trained_on(place: RunDirectory, own: Recipe, *, moved: bool) -> dict[str, s
         table, _ = choose(read_index(own.choices["data"], dataset), task_of(own, dataset), own)
     except UserError:  # a table that the run's own options cannot read is another table
         return {}
-    recorded = RunFiles(place.path).environment.get("dataset", {}).get("images", {})
+    recorded = read_environment(place).get("dataset", {}).get("images", {})
     if moved and recorded.get("test") != int((table["split"] == "test").sum()):
         return {}
     paths = list(table["path"][table["split"] == "train"])

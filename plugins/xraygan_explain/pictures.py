@@ -20,11 +20,11 @@ from xraygan.evaluate import Evaluation
 from xraygan.generate import Generated, to_bytes
 from xraygan.nearest import as_greys, spaces
 from xraygan.nearest import nearest as nearest_rows
-from xraygan.rundir import write_together
 from xraygan.runfiles import Lacking
 from xraygan.sampling import sample
 from xraygan.seeding import rng
 from xraygan.store import StoredImages, open_dataset, to_range
+from xraygan.writing import write_together
 
 from .cam import grad_cam
 from .drawing import Panel, draw, heated

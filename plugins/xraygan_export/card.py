@@ -13,9 +13,10 @@ import tomli_w
 from xraygan import __version__
 from xraygan.ending import untrained
 from xraygan.engine import Session
-from xraygan.reading import parse_json, read_text
+from xraygan.parsing import audit as parse_audit
+from xraygan.parsing import needed
+from xraygan.resuming import read_environment
 from xraygan.rundir import RunDirectory
-from xraygan.runfiles import RunFiles
 from xraygan.shapes import SPLIT_NAMES, cautions
 
 from .loading import loading
@@ -42,7 +43,10 @@ def card(
         step: the step of the checkpoint that is exported.
         files: the names of the files beside the card.
     """
-    evaluation = RunFiles(place.path).evaluation
+    try:
+        evaluation = place.read_evaluation()
+    except FileNotFoundError:
+        evaluation = {}
     parts = [
         _front_matter(session, models, evaluation, step),
         f"# {_plain(session.recipe.name)}",
@@ -102,7 +106,7 @@ def _measured(evaluation: Object) -> Object:
     return {
         name: found
         for name, found in evaluation.get("metrics", {}).items()
-        if isinstance(found["value"], int | float) and math.isfinite(found["value"])
+        if isinstance(found.get("value"), int | float) and math.isfinite(found["value"])
     }
 
 
@@ -141,7 +145,7 @@ def _unfinished(place: RunDirectory) -> str:
 
 
 def _data(session: Session, place: RunDirectory) -> str:
-    recipe, data = session.recipe, RunFiles(place.path).environment.get("dataset", {})
+    recipe, data = session.recipe, read_environment(place).get("dataset", {})
     if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
         data = session.data.summary()
     part, words = recipe.choices["data"].part, recipe.tables.data
@@ -192,7 +196,7 @@ def _results(evaluation: Object, step: int) -> str:
         low, high = found.get("interval") or (None, None)
         span = "" if low is None else f"{low:.3f} to {high:.3f}"
         note = _plain(found.get("note") or "")
-        rows.append((_plain(name), f"{found['value']:.3f}", span, str(found["n"]), note))
+        rows.append((_plain(name), f"{found['value']:.3f}", span, str(found.get("n", "")), note))
     warned = "".join(f"{_plain(caution)} " for caution in cautions(_without_folders(about)))
     protocol = ", ".join(
         f"{key.replace('_', ' ')} {_plain(str(value))}"
@@ -210,7 +214,7 @@ Intervals are over {kind} patients, or over generated images; they hold the trai
 
 def _audit(place: RunDirectory, step: int) -> str:
     try:
-        found = parse_json(read_text(place.audit, 1 << 28))
+        found = needed(place.audit, parse_audit, f"make it again with `xraygan audit {place.path}`")
         about = found["protocol"]
         said = (
             f"{_of_another_step('made', found['step'], step)}{_of_other_data(about)}"
@@ -219,7 +223,7 @@ def _audit(place: RunDirectory, step: int) -> str:
             f"{about['held_out_images']:,} held-out images; verdict `{found['verdict']}`). "
             "It cannot show that a generator is safe."
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         said = (
             "None was made. `xraygan audit RUN` asks whether a generator copies its training "
             "images; do that before its weights leave the house."

@@ -13,6 +13,7 @@ from PIL import Image
 
 from xraygan import Tracker, UserError
 from xraygan.ending import unmeasured
+from xraygan.rundir import RunDirectory
 
 
 class TensorBoard(Tracker):
@@ -50,10 +51,9 @@ class TensorBoard(Tracker):
     def close(self) -> None:
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
         if not unmeasured(self.directory):  # or the figures are of an earlier step
-            metrics = json.loads((self.directory / "evaluation.json").read_text(encoding="utf-8"))[
-                "metrics"
-            ]
-            figures = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
+            metrics = RunDirectory(self.directory).read_evaluation().get("metrics", {})
+            values = {name: found.get("value") for name, found in metrics.items()}
+            figures = {name: value for name, value in values.items() if isinstance(value, float)}
             self._writer.add_hparams(dict(_leaves(recipe)), figures, run_name=".")
         self._writer.close()
 

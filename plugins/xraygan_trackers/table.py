@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from xraygan import Tracker
+from xraygan.cells import numbers, parse_csv
+from xraygan.parsing import needed
+from xraygan.rundir import write_table
 
 
 class CSV(Tracker):
@@ -25,20 +29,27 @@ class CSV(Tracker):
     def begin(self, step: int) -> None:
         rows = pd.DataFrame({"step": []}, dtype=int)
         if step and self.path.is_file():
-            rows = pd.read_csv(self.path)
+            rows = self._read()
             rows = rows[rows["step"] <= step]
         self._write(rows)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if new := [name for name in values if name not in self.columns]:
             # A term that begins in a later phase of the schedule; it happens a few times a run.
-            rows = pd.read_csv(self.path)
+            rows = self._read()
             self._write(rows.reindex(columns=[*self.columns, *new]))
         row = pd.DataFrame([{"step": step, **values}], columns=self.columns)
         row.to_csv(self.path, mode="a", header=False, index=False)
 
+    def _read(self) -> pd.DataFrame:
+        return needed(self.path, _parse, "delete it, and the rows of the steps to come are kept")
+
     def _write(self, rows: pd.DataFrame) -> None:
         self.columns = list(rows.columns)
-        beside = self.path.with_suffix(".csv.tmp")
-        rows.to_csv(beside, index=False)
-        beside.replace(self.path)
+        write_table(self.path, rows)
+
+
+def _parse(text: str) -> pd.DataFrame:
+    table = parse_csv(text)
+    rows = {name: numbers(table, name, -math.inf, math.inf) for name in ("step", *table)}
+    return pd.DataFrame(rows).astype({"step": int})

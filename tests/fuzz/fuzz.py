@@ -49,7 +49,8 @@ def read_manifest(content: bytes) -> None:
     (folder.parent / "best").write_bytes(content)
     with suppress(UserError):
         checkpoint.find(folder.parent, "best")
-    list(RunDirectory(HERE / "run").read_metrics())
+    with suppress(UserError):
+        RunDirectory(HERE / "run").read_metrics()
 
 
 def read_table(content: bytes) -> None:

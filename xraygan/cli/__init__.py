@@ -6,11 +6,15 @@ Nothing here imports torch until a verb needs it, so that help and listings answ
 from __future__ import annotations
 
 import copy
+import errno
+import faulthandler
 import io
 import re
 import signal
 import sys
-from traceback import print_exc
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -18,6 +22,7 @@ import click
 from .. import __version__
 from ..errors import NoFault, UserError, clipped
 from ..faults import describe_error
+from ..streams import lasting_streams
 from .audit import audit
 from .check import check
 from .data import data
@@ -32,6 +37,11 @@ from .report import report
 from .run import run
 from .schema import schema
 from .sweep import sweep
+
+#: a file or folder that does not take or give what is asked for: no defect of ours
+OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..registry import Part
@@ -96,7 +106,7 @@ def _guarded(part: Part) -> click.Command:
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="xraygan")
 @click.option("--traceback", is_flag=True, help="Show the traceback of a user's error too.")
-def cli(traceback: bool) -> None:
+def cli(**_: bool) -> None:
     """Train GANs on chest X-rays from a recipe.
 
     \b
@@ -126,38 +136,64 @@ for command in (
 
 
 def main() -> NoReturn:
-    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 130/143 a signal
-    ended the run (it is saved), 1 a defect of ours."""
+    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 129/130/143 a
+    signal ended the run (it is saved), 1 a defect of ours."""
+    with suppress(ValueError, OSError, RuntimeError):  # standard error is no file
+        faulthandler.enable()  # a crash below Python, such as SIGBUS, says where it was
+    with lasting_streams():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        cli(standalone_mode=False)
+        _need_a_folder()
+        code = cli(standalone_mode=False) or 0
+        sys.stdout.flush()  # only now is all of it written, or not
+        return code
     except click.ClickException as error:
         usage = io.StringIO()
         error.show(usage)
         click.echo(_brief(usage.getvalue()), err=True, nl=False)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except UserError as error:
-        if "--traceback" in sys.argv:
-            print_exc()
-        click.echo(f"xraygan: {_brief(str(error))}", err=True)
-        sys.exit(2)
+        return _said(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        return _said(f"{error.filename or 'a file'}: cannot be read or written ({error.strerror})")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        said = " ".join(str(error).split())
-        click.echo(
-            f"xraygan: not enough memory ({clipped(said, 200)}). Lower what the recipe or the "
-            "option asks for, such as run.batch_size, evaluation.generated or a network's width",
-            err=True,
+        return _said(
+            f"not enough memory ({clipped(' '.join(str(error).split()), 200)}). Lower what the "
+            "recipe or the option asks for, such as run.batch_size, evaluation.generated or a "
+            "network's width"
         )
-        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("xraygan: interrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
-    sys.exit(0)
+        return 128 + signal.SIGINT
+
+
+def _said(message: str) -> int:
+    """Say what is at fault; after the traceback, where that is asked for."""
+    if "--traceback" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"xraygan: {_brief(message)}", err=True)
+    return 2
 
 
 def _brief(message: str) -> str:
     """A message in which no word is longer than a path: a number may have thousands of digits."""
     return re.sub(r"\S{600,}", lambda word: f"{word[0][:80]}...", message)
+
+
+def _need_a_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder is gone or cannot be read ({error.strerror}); change to another"
+        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,30 +104,37 @@ quiet_option = click.option(
 
 
 def print_metrics(path: Path) -> None:
-    """Print the metrics of an ``evaluation.json`` as a table."""
+    """Print the metrics of an ``evaluation.json`` as a table.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     from rich.table import Table
 
+    from ..rundir import RunDirectory
     from ..shapes import SPLIT_NAMES, cautions
 
-    content = json.loads(path.read_text(encoding="utf-8"))
-    kind = SPLIT_NAMES[content["protocol"]["split"]]
+    place = RunDirectory(path.parent)
+    place.evaluation = path  # of another split, maybe
+    content = place.read_evaluation()
+    about = content.get("protocol", {})
+    kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
     title = f"{path.parent.name}: {kind} images"
     table = Table(title=title, title_justify="left")
     for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("n", justify="right")
     notes = []
-    for name, found in content["metrics"].items():
-        value, interval = found["value"], found["interval"]
-        if isinstance(value, list):
-            continue  # a matrix is for the report
+    for name, found in content.get("metrics", {}).items():
+        value, interval = found.get("value"), found.get("interval")
         if value is None:
-            notes.append(f"{name}: {found['note']}")
-            continue
+            notes.append(f"{name}: {found.get('note')}")
+        if not isinstance(value, int | float):
+            continue  # a matrix is for the report
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", span, str(found["n"]))
+        table.add_row(name, f"{value:.3f}", span, str(found.get("n", "")))
     _print(table)
-    for line in (*cautions(content["protocol"]), *notes):
+    for line in (*cautions(about), *notes):
         click.echo(line)
 
 

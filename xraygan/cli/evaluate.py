@@ -27,6 +27,6 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     from ..finishing import finish
 
     session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
-    with place.locked():
+    with place.locked(), place.said_of_the_disk():
         evaluation = finish(session, place, step)
     print_metrics(evaluation)

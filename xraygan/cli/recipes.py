@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import UserError
+from ..writing import write_atomically
 from .common import Place, utf8
 
 
@@ -38,10 +39,9 @@ def copy(name: str, file: Path | None) -> None:
     if target.is_dir():
         target = target / source.name
     try:
-        with target.open("x", encoding="utf-8") as out:
-            out.write(source.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise UserError(f"{target} is there already; name another FILE") from None
+        if target.exists() or target.is_symlink():
+            raise UserError(f"{target} is there already; name another FILE")
+        write_atomically(target, source.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     click.echo(f"{target}: edit it, `xraygan check {target}`, `xraygan run {target}`")

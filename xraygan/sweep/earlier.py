@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..ending import lacking
 from ..errors import UserError
-from ..reading import parse_json, read_text
 from ..recipe import Recipe
 from ..resuming import material_changes, trained_on
 from ..rundir import RunDirectory
@@ -48,17 +47,14 @@ def differing(place: RunDirectory, recipe: Recipe) -> Changes:
 def _measured_otherwise(place: RunDirectory) -> Changes:
     """How the evaluation of a run differs from the one that ended its training; a run that is not
     done is resumed, which measures it."""
-    if not place.evaluation.exists() or lacking(place.path):
+    if lacking(place.path):
         return {}
     try:
-        found = parse_json(read_text(place.evaluation))
-        step, protocol = found["step"], found["protocol"]
-        changed, measured = protocol.get("changed", {}), protocol.get("fingerprint")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{place.evaluation}: cannot be read ({error!r}); write it again with "
-            f"`xraygan evaluate {place.path}`, or move the run away"
-        ) from None
+        found = place.read_evaluation()
+    except FileNotFoundError:
+        return {}
+    step, protocol = found.get("step"), found.get("protocol", {})
+    changed, measured = protocol.get("changed", {}), protocol.get("fingerprint")
     last = max((line["step"] for line in place.read_metrics()), default=step)
     changes: Changes = {key: (now, "as the run") for key, now in changed.items()}
     if step != last:

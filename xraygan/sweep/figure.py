@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..figures import COLOURS, STYLE, rendered, write_whole
+from ..figures import COLOURS, STYLE, rendered
+from ..writing import write_together
 from .file import Sweep
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
-        write_whole(path, rendered(figure))
+        write_together({path: rendered(figure)})
 
 
 def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
+from .. import parsing
 from ..display import Display
 from ..ending import lacking
-from ..rundir import RunDirectory, write_atomically
+from ..rundir import RunDirectory
 from ..signals import Interrupted, noting_signals
+from ..writing import write_atomically
 from .earlier import differing, refuse_others, remove
 from .file import Row, Sweep
 
@@ -50,7 +52,7 @@ class Run:
         """How much of it is done, in [0, 1), as its log says."""
         try:
             last = _tail(self.place.metrics).splitlines()[-1]
-            return 0.99 * json.loads(last)["progress"]  # the rest is its evaluation
+            return 0.99 * parsing.lines(last)[0]["progress"]  # the rest is its evaluation
         except (OSError, ValueError, KeyError, IndexError):
             return 0.0
 
@@ -173,6 +175,8 @@ def _end(run: Run, display: Display) -> None:
     said = _tail(run.log).strip().splitlines()
     why = next((line for line in reversed(said) if line.startswith("xraygan: ")), "")
     last = why.removeprefix("xraygan: ") or (said[-1] if said else "it said nothing")
+    if run.code == -getattr(signal, "SIGBUS", 0):
+        last = f"its image store, which {run.place.log} names, was cut short while it was read"
     run.failure = f"exit code {run.code}: {last}"
     display.say(f"failed: {run.row.label}, seed {run.seed}: {run.failure}\n  see {run.log}")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..paired import ONE_SEED, Estimate
-from ..rundir import write_atomically, write_table
+from ..rundir import write_table
 from ..seed_variance import LEVEL, MOST_SEEDS, POWER
 from ..shapes import SPLIT_NAMES
+from ..writing import write_atomically
 from .file import Sweep
 from .provenance import incomparable, provenance
 from .results import Cell, Difference, Differences, Results, differences, gather, published

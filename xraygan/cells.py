@@ -1,0 +1,104 @@
+"""The CSV files that the toolkit writes and reads again, and what a spreadsheet makes of them.
+
+A spreadsheet runs a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return as
+a formula. So text that begins so is written with an apostrophe before it, which spreadsheets take
+for a sign that text follows, and is read without it. Numbers stay as they are, also those that are
+text. Text that has apostrophes before such a character gets one more, so that it is read as it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+import numpy as np
+import pandas as pd
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_QUOTED = re.compile(r"'+[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+
+
+def guarded(text: str) -> str:
+    """A text as it stands in a CSV file: never a formula."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def unguarded(text: str) -> str:
+    """The text that :func:`guarded` was given."""
+    return text[1:] if _QUOTED.match(text) else text
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as the text of a CSV file, without its index; the texts in it are guarded."""
+    safe = table.rename(columns=_guarded)
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]):
+            safe[name] = safe[name].map(_guarded)
+    text = safe.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # which is left bare, and then ends a line
+        text = safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    return text
+
+
+def _guarded(cell: object) -> object:
+    return guarded(cell) if isinstance(cell, str) else cell
+
+
+def parse_csv(text: str) -> pd.DataFrame:
+    """A CSV file of the toolkit's own, as text without guards.
+
+    Returns:
+        One row an entry, indexed by its line in the file.
+
+    Raises:
+        ValueError: it is no table, a column is there twice, or a row has another number of fields
+            than the header; with the line.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines: list[int] = []
+    entries: list[list[str]] = []
+    try:
+        header = next(rows, [])
+        if not header:
+            raise ValueError("line 1: expected the names of the columns, found nothing")
+        if twice := next((name for name in header if header.count(name) > 1), None):
+            raise ValueError(f"line 1: the column {twice!r} is there twice")
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(
+                    f"line {rows.line_num}: expected {len(header)} fields, as the header has, "
+                    f"found {len(row)}"
+                )
+            lines.append(rows.line_num)
+            entries.append(row)
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from None
+    if "'" in text:
+        header, *entries = [[unguarded(cell) for cell in row] for row in (header, *entries)]
+    return pd.DataFrame(entries, index=lines, columns=header, dtype=str)
+
+
+def numbers(table: pd.DataFrame, column: str, low: float, high: float) -> np.ndarray:
+    """A column of :func:`parse_csv` as numbers ``(N,)`` float; NaN where it is empty or says so.
+
+    Raises:
+        ValueError: there is no such column, or one is no number from ``low`` to ``high``; with the
+            line and the column.
+    """
+    if column not in table:
+        raise ValueError(f"line 1: there is no column {column!r}")
+    found = np.empty(len(table))
+    for i, cell in enumerate(table[column]):
+        try:
+            found[i] = value = float(cell or "nan")
+        except ValueError:
+            value = math.inf
+        if not (low <= value <= high or math.isnan(value)):
+            span = "a number" if math.isinf(high) else f"a number from {low:g} to {high:,.10g}"
+            raise ValueError(
+                f"line {table.index[i]}, column {column!r}: expected {span}, found {cell[:40]!r}"
+            )
+    return found
