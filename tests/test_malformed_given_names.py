@@ -53,17 +53,19 @@ def test_a_name_of_a_figure(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in LABELS if name not in ("a number", "none")])
 def test_a_name_of_a_class(name: str) -> None:
     called, why = LABELS[name]
-    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
+    part = SimpleNamespace(kind="dataset", name="theirs", origin="their-data 1.0")
     with pytest.raises(UserError, match="dataset 'theirs' of their-data") as caught:
-        check_classes(SimpleNamespace(part=part), SimpleNamespace(classes=("a", called)))  # type: ignore[arg-type]
+        check_classes(
+            SimpleNamespace(table="data", part=part), SimpleNamespace(classes=("a", called))
+        )  # type: ignore[arg-type]
     assert why in str(caught.value)
 
 
 @pytest.mark.parametrize("classes", [("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")])
 def test_classes_that_are_twins_in_unicode(classes: tuple[str, str]) -> None:
-    part = SimpleNamespace(name="theirs", origin="their-data 1.0", distribution="their-data")
+    part = SimpleNamespace(kind="dataset", name="theirs", origin="their-data 1.0")
     with pytest.raises(UserError, match="differ only in spelling"):
-        check_classes(SimpleNamespace(part=part), SimpleNamespace(classes=classes))  # type: ignore[arg-type]
+        check_classes(SimpleNamespace(table="data", part=part), SimpleNamespace(classes=classes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", LABELS)

@@ -12,7 +12,7 @@ from .naming import label_fault
 from .reading import parse_json, read_text, sha256
 from .shapes import first_fault
 
-#: a file of a checkpoint: of a network, its average or its optimizer, or what another part remembers
+#: a file of a checkpoint: of a network, its average, its optimizer, or what another part remembers
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
 _FILE = rf"^({_NAME}(\.average|\.optimizer)?|(scores\.)?{_NAME}\.state)\.safetensors$"
 
