@@ -564,14 +564,14 @@ def test_weights_that_are_no_numbers_are_no_finding(place: Path, command) -> Non
 
 def test_images_of_another_training_are_said_to_be(place: Path, command) -> None:
     said = command("audit", place, "--generated", 4, "--set", "data.seed=1")
-    assert "note: whether these are the images of the training cannot be told: " in said
+    assert "note: these are not the images of the training: " in said
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--generated", "1"], "1 is not in the range x>=2."),
-        (["--seed", "-1"], "-1 is not in the range x>=0."),
+        (["--generated", "1"], "1 is not in the range 2<=x<=1000000."),
+        (["--seed", "-1"], "-1 is not in the range 0<=x<="),
         (["--checkpoint", "7"], "there is no checkpoint '7'; there are the steps 2, 1"),
         (["--checkpoint", "best"], "there is no checkpoint 'best'"),
         (["--set", "data.test_fraction=0.0"], "no test image"),

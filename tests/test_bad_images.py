@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +34,6 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bad_image_is_named_with_the_reason(
     name: str, bad: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    began = time.monotonic()
     with warnings.catch_warnings(), pytest.raises(UserError) as caught:
         warnings.simplefilter("error")
         read_grey(bad / name, 16)
@@ -44,7 +42,6 @@ def test_a_bad_image_is_named_with_the_reason(
     assert BAD[name][1] in text, text
     assert "\n" not in text and "object at" not in text
     assert not caplog.records and capfd.readouterr() == ("", "")
-    assert time.monotonic() - began < 5  # and not after a gigabyte was made
 
 
 #: EXIF's orientation -> how a camera that was held so stores an upright picture

@@ -238,7 +238,10 @@ def test_what_a_run_has_no_data_for_is_left_out_with_the_reason(run: Path) -> No
         path.unlink()
     said = notes()
     assert said["training_time"] == "there is only one sample grid that can be read"
-    assert said["roc"] == "there is no predictions.csv (cannot be read: no column 'p:a')"
+    assert (
+        said["roc"]
+        == "there is no predictions.csv (cannot be read: line 1: there is no column 'p:a')"
+    )
     assert not list(run.rglob(".*building"))
 
 

@@ -224,6 +224,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     keeper.words, keeper.place = given.tables.run, _Place(tmp_path / "run")
     keeper.trackers = Trackers({})
     keeper.session = SimpleNamespace(watched="val")
+    keeper.total = 9
     keeper.begin(8)
     assert keeper._best == measured[best]
 
@@ -233,7 +234,7 @@ class _Place:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints, self.samples = path / "checkpoints", path / "samples"
 
     def keep_metrics_until(self, step: int) -> None: ...
 

@@ -204,7 +204,7 @@ BROKEN = {
     "unnamed": (
         SCORE + "@hookimpl\ndef xraygan_register_scores(register): register(7, Zero)",
         ("score", "7"),
-        "a part's name must be a non-empty string, not 7",
+        "a part cannot be called 7: the name is no text, but int",
     ),
     "taken": (
         SCORE + "@hookimpl\ndef xraygan_register_scores(register): register('mmd', Zero)",

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .errors import clipped, shown
+
 #: the splits as a sentence names their images
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
 
@@ -176,12 +178,13 @@ def check(content: Any, shape: type[Shape]) -> Any:
 def first_fault(error: ValidationError) -> str:
     """The first key that is not as it should be, what was expected and what it is."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    said = first["msg"].replace("Input should be", "expected")
+    place = clipped(".".join(map(str, first["loc"])))
+    said = clipped(first["msg"].removeprefix("Value error, "), 400)
+    said = said.replace("Input should be", "expected")
     found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
     return f"{place}: {said}{found}" if place else f"{said}{found}"
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    plain = isinstance(value, str | int | float | None)
+    return shown(value, 43) if plain else type(value).__name__

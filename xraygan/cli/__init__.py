@@ -160,6 +160,9 @@ def _run() -> int:
         return error.exit_code
     except UserError as error:
         return _said(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("xraygan: interrupted", err=True)
+        return 128 + signal.SIGINT
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             raise
@@ -172,9 +175,6 @@ def _run() -> int:
             "recipe or the option asks for, such as run.batch_size, evaluation.generated or a "
             "network's width"
         )
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("xraygan: interrupted", err=True)
-        return 128 + signal.SIGINT
 
 
 def _said(message: str) -> int:
