@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import crash
 import pytest
@@ -131,6 +133,27 @@ def test_a_signal_while_a_checkpoint_is_written(whole: tuple[Path, float], tmp_p
     assert found is not None and found.step == 4
     assert train(out) == 0
     assert state(out) == state(whole[0])
+
+
+def test_latest_and_best_name_a_checkpoint_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the two leaves pointers to the former one."""
+    named, rename = [], Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        named.append([checkpoint.find(tmp_path, which).step for which in ("latest", "best")])
+        return rename(path, target)
+
+    graph: Any = SimpleNamespace(networks={})
+    monkeypatch.setattr(checkpoint.saved, "contents", lambda graph: {})
+    checkpoint.save(tmp_path, 1, graph, best=True)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoint.save(tmp_path, 2, graph, best=True)
+    checkpoint.save(tmp_path, 3, graph)
+    assert named == [[1, 1], [2, 2]]
+    assert (tmp_path / "latest").read_text() == "step-00000003\n"
+    assert checkpoint.find(tmp_path, "best").step == 2
 
 
 def test_two_runs_cannot_write_one_directory(tmp_path: Path) -> None:
