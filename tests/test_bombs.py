@@ -134,9 +134,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def peak_of(call: Callable[[], object]) -> int:
     """Bytes that this process had in memory at most during a call, beyond those before it."""
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # or memory freed before would be taken anew, unseen
+    ctypes.CDLL(None).malloc_trim(0)  # or memory freed before would be taken anew, unseen
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = resident("VmRSS")
     call()
