@@ -33,7 +33,7 @@ def _content(path: Path) -> Any:
         return {k: v for k, v in found.items() if k not in WHEN} | {"done": done}
     if path.name == "store.json":
         found = json.loads(path.read_text())
-        return {k: v for k, v in found.items() if k not in ("created", "written")}
+        return {k: v for k, v in found.items() if k not in ("created", "written", "seal")}
     if path.name.endswith(".digests.json"):
         return "with times"
     if path.name == "metrics.jsonl":
