@@ -105,8 +105,8 @@ class TrainingGraph:
         self.kept = Kept(taking_part)
         self._proven: set[str] = set()  # terms of which a network is known to learn
         self._own = self.networks.keys() - set(MODELS)
-        # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._names = frozenset(term.name for term in self.terms)
+        # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
     def step(self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any) -> Step:
