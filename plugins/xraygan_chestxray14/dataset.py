@@ -92,7 +92,8 @@ class ChestXray14(Dataset):
         table["age"] = read_ages(path, table, "age", "Patient Age")
         table["age"] = table["age"].where(table["age"] <= MAX_AGE)
         table["sex"] = table["sex"].where(table["sex"].isin(["M", "F"]), "")
-        splits = _read_lists(self.root, path.name, set(table["name"]))
+        names = set(table["name"].to_numpy(dtype=object))
+        splits = _read_lists(self.root, path.name, names)
         # Paths are those of files that were found, so that no table can name one outside the root.
         files = _image_files(self.root)
         table["path"] = table["name"].map(files)
@@ -108,7 +109,7 @@ class ChestXray14(Dataset):
         left_out = {
             f"rows of {path.name} without an image file": int((~has_file).sum()),
             f"images in neither {' nor '.join(LISTS)}": int((has_file & ~listed).sum()),
-            f"image files without a row in {path.name}": len(files.keys() - set(table["name"])),
+            f"image files without a row in {path.name}": len(files.keys() - names),
         }
         self.left_out = {reason: count for reason, count in left_out.items() if count}
         columns = ["path", "labels", "patient", "split", "age", "sex", "view"]

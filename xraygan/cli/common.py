@@ -12,7 +12,6 @@ from click.shell_completion import CompletionItem
 
 from ..errors import shown
 from ..limits import SEEDS
-from ..paths import encoding_fault, place_fault
 
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
@@ -64,6 +63,8 @@ class Place(click.Path):
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
+        from ..paths import place_fault
+
         if fault := place_fault(str(value)):
             self.fail(f"{shown(str(value))} {fault}.", parameter, context)
         return super().convert(value, parameter, context)
@@ -71,6 +72,8 @@ class Place(click.Path):
 
 def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """A text, or several, if all of it can be written into a recipe."""
+    from ..paths import encoding_fault  # which imports what `--help` has no need of
+
     for text in value if isinstance(value, tuple) else (value,):
         if fault := encoding_fault(text):
             raise click.BadParameter(f"{shown(text)} {fault}.", context, parameter)
