@@ -40,6 +40,18 @@ SMALL = (
     "evaluation.batch_size=16",
 )
 
+#: the tables of the smallest GAN, for the text of a recipe
+DCGAN_TABLES = """\
+[generator]
+plugin = "dcgan"
+width = 4
+[discriminator]
+plugin = "dcgan"
+width = 4
+[objective]
+plugin = "minmax"
+"""
+
 #: a GAN alone
 GAN: dict[str, Any] = {
     "extends": "ucgan_full",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import real_data
+from conftest import DCGAN_TABLES, real_data
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -38,7 +38,8 @@ from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
 from xraygan.recipe import load
 from xraygan.store import ImageSplit, StoredImages, prepare
 
-WHOLE = """
+WHOLE = (
+    """
 [run]
 steps = 2
 save_every = 1
@@ -50,20 +51,15 @@ image_size = 32
 test_fraction = 0.4
 classes = ["No Finding", "Edema"]
 findings = ["No Finding", "Edema"]
-[generator]
-plugin = "dcgan"
-width = 4
-[discriminator]
-plugin = "dcgan"
-width = 4
-[objective]
-plugin = "minmax"
-[classifier]
+"""
+    + DCGAN_TABLES
+    + """[classifier]
 plugin = "resnet18"
 [evaluation]
 generated = 4
 bootstrap = 0
 """
+)
 NO_GENERATOR = WHOLE[: WHOLE.index("[generator]")] + WHOLE[WHOLE.index("[classifier]") :]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import DCGAN_TABLES
 from malformed_images import dicom, lut
 from PIL import Image
 from pydicom import Dataset, config, dcmread
@@ -294,7 +295,8 @@ def told(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
     return path
 
 
-RECIPE = """
+RECIPE = (
+    """
 [run]
 steps = 1
 batch_size = 2
@@ -304,20 +306,15 @@ root = "own"
 cache = "cache"
 image_size = 32
 on_bad_image = "skip"
-[generator]
-plugin = "dcgan"
-width = 4
-[discriminator]
-plugin = "dcgan"
-width = 4
-[objective]
-plugin = "minmax"
-[classifier]
+"""
+    + DCGAN_TABLES
+    + """[classifier]
 plugin = "resnet18"
 [evaluation]
 generated = 2
 bootstrap = 0
 """
+)
 
 
 @pytest.mark.usefixtures("_anything_goes")

@@ -14,10 +14,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import DCGAN_TABLES
 
 from xraygan import cli
 
-WHOLE = """
+WHOLE = (
+    """
 [run]
 steps = 2
 batch_size = 4
@@ -27,15 +29,9 @@ plugin = "phantom"
 images = 60
 image_size = 32
 classes = ["Edema", "Mass"]
-[generator]
-plugin = "dcgan"
-width = 4
-[discriminator]
-plugin = "dcgan"
-width = 4
-[objective]
-plugin = "minmax"
-[classifier]
+"""
+    + DCGAN_TABLES
+    + """[classifier]
 plugin = "resnet18"
 [labeler]
 plugin = "confidence"
@@ -46,6 +42,7 @@ weight = 0.1
 generated = 4
 bootstrap = 0
 """
+)
 
 
 def with_line(old: str, new: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from conftest import GAN
+from conftest import DCGAN_TABLES, GAN
 from saved_run import CLASSIFIER, gan, saved, xraygan
 from test_malformed import contents
 
@@ -22,7 +22,8 @@ from xraygan.cli import main
 from xraygan.loop import Loop
 from xraygan.recipe import load_tree
 
-RECIPE = """
+RECIPE = (
+    """
 [run]
 steps = 3
 batch_size = 4
@@ -32,18 +33,13 @@ plugin = "phantom"
 images = 48
 image_size = 32
 classes = ["Edema", "Mass"]
-[generator]
-plugin = "dcgan"
-width = 4
-[discriminator]
-plugin = "dcgan"
-width = 4
-[objective]
-plugin = "minmax"
-[evaluation]
+"""
+    + DCGAN_TABLES
+    + """[evaluation]
 generated = 4
 bootstrap = 0
 """
+)
 TRAIN = ("run", "recipe.toml", "--out", "made")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
+from conftest import DCGAN_TABLES
 from rich.console import Console
 from saved_run import xraygan
 
@@ -26,7 +27,8 @@ from xraygan.ranks import Ranks
 from xraygan.recipe import Recipe, load, load_tree
 from xraygan.rundir import RunDirectory
 
-GAN = """
+GAN = (
+    """
 [run]
 steps = 6
 batch_size = 4
@@ -41,21 +43,16 @@ images = 60
 image_size = 32
 classes = ["Edema", "Mass"]
 validation = 0.2
-[generator]
-plugin = "dcgan"
-width = 4
-[discriminator]
-plugin = "dcgan"
-width = 4
-[objective]
-plugin = "minmax"
-[classifier]
+"""
+    + DCGAN_TABLES
+    + """[classifier]
 plugin = "resnet18"
 [metrics.frechet]
 [evaluation]
 generated = 4
 bootstrap = 0
 """
+)
 SILENT = Display(Console(quiet=True))
 
 

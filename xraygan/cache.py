@@ -21,7 +21,6 @@ STORE_VERSION = 7
 #: bytes of a store.json, which names every image that cannot be read
 LARGEST = 1 << 28
 PIXELS, ABOUT = "images.npy", "store.json"
-LARGEST = 2**28  # bytes of a store.json, which names every image that cannot be read
 
 # Nothing of another name, nor with anything else in it, is ever removed.
 _KEY = re.compile(r"[0-9a-f]{32}")

@@ -33,8 +33,6 @@ from .recipe import Recipe
 from .writing import building_name, write_atomically
 
 LOCK = ".lock"
-#: bytes; one has some thousand
-LARGEST_EVALUATION = 1 << 24
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 
 
