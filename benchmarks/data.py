@@ -17,16 +17,16 @@ from common import Report, benchmark, in_turn, median, seconds_of
 from PIL import Image
 from rich.console import Console
 
-from xraygan.batches import Batches
-from xraygan.decode import processors
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.images import read_grey
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load
-from xraygan.registry import installed
-from xraygan.rundir import RunDirectory
-from xraygan.store import ImageData, ImageSplit, StoredImages, prepare
+from xraygan.data.batches import Batches
+from xraygan.data.datamodule import ImageData, ImageSplit, StoredImages, prepare
+from xraygan.data.decode import processors
+from xraygan.data.images import read_grey
+from xraygan.parts.registry import installed
+from xraygan.recipe.loading import Recipe, load
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
 HEADER = (

@@ -19,9 +19,14 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from xraygan.intervals import auc_interval, bootstrap_variance, percentile_interval, share_interval
-from xraygan.paired import mean_over_seeds
-from xraygan.seed_variance import SeedVariance
+from xraygan.statistics.intervals import (
+    auc_interval,
+    bootstrap_variance,
+    percentile_interval,
+    share_interval,
+)
+from xraygan.statistics.paired_bootstrap import mean_over_seeds
+from xraygan.statistics.seed_variance import SeedVariance
 
 RESAMPLES = 200  # a run takes 1,000; the variance of these is within 10 %
 Array = np.ndarray
@@ -219,7 +224,7 @@ def difference_excludes_zero(random: np.random.Generator, world: World) -> tuple
 
 @dataclass(frozen=True)
 class Run:
-    """A run as far as :func:`xraygan.paired.mean_over_seeds` reads it."""
+    """A run as far as :func:`xraygan.statistics.paired_bootstrap.mean_over_seeds` reads it."""
 
     score: float
     interval: tuple[float, float]

@@ -20,11 +20,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.loop import Loop
-from xraygan.recipe import load_tree
-from xraygan.rundir import RunDirectory
+from xraygan.recipe.loading import load_tree
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 MIB = 2**20
 CLASSES = ["No Finding", "Edema", "Mass"]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xraygan.graph import TrainingGraph
-from xraygan.recipe import Recipe
+from xraygan.graph.graph import TrainingGraph
+from xraygan.recipe.loading import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

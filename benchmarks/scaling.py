@@ -16,14 +16,14 @@ from common import Report, benchmark, in_turn, median
 from rich.console import Console
 from step import SET, SMALL, Case, has_bf16, waiting
 
-from xraygan.batches import Batches
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.loop import Loop
-from xraygan.precision import choose_device, keep_freed_memory, make_deterministic
-from xraygan.recipe import load
-from xraygan.rundir import RunDirectory
-from xraygan.store import ImageSplit, StoredImages
+from xraygan.data.batches import Batches
+from xraygan.data.datamodule import ImageSplit, StoredImages
+from xraygan.recipe.loading import load
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.precision import choose_device, keep_freed_memory, make_deterministic
+from xraygan.utils.progress import Display
 
 #: prints how many MiB more a process has held at most during steps of a recipe than before them
 MEASURE_MEMORY = """

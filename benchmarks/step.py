@@ -12,12 +12,17 @@ from plain import PlainLoop
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.assemble import assemble
-from xraygan.finite import Guard
-from xraygan.precision import choose_device, choose_precision, keep_freed_memory, make_deterministic
-from xraygan.ranks import Ranks
-from xraygan.recipe import Recipe, load
-from xraygan.seeding import rng
+from xraygan.distributed.ranks import Ranks
+from xraygan.graph.build import assemble
+from xraygan.recipe.loading import Recipe, load
+from xraygan.training.nonfinite import Guard
+from xraygan.utils.precision import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    make_deterministic,
+)
+from xraygan.utils.seeding import rng
 
 CLASSES = ("Pneumonia", "Edema", "Hernia")
 SMALL = (

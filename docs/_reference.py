@@ -13,10 +13,12 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
 import xraygan
-from xraygan import hookspecs, schema, testing
+from xraygan import testing
 from xraygan.cli import cli
-from xraygan.options import REQUIRED, options_of, type_text
-from xraygan.registry import KINDS, docstring, installed
+from xraygan.parts import hookspecs
+from xraygan.parts.options import REQUIRED, options_of, type_text
+from xraygan.parts.registry import KINDS, docstring, installed
+from xraygan.recipe import schema
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

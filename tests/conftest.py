@@ -17,9 +17,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.recipe import Recipe, load, load_tree
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

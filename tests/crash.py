@@ -13,11 +13,12 @@ import torch
 from conftest import SMALL
 from rich.console import Console
 
-from xraygan import UserError, checkpoint
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.recipe import load
-from xraygan.signals import Interrupted
+from xraygan import UserError
+from xraygan.recipe.loading import load
+from xraygan.rundir import checkpoint
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
+from xraygan.utils.signals import Interrupted
 
 GIVEN = (
     *SMALL,

@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 
 from xraygan.cli import main
-from xraygan.recipe import load
+from xraygan.recipe.loading import load
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["forked"])
 
 # What a run imports late is imported before the forks.
 load("ucgan_full", ["data.plugin=phantom", "extractors.vgg19.weights=random"])
-for module in ("xraygan.engine", "xraygan.report", "xraygan.generate"):
+for module in (
+    "xraygan.training.engine",
+    "xraygan.report.run_report",
+    "xraygan.evaluation.generation",
+):
     importlib.import_module(module)
 
 

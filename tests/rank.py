@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from xraygan import Task
-from xraygan.assemble import assemble
-from xraygan.ranks import join
-from xraygan.recipe import load
-from xraygan.seeding import rng
+from xraygan.distributed.ranks import join
+from xraygan.graph.build import assemble
+from xraygan.recipe.loading import load
+from xraygan.utils.seeding import rng
 
 
 def train(out: str, precision: str, steps: str, count: str, recipe: str, *overrides: str) -> None:

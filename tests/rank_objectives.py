@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.assemble import assemble
-from xraygan.ranks import Ranks, join
-from xraygan.seeding import rng
+from xraygan.distributed.ranks import Ranks, join
+from xraygan.graph.build import assemble
+from xraygan.utils.seeding import rng
 
 DCGAN = {"plugin": "dcgan", "width": 4}
 ADA = {"plugin": "ada", "start": 0.7, "images": 60}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from xraygan.checkpoint import save
 from xraygan.cli import main
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.evaluate import evaluate
-from xraygan.recipe import load
-from xraygan.recorded import write_conditions
-from xraygan.rundir import RunDirectory, write_json
+from xraygan.evaluation.evaluation import evaluate
+from xraygan.recipe.loading import load
+from xraygan.rundir.checkpoint import save
+from xraygan.rundir.conditions import write_conditions
+from xraygan.rundir.directory import RunDirectory, write_json
+from xraygan.training.engine import Session
+from xraygan.utils.progress import Display
 
 DATA = """
 [run]

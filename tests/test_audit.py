@@ -24,19 +24,29 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import xraygan.audit
-from xraygan import UserError, copying
-from xraygan.audit import HeldOut, closest, resembling
+import xraygan.audit.audit
+from xraygan import UserError
+from xraygan.audit import memorization as copying
+from xraygan.audit.audit import HeldOut, closest, resembling
+from xraygan.audit.memorization import (
+    auc,
+    chance,
+    copies,
+    measured,
+    membership,
+    relative,
+    swapping,
+    tail_rank,
+)
+from xraygan.audit.nearest_neighbors import Neighbours, as_greys, nearest, squared_distances
 from xraygan.cli import main
-from xraygan.copying import auc, chance, copies, measured, membership, relative, swapping, tail_rank
-from xraygan.display import Display
-from xraygan.engine import Session, run
-from xraygan.evaluate import Evaluation
-from xraygan.generate import Generated
-from xraygan.intervals import auc_interval
-from xraygan.nearest import Neighbours, as_greys, nearest, squared_distances
-from xraygan.recipe import load
-from xraygan.store import ImageSplit, StoredImages, prepare
+from xraygan.data.datamodule import ImageSplit, StoredImages, prepare
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.generation import Generated
+from xraygan.recipe.loading import load
+from xraygan.statistics.intervals import auc_interval
+from xraygan.training.engine import Session, run
+from xraygan.utils.progress import Display
 
 WHOLE = (
     """

@@ -20,14 +20,14 @@ from xraygan_augment.geometry import chained, resampled, scaled, shifted, turned
 from xraygan_objectives.losses import Hinge
 
 from xraygan import Task
-from xraygan.assemble import assemble
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.loop import Loop
-from xraygan.rundir import RunDirectory
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble
+from xraygan.graph.step import Step
+from xraygan.rundir.directory import RunDirectory
 from xraygan.testing.stand_ins import Bench
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import rng
 
 
 def images_of(n: int, size: int) -> Tensor:

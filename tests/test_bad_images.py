@@ -16,11 +16,11 @@ from rich.console import Console
 from test_malformed import WHOLE, refused
 
 from xraygan import UserError
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.images import read_grey
-from xraygan.recipe import Recipe, load
-from xraygan.store import prepare
+from xraygan.data.datamodule import prepare
+from xraygan.data.images import read_grey
+from xraygan.recipe.loading import Recipe, load
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
 
 
 @pytest.fixture(scope="module")

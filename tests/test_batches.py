@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xraygan import Dataset, UserError, store
-from xraygan.batches import Batches, augment
-from xraygan.recipe import load
-from xraygan.schema import Augmentation, Data
-from xraygan.seeding import rng
-from xraygan.store import ImageData, ImageSplit
+from xraygan import Dataset, UserError
+from xraygan.data import datamodule as store
+from xraygan.data.batches import Batches, augment
+from xraygan.data.datamodule import ImageData, ImageSplit
+from xraygan.recipe.loading import load
+from xraygan.recipe.schema import Augmentation, Data
+from xraygan.utils.seeding import rng
 
 CPU = torch.device("cpu")
 COUNTS = {"Mass": 24, "Edema": 12, "Hernia": 4}

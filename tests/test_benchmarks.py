@@ -70,7 +70,7 @@ def test_the_plain_loop_computes_the_same_losses(monkeypatch: pytest.MonkeyPatch
     from plain import PlainLoop
     from step import SET, SMALL, Case
 
-    from xraygan.recipe import load
+    from xraygan.recipe.loading import load
 
     recipe = load("ucgan_full", [*SET, *SMALL, "run.device=cpu"])
     usual = torch.get_default_dtype()

@@ -18,8 +18,8 @@ from test_image_kinds import chunk
 from tiffs import DEFLATE, joined
 
 from xraygan import UserError
-from xraygan.greys import Grey
-from xraygan.images import read_grey
+from xraygan.data.greys import Grey
+from xraygan.data.images import read_grey
 
 MIB = 2**20
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -13,9 +13,9 @@ import tomli_w
 from browser import NAMES, Browser, installed
 from made_run import make, recipe
 
-from xraygan.comparison import comparison, open_runs
-from xraygan.page import write_page
-from xraygan.report import write_report
+from xraygan.report.comparison import comparison, open_runs
+from xraygan.report.html import write_page
+from xraygan.report.run_report import write_report
 
 PAGES = ("report", "comparison")
 

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from xraygan import UserError
-from xraygan.cache import STORE_VERSION, store_lock
 from xraygan.cli import cli
-from xraygan.recipe import load
-from xraygan.store import prepare
+from xraygan.data.cache_folder import STORE_VERSION, store_lock
+from xraygan.data.datamodule import prepare
+from xraygan.recipe.loading import load
 
 OLD = "0123456789abcdef" * 2
 KILLED = "f" * 32

@@ -13,9 +13,9 @@ from PIL import Image
 from saved_run import CLASSIFIER, DATA, gan, saved, xraygan
 
 from xraygan import Run
-from xraygan.cells import as_csv, guarded, numbers, parse_csv, unguarded
-from xraygan.runfiles import RunFiles
-from xraygan.tables import read_table
+from xraygan.data.tables import read_table
+from xraygan.rundir.reader import RunFiles
+from xraygan.utils.csv_cells import as_csv, guarded, numbers, parse_csv, unguarded
 
 FORMULAS = ["=1+1", "+A1", "-A1", "@SUM(A1)", "\tx", "\rx", '=HYPERLINK("x";"y")', "-", "-0x1"]
 QUOTED = ["'=1", "''+A1", "'-0.5"]

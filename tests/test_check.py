@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task, UserError
-from xraygan.assemble import assemble, rehearse
 from xraygan.cli import cli
-from xraygan.planning import Blocked, planning
-from xraygan.recipe import load, shipped
-from xraygan.registry import installed
-from xraygan.weights import download_weights, load_matching, read_weights
+from xraygan.graph.build import assemble, rehearse
+from xraygan.parts.registry import installed
+from xraygan.parts.weights import download_weights, load_matching, read_weights
+from xraygan.recipe.loading import load, shipped
+from xraygan.utils.planning import Blocked, planning
 
 PHANTOM = "--set data.plugin=phantom --set data.classes=all --set data.only=[]"
 FETCHING = "--set metrics.kid='{extractor=\"inception\"}' --set extractors.other.plugin=resnet18"

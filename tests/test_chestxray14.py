@@ -13,8 +13,8 @@ from PIL import Image
 from xraygan_chestxray14.dataset import ChestXray14
 
 from xraygan import UserError
-from xraygan.recipe import load
-from xraygan.store import prepare
+from xraygan.data.datamodule import prepare
+from xraygan.recipe.loading import load
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "chestxray14"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no ChestX-ray14 at {REAL}")

@@ -13,8 +13,8 @@ import tomli_w
 from made_run import make, recipe
 from test_report_command import change, compared
 
-from xraygan.comparable import why_not
-from xraygan.runfiles import RunFiles
+from xraygan.report.comparability import why_not
+from xraygan.rundir.reader import RunFiles
 
 FIGURES = {
     "frechet_classifier": {"value": 1.5, "n": 10, "note": "by the run's own classifier, not FID"},

@@ -21,12 +21,12 @@ from xraygan_resnet.cral import CRAL, attended_logits
 from xraygan_resnet.patch_grid import PatchGrid, image_logits, to_grid
 
 from xraygan import Classifier, Task, UserError
-from xraygan.assemble import assemble
-from xraygan.graph import TrainingGraph
-from xraygan.recipe import load
-from xraygan.seeding import rng
-from xraygan.store import prepare
-from xraygan.weights import read_weights
+from xraygan.data.datamodule import prepare
+from xraygan.graph.build import assemble
+from xraygan.graph.graph import TrainingGraph
+from xraygan.parts.weights import read_weights
+from xraygan.recipe.loading import load
+from xraygan.utils.seeding import rng
 
 FINDINGS = ("Pneumonia", "Edema", "Hernia")
 RECIPES = ("chexnet", "cral", "li_patch_grid")

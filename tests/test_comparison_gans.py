@@ -15,11 +15,11 @@ from xraygan_dcgan.per_class import PerClassDiscriminator, PerClassGenerator, by
 from xraygan_pseudolabel.labelers import FillUp, missing
 
 from xraygan import Task, UserError
-from xraygan.assemble import assemble
-from xraygan.graph import TrainingGraph
-from xraygan.recipe import load
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.step import Step
+from xraygan.recipe.loading import load
+from xraygan.utils.seeding import rng
 
 CLASSES = ("NORMAL", "PNEUMONIA", "OTHER")
 GREY = tuple(word for word in SMALL if not word.startswith("scores."))

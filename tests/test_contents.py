@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 from test_malformed import WHOLE as WHOLE_RECIPE
 
-from xraygan import Dataset, UserError, contents, store
-from xraygan.contents import BLOCK, ENDS, WHOLE, file_identity, remembering
-from xraygan.images import read_grey
-from xraygan.recipe import Recipe, load
-from xraygan.store import ImageData, prepare
+from xraygan import Dataset, UserError
+from xraygan.data import datamodule as store
+from xraygan.data import file_digests as contents
+from xraygan.data.datamodule import ImageData, prepare
+from xraygan.data.file_digests import BLOCK, ENDS, WHOLE, file_identity, remembering
+from xraygan.data.images import read_grey
+from xraygan.recipe.loading import Recipe, load
 
 RECIPE = (
     WHOLE_RECIPE.replace('"phantom"', '"csv"\nroot = "setA"\ncache = "cache"')

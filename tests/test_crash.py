@@ -18,8 +18,9 @@ import crash
 import pytest
 from forked import fork
 
-from xraygan import UserError, checkpoint
-from xraygan.rundir import RunDirectory
+from xraygan import UserError
+from xraygan.rundir import checkpoint
+from xraygan.rundir.directory import RunDirectory
 
 
 def start(out: Path, *moment: int) -> ForkServerProcess:

@@ -21,11 +21,11 @@ from test_malformed import WHOLE, refused
 from xraygan_csv.dataset import Csv
 
 from xraygan import UserError
-from xraygan.index import check_classes, read_index
-from xraygan.paths import path_fault
-from xraygan.recipe import Choice, load
-from xraygan.registry import Part
-from xraygan.store import prepare
+from xraygan.data.datamodule import prepare
+from xraygan.data.index import check_classes, read_index
+from xraygan.parts.registry import Part
+from xraygan.recipe.loading import Choice, load
+from xraygan.utils.paths import path_fault
 
 HEADER = "path,label,patient,split"
 ROWS = (

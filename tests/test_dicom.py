@@ -32,12 +32,13 @@ from pydicom.uid import (
 )
 from rich.console import Console
 
-from xraygan import UserError, engine
+from xraygan import UserError
 from xraygan.cli import cli
-from xraygan.dicom import ELEMENTS
-from xraygan.display import Display
-from xraygan.images import read_grey
-from xraygan.recipe import load
+from xraygan.data.dicom import ELEMENTS
+from xraygan.data.images import read_grey
+from xraygan.recipe.loading import load
+from xraygan.training import engine
+from xraygan.utils.progress import Display
 
 RANDOM = np.random.default_rng(0)
 BYTES = RANDOM.integers(0, 256, (8, 8), dtype=np.uint8)

@@ -15,10 +15,10 @@ import tomli_w
 from conftest import SMALL
 from test_plugins import xraygan
 
-from xraygan.json_schema import recipe_schema
-from xraygan.options import options_of
-from xraygan.recipe import load, shipped
-from xraygan.registry import KINDS, installed
+from xraygan.parts.options import options_of
+from xraygan.parts.registry import KINDS, installed
+from xraygan.recipe.json_schema import recipe_schema
+from xraygan.recipe.loading import load, shipped
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,11 @@ from xraygan_distances.transport import (
 )
 
 from xraygan import Task, UserError
-from xraygan.assemble import assemble
-from xraygan.recipe import load
-from xraygan.seeding import rng
+from xraygan.graph.build import assemble
+from xraygan.recipe.loading import load
 from xraygan.testing import check_score
 from xraygan.testing.stand_ins import Bench
+from xraygan.utils.seeding import rng
 
 SCORES = (EnergyDistance, MixtureMMD, PolynomialMMD, Sinkhorn, SlicedWasserstein)
 every_score = pytest.mark.parametrize("score", SCORES, ids=lambda score: score.__name__)

@@ -19,10 +19,12 @@ from PIL import Image
 from pydantic import BaseModel
 from xraygan_csv.dataset import Csv
 
-from xraygan import recipe, schema, sweep
+from xraygan import sweep
 from xraygan.cli import cli
-from xraygan.options import options_of
-from xraygan.registry import KINDS, installed
+from xraygan.parts.options import options_of
+from xraygan.parts.registry import KINDS, installed
+from xraygan.recipe import loading as recipe
+from xraygan.recipe import schema
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "_reference.py")

@@ -16,17 +16,18 @@ from rich.console import Console
 from torch import Tensor, nn
 from undisturbed import outcome
 
-import xraygan.report
-from xraygan import Labeler, Objective, Score, checkpoint
-from xraygan.display import Display
-from xraygan.ending import lacking, total_steps, unmeasured
-from xraygan.engine import restore, run
-from xraygan.finishing import finish
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe
-from xraygan.report import report
-from xraygan.runfiles import RunFiles
-from xraygan.tracking import Trackers
+import xraygan.report.run_report
+from xraygan import Labeler, Objective, Score
+from xraygan.recipe.loading import Recipe
+from xraygan.report.run_report import report
+from xraygan.rundir import checkpoint
+from xraygan.rundir.completion import lacking, total_steps, unmeasured
+from xraygan.rundir.reader import RunFiles
+from xraygan.training.engine import restore, run
+from xraygan.training.final_evaluation import finish
+from xraygan.training.trackers import Trackers
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
 

@@ -22,8 +22,8 @@ from saved_run import CLASSIFIER, gan, saved, xraygan
 from torch import Tensor
 
 from xraygan.cli import cli
-from xraygan.display import Display
-from xraygan.engine import restore
+from xraygan.training.engine import restore
+from xraygan.utils.progress import Display
 
 NETWORKS = ("generator", "classifier")
 

@@ -20,13 +20,13 @@ from xraygan_metrics.kernel import KID
 from xraygan_metrics.manifold import DensityCoverage, PrecisionRecall
 
 from xraygan import Extractor, Metric, Task, UserError
-from xraygan.assemble import assemble, rehearse
-from xraygan.evaluate import Evaluation
-from xraygan.generate import Generated
-from xraygan.recipe import load
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.generation import Generated
+from xraygan.graph.build import assemble, rehearse
+from xraygan.parts.weights import digest
+from xraygan.recipe.loading import load
 from xraygan.testing import check_metric
 from xraygan.testing.runs import evaluation
-from xraygan.weights import digest
 
 METRICS: list[type[Metric]] = [KID, Frechet, FrechetPerClass, PrecisionRecall, DensityCoverage]
 

@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xraygan.cli import main
-from xraygan.publication import FIGURES, write_figures
-from xraygan.rundir import image_grid
-from xraygan.runfiles import RunFiles
+from xraygan.report.paper_figures import FIGURES, write_figures
+from xraygan.rundir.directory import image_grid
+from xraygan.rundir.reader import RunFiles
 
 CLASSES = ["Effusion", "Hernia", "<$x_1$> & more"]
 SIDE, GRID = 16, 16

@@ -17,16 +17,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from xraygan_scores.distributions import MMD
 
-from xraygan import UserError, checkpoint
-from xraygan.collapse import Watch, diversity
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.finite import PATIENCE
-from xraygan.keeping import Keeper
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load
-from xraygan.step import Step
-from xraygan.tracking import Trackers
+from xraygan import UserError
+from xraygan.graph.step import Step
+from xraygan.recipe.loading import Recipe, load
+from xraygan.rundir import checkpoint
+from xraygan.training.callbacks import Keeper
+from xraygan.training.collapse_monitor import Watch, diversity
+from xraygan.training.engine import run
+from xraygan.training.nonfinite import PATIENCE
+from xraygan.training.trackers import Trackers
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 GIVEN = (
     *SMALL,

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_malformed import WHOLE
 
-from xraygan import UserError, checkpoint
-from xraygan.recipe import load
-from xraygan.rundir import RunDirectory
+from xraygan import UserError
+from xraygan.recipe.loading import load
+from xraygan.rundir import checkpoint
+from xraygan.rundir.directory import RunDirectory
 
 often = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

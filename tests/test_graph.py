@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.assemble import assemble, rehearse
-from xraygan.graph import Term, TrainingGraph
-from xraygan.recipe import load
-from xraygan.registry import installed
-from xraygan.schema import Phase
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble, rehearse
+from xraygan.graph.graph import Term, TrainingGraph
+from xraygan.graph.step import Step
+from xraygan.parts.registry import installed
+from xraygan.recipe.loading import load
+from xraygan.recipe.schema import Phase
+from xraygan.utils.seeding import rng
 
 VGG = (
     "scores.gram.extractor=vgg19",

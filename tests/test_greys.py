@@ -24,11 +24,11 @@ from tiffs import FLOAT, tiff
 
 from xraygan import UserError
 from xraygan.cli import cli
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.greys import Grey, doubt_of, own_range, reading
-from xraygan.images import read_grey
-from xraygan.recipe import load
+from xraygan.data.greys import Grey, doubt_of, own_range, reading
+from xraygan.data.images import read_grey
+from xraygan.recipe.loading import load
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
 
 RANDOM = np.random.default_rng(0)
 TWELVE = RANDOM.integers(0, 4096, (64, 64), dtype=np.uint16)  # as a detector of 12 bits

@@ -15,7 +15,7 @@ from PIL import Image
 from test_tiff_greys import SIDE, error, greys, luma, samples
 
 from xraygan import UserError
-from xraygan.images import read_grey
+from xraygan.data.images import read_grey
 
 # -- PNG -------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from xraygan_metrics.copies import Copies
 from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
-from xraygan.audit import HeldOut
-from xraygan.evaluate import Evaluation
-from xraygan.generate import Generated
-from xraygan.store import StoredImages
+from xraygan.audit.audit import HeldOut
+from xraygan.data.datamodule import StoredImages
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.generation import Generated
 from xraygan.testing.runs import evaluation
 
 # -- MS-SSIM ---------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import pytest
 from saved_run import xraygan
 from test_resume import SILENT, contents, csv, edit, environment, own_data
 
-from xraygan.engine import run
-from xraygan.image_record import FIELDS, ImageRecord
-from xraygan.recipe import load
-from xraygan.report import protocol
-from xraygan.rundir import RunDirectory
-from xraygan.runfiles import RunFiles
-from xraygan.store import prepare
+from xraygan.data.datamodule import prepare
+from xraygan.recipe.loading import load
+from xraygan.report.run_report import protocol
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.image_record import FIELDS, ImageRecord
+from xraygan.rundir.reader import RunFiles
+from xraygan.training.engine import run
 
 
 @pytest.fixture(scope="module")

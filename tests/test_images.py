@@ -16,7 +16,7 @@ from PIL import Image
 from xraygan_phantom.dataset import Phantom
 
 from xraygan import UserError
-from xraygan.images import file_identity, read_grey
+from xraygan.data.images import file_identity, read_grey
 
 # -- read_grey -------------------------------------------------------------------------------------
 

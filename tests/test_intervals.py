@@ -14,7 +14,7 @@ from scipy import stats
 from test_metrics import predictions
 from xraygan_metrics.classification import AUC, Classification
 
-from xraygan.intervals import (
+from xraygan.statistics.intervals import (
     auc_interval,
     bootstrap_variance,
     mean_interval,

@@ -17,12 +17,12 @@ from xraygan_pseudolabel.labelers import ClassAdaptive, Confidence, Entropy, Mar
 from xraygan_pseudolabel.unlabelled import UnlabelledPseudoLabel
 
 from xraygan import Labeler, Task, UserError, run
-from xraygan.assemble import assemble
-from xraygan.graph import TrainingGraph
-from xraygan.recipe import load
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.step import Step
+from xraygan.recipe.loading import load
 from xraygan.testing.stand_ins import Bench, task
+from xraygan.utils.seeding import rng
 
 BATCH = [
     [0.8, 0.1, 0.1],

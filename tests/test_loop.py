@@ -12,12 +12,12 @@ import torch
 from conftest import SMALL
 from rich.console import Console
 
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.loop import Loop
-from xraygan.recipe import load
-from xraygan.rundir import RunDirectory
-from xraygan.seeding import rng
+from xraygan.recipe.loading import load
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import rng
 
 GIVEN = (
     *SMALL,

@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_malformed_names import FOLDERS, RIGHT_TO_LEFT, WORDS
 
-from xraygan import Measurement, UserError, answers, hookimpl
-from xraygan.faults import BadAnswer
-from xraygan.index import check_classes
-from xraygan.naming import folder_fault, label_fault, same_file, word_fault
-from xraygan.registry import Registry
+from xraygan import Measurement, UserError, hookimpl
+from xraygan.data.index import check_classes
+from xraygan.parts import contracts as answers
+from xraygan.parts.plugin_errors import BadAnswer
+from xraygan.parts.registry import Registry
+from xraygan.utils.naming import folder_fault, label_fault, same_file, word_fault
 
 #: no figure, record, class or part can be called so
 LABELS: dict[str, tuple[Any, str]] = {

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 from test_malformed import WHOLE, refused, with_line, without_change
 
-from xraygan.reading import parse_toml
+from xraygan.utils.parsing import parse_toml
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 

@@ -11,12 +11,12 @@ import pytest
 from test_malformed import WHOLE, refused, without_change
 from torch import nn
 
-from xraygan import assemble
 from xraygan.errors import UserError
-from xraygan.limits import MOST_PARAMETERS, step_of
-from xraygan.options import options_of
-from xraygan.recipe import load
-from xraygan.registry import installed
+from xraygan.graph import build as assemble
+from xraygan.parts.options import options_of
+from xraygan.parts.registry import installed
+from xraygan.recipe.loading import load
+from xraygan.utils.limits import MOST_PARAMETERS, step_of
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 
@@ -270,7 +270,7 @@ def test_no_memory_is_one_message(
         raise error
 
     (tmp_path / "recipe.toml").write_text(WHOLE)
-    monkeypatch.setattr("xraygan.recipe.load", fail)
+    monkeypatch.setattr("xraygan.recipe.loading.load", fail)
     words = ("not enough memory", "run.batch_size")
     without_change(tmp_path, capsys, words, "check", "recipe.toml")
 

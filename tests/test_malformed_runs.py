@@ -15,9 +15,9 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_malformed import contents, refused
 
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.recipe import load
+from xraygan.recipe.loading import load
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 

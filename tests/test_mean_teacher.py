@@ -13,11 +13,11 @@ from torch import Tensor
 from xraygan_meanteacher.consistency import MeanTeacher, sigmoid_ramp, translate
 
 from xraygan import Task
-from xraygan.assemble import assemble
-from xraygan.graph import TrainingGraph
-from xraygan.recipe import load
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.step import Step
+from xraygan.recipe.loading import load
+from xraygan.utils.seeding import rng
 
 FINDINGS = ("Pneumonia", "Edema", "Hernia")
 GREY = (

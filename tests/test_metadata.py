@@ -17,14 +17,15 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from xraygan import Run, UserError, metadata, run
+from xraygan import Run, UserError, run
 from xraygan.cli import cli
-from xraygan.display import Display
-from xraygan.engine import Session
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load
-from xraygan.rundir import RunDirectory
-from xraygan.store import prepare
+from xraygan.data import metadata
+from xraygan.data.datamodule import prepare
+from xraygan.recipe.loading import Recipe, load
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 TOLD = ("age", "sex", "view")
 GIVEN = (
@@ -137,7 +138,7 @@ def test_metadata_needs_a_table_and_a_reader() -> None:
     with pytest.raises(UserError, match=r"\[classifier\].*\[data\] metadata names none"):
         Session.of(recipe("data.metadata=[]"), silent)
     unconditional = load("ucgan_full", [*SMALL, "classifier.weights=random"])
-    from xraygan.sampling import sample
+    from xraygan.evaluation.class_sampling import sample
 
     session = Session.of(unconditional, silent)
     with pytest.raises(UserError, match="generator is unconditional"):

@@ -27,7 +27,7 @@ from xraygan_metrics.distances import (
 from xraygan_metrics.inception import Inception
 
 from xraygan import Task, UserError
-from xraygan.evaluate import Evaluation
+from xraygan.evaluation.evaluation import Evaluation
 
 
 class Measured(Evaluation):

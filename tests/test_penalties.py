@@ -16,11 +16,11 @@ from xraygan_minmax.objective import MinMax
 from xraygan_objectives.losses import WGANGP, Hinge, LeastSquares, Relativistic
 
 from xraygan import Discriminator, Objective, Task, UserError, testing
-from xraygan.assemble import assemble
-from xraygan.graph import TrainingGraph
-from xraygan.seeding import rng
-from xraygan.step import Step
+from xraygan.graph.build import assemble
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.step import Step
 from xraygan.testing.stand_ins import Bench
+from xraygan.utils.seeding import rng
 
 
 def softplus(t: float) -> float:

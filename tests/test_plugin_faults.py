@@ -30,22 +30,22 @@ from xraygan import (
     Task,
     Tracker,
     UserError,
-    checkpoint,
 )
 from xraygan.cli import main
-from xraygan.display import Display
-from xraygan.engine import restore, run
-from xraygan.faults import describe_error
-from xraygan.finishing import finish
-from xraygan.recipe import Recipe, load
-from xraygan.registry import Part, installed
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.plugin_errors import describe_error
+from xraygan.parts.registry import Part, installed
+from xraygan.recipe.loading import Recipe, load
+from xraygan.rundir import checkpoint
 from xraygan.testing.stand_ins import (
     StandInClassifier,
     StandInDiscriminator,
     StandInExtractor,
     StandInGenerator,
 )
+from xraygan.training.engine import restore, run
+from xraygan.training.final_evaluation import finish
+from xraygan.utils.progress import Display
 
 Register = Callable[..., None]
 

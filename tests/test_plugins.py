@@ -23,11 +23,12 @@ import pytest
 import torch
 from conftest import SMALL
 
-from xraygan import UserError, loading
+from xraygan import UserError
 from xraygan.cli import main
 from xraygan.errors import nearest
-from xraygan.options import REQUIRED, check_options, check_value, options_of
-from xraygan.registry import KINDS, Part, Registry, docstring, first_line, installed
+from xraygan.parts import importing as loading
+from xraygan.parts.options import REQUIRED, check_options, check_value, options_of
+from xraygan.parts.registry import KINDS, Part, Registry, docstring, first_line, installed
 
 if TYPE_CHECKING:
     from nowhere import Task  # type: ignore[import-not-found]
@@ -332,7 +333,7 @@ def test_a_command_of_another_that_raises_is_named(
 
     brought = Registry([])
     brought._parts["command", "hello"] = Part("command", "hello", "third-hello", "1.0", hello)
-    monkeypatch.setattr("xraygan.registry.commands", lambda: brought)
+    monkeypatch.setattr("xraygan.parts.registry.commands", lambda: brought)
     monkeypatch.setattr(sys, "argv", ["xraygan", "hello"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -18,10 +18,10 @@ from xraygan_torchvision.networks import ConvNeXtTiny, EfficientNetB0
 from xraygan_xrv.networks import XRVClassifier, XRVExtractor, adapted, library
 
 from xraygan import Classifier, Task, UserError
-from xraygan.assemble import rehearse
-from xraygan.recipe import load
-from xraygan.registry import installed
-from xraygan.weights import GREY_MEAN, GREY_STD
+from xraygan.graph.build import rehearse
+from xraygan.parts.registry import installed
+from xraygan.parts.weights import GREY_MEAN, GREY_STD
+from xraygan.recipe.loading import load
 
 FINDINGS = ("No Finding", "Effusion", "Hernia")
 NETWORKS = {"convnext_tiny": ConvNeXtTiny, "efficientnet_b0": EfficientNetB0}

@@ -20,9 +20,9 @@ from forked import fork
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xraygan import checkpoint
-from xraygan.launch import _environment, _free_port
-from xraygan.ranks import Ranks
+from xraygan.distributed.launch import _environment, _free_port
+from xraygan.distributed.ranks import Ranks
+from xraygan.rundir import checkpoint
 
 #: of class distributions, and once more of features
 DISTANCES = (

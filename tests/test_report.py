@@ -26,7 +26,7 @@ from made_run import (
 from PIL import Image
 
 from xraygan import UserError
-from xraygan.report import write_report
+from xraygan.report.run_report import write_report
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from made_run import CLASSES, FILES, HOSTILE, make, predictions, recipe
 from test_report import Page
 
 from xraygan.cli import main
-from xraygan.comparison import comparison, open_runs
-from xraygan.figures import MOST_RUNS
-from xraygan.page import NONE, write_page
-from xraygan.runfiles import RunFiles
+from xraygan.report.comparison import comparison, open_runs
+from xraygan.report.html import NONE, write_page
+from xraygan.report.plots import MOST_RUNS
+from xraygan.rundir.reader import RunFiles
 
 Report = Callable[..., tuple[int, str, str]]
 

@@ -16,10 +16,12 @@ from xraygan_residual.blocks import ConditionalNorm, SelfAttention, with_deviati
 from xraygan_residual.discriminators import ProjectionDiscriminator, ResidualDiscriminator
 from xraygan_residual.generators import ConditionalResidualGenerator, ResidualGenerator
 
-from xraygan import Task, UserError, checkpoint, engine, testing
-from xraygan.display import Display
-from xraygan.loop import Loop
-from xraygan.recipe import load
+from xraygan import Task, UserError, testing
+from xraygan.recipe.loading import load
+from xraygan.rundir import checkpoint
+from xraygan.training import engine
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 FINDINGS = ("Mass", "Edema", "Hernia")
 #: of two images: one with two findings, one with another

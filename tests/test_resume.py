@@ -19,18 +19,20 @@ from PIL import Image
 from rich.console import Console
 from xraygan_export.writing import write as write_export
 
-from xraygan import UserError, checkpoint, schema
-from xraygan.display import Display
-from xraygan.ending import lacking
-from xraygan.engine import restore, run
-from xraygan.finishing import finish
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load, load_tree
-from xraygan.recorded import recorded_task
-from xraygan.report import protocol
-from xraygan.resuming import RESUMABLE, trained_on
-from xraygan.rundir import RunDirectory, flat
-from xraygan.runfiles import RunFiles
+from xraygan import UserError
+from xraygan.recipe import schema
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.report.run_report import protocol
+from xraygan.rundir import checkpoint
+from xraygan.rundir.completion import lacking
+from xraygan.rundir.conditions import recorded_task
+from xraygan.rundir.directory import RunDirectory, flat
+from xraygan.rundir.provenance import RESUMABLE, trained_on
+from xraygan.rundir.reader import RunFiles
+from xraygan.training.engine import restore, run
+from xraygan.training.final_evaluation import finish
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 ROOT = Path(__file__).parents[1]
 SILENT = Display(Console(quiet=True))

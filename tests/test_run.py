@@ -18,12 +18,12 @@ import tomli_w
 from click.testing import CliRunner
 from conftest import SMALL, real_data
 
-from xraygan import checkpoint
 from xraygan.cli import cli
-from xraygan.engine import run
-from xraygan.loop import Loop
-from xraygan.recipe import load
-from xraygan.signals import Interrupted
+from xraygan.recipe.loading import load
+from xraygan.rundir import checkpoint
+from xraygan.training.engine import run
+from xraygan.training.trainer import Loop
+from xraygan.utils.signals import Interrupted
 
 TERMS = {
     "generator", "discriminator", "classification", "pseudo_label",

@@ -12,7 +12,7 @@ import pytest
 from test_plugins import xraygan
 
 from xraygan import UserError
-from xraygan.registry import KINDS
+from xraygan.parts.registry import KINDS
 from xraygan.scaffold import write_project
 
 

@@ -10,13 +10,14 @@ import pytest
 from conftest import gan
 from rich.console import Console
 
-from xraygan import UserError, checkpoint
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.lengthening import account
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load
-from xraygan.schema import Optimizer
+from xraygan import UserError
+from xraygan.recipe.loading import Recipe, load
+from xraygan.recipe.schema import Optimizer
+from xraygan.rundir import checkpoint
+from xraygan.training.engine import run
+from xraygan.training.lengthening import account
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1])

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from xraygan.paired import Resampled, mean_over_seeds
-from xraygan.seed_variance import LEVEL, SeedVariance, holm
+from xraygan.statistics.paired_bootstrap import Resampled, mean_over_seeds
+from xraygan.statistics.seed_variance import LEVEL, SeedVariance, holm
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -16,16 +16,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xraygan import Run, UserError, checkpoint, cli
+from xraygan import Run, UserError, cli
 from xraygan import run as train
-from xraygan.display import Display
-from xraygan.engine import Session, run
-from xraygan.graph import TrainingGraph
-from xraygan.launch import launch
-from xraygan.loop import Loop
-from xraygan.recipe import Recipe, load, load_tree
-from xraygan.starting import take_over
+from xraygan.distributed.launch import launch
+from xraygan.graph.graph import TrainingGraph
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.rundir import checkpoint
 from xraygan.sweep import load as load_sweep
+from xraygan.training.engine import Session, run
+from xraygan.training.starting import take_over
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
 CONDITIONAL = {"plugin": "cgan", "average": 0.9}
@@ -118,8 +119,8 @@ def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
 
 
 def _pinned(recipe: Recipe, place: Path) -> Recipe:
-    from xraygan.rundir import RunDirectory
-    from xraygan.starting import pinned
+    from xraygan.rundir.directory import RunDirectory
+    from xraygan.training.starting import pinned
 
     return pinned(recipe, RunDirectory(place))
 

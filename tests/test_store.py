@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from xraygan_zhang.dataset import Zhang
 
-from xraygan import UserError, decode, store, stored
+from xraygan import UserError
 from xraygan.cli import cli
-from xraygan.recipe import Recipe, load
-from xraygan.store import StoredImages, prepare
+from xraygan.data import datamodule as store
+from xraygan.data import decode
+from xraygan.data import image_cache as stored
+from xraygan.data.datamodule import StoredImages, prepare
+from xraygan.recipe.loading import Recipe, load
 
 SPLITS = ("train", "test")
 CLASSES = ("NORMAL", "PNEUMONIA")

@@ -17,12 +17,12 @@ from saved_run import xraygan
 from test_malformed import WHOLE
 from xraygan_phantom.dataset import Phantom
 
-from xraygan.cache import STORE_VERSION
 from xraygan.cli import cli
-from xraygan.contents import stamp
-from xraygan.recipe import load
-from xraygan.store import ImageData, prepare
-from xraygan.stored import sealed
+from xraygan.data.cache_folder import STORE_VERSION
+from xraygan.data.datamodule import ImageData, prepare
+from xraygan.data.file_digests import stamp
+from xraygan.data.image_cache import sealed
+from xraygan.recipe.loading import load
 
 COUNT, SIZE = 24, 16
 HEAD = 128  # bytes of the header of images.npy

@@ -19,12 +19,13 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
-from xraygan import UserError, recipe
+from xraygan import UserError
 from xraygan.cli.sweep import sweep as sweep_verb
-from xraygan.display import Display
-from xraygan.seed_variance import SeedVariance
+from xraygan.recipe import loading as recipe
+from xraygan.statistics.seed_variance import SeedVariance
 from xraygan.sweep import Sweep, load, run_all, runner, shipped, write_tables
 from xraygan.sweep.runner import Run, plan
+from xraygan.utils.progress import Display
 
 SMALL = {
     "title": "A small sweep",

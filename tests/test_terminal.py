@@ -17,10 +17,10 @@ from conftest import DCGAN_TABLES, GAN
 from saved_run import CLASSIFIER, gan, saved, xraygan
 from test_malformed import contents
 
-from xraygan import checkpoint
 from xraygan.cli import main
-from xraygan.loop import Loop
-from xraygan.recipe import load_tree
+from xraygan.recipe.loading import load_tree
+from xraygan.rundir import checkpoint
+from xraygan.training.trainer import Loop
 
 RECIPE = (
     """
@@ -304,8 +304,8 @@ def test_nobody_else_reads_what_a_user_keeps_to_itself(
 
 def test_a_store_in_use_is_replaced_and_never_cut(here: Path) -> None:
     """What is mapped into memory stays, whatever our own commands do with the store."""
-    from xraygan.cache import PIXELS, entries, remove
-    from xraygan.store import prepare
+    from xraygan.data.cache_folder import PIXELS, entries, remove
+    from xraygan.data.datamodule import prepare
 
     data = {**GAN["data"], "cache": str(here / "cache")}
     recipe = load_tree({**GAN, "data": data}, Path("gan.toml"))

@@ -34,8 +34,8 @@ from xraygan import (
     testing,
 )
 from xraygan.cli.common import run_argument
-from xraygan.registry import Part, installed
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.registry import Part, installed
 
 CHECKS: dict[str, Callable[..., list[str]]] = {
     name.removeprefix("check_"): getattr(testing, name)
@@ -94,7 +94,7 @@ def own_images(root: Path) -> Path:
 
 
 def test_there_is_a_check_for_every_kind() -> None:
-    from xraygan.registry import KINDS
+    from xraygan.parts.registry import KINDS
 
     assert set(CHECKS) == set(KINDS)
 
@@ -411,7 +411,7 @@ WRONG: dict[type, dict[str, str]] = {
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
 def test_a_wrong_part_fails_for_its_reason_alone(wrong: type) -> None:
-    kind = next(base for base in wrong.__mro__ if base.__module__ == "xraygan.interfaces")
+    kind = next(base for base in wrong.__mro__ if base.__module__ == "xraygan.parts.interfaces")
     with pytest.raises(testing.CheckFailed) as caught:
         CHECKS[kind.__name__.lower()](wrong)
     failures = caught.value.failures

@@ -12,8 +12,8 @@ from PIL import Image
 from tiffs import DEFLATE, FLOAT, INT, JPEG, LZW, PACKBITS, joined, tiff
 
 from xraygan import UserError
-from xraygan.greys import Grey
-from xraygan.images import read_grey
+from xraygan.data.greys import Grey
+from xraygan.data.images import read_grey
 
 SIDE = 18
 RANDOM = np.random.default_rng(0)

@@ -17,10 +17,10 @@ from rich.console import Console
 from saved_run import gan, saved
 
 from xraygan import Tracker
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.recipe import load
-from xraygan.tracking import Trackers
+from xraygan.recipe.loading import load
+from xraygan.training.engine import run
+from xraygan.training.trackers import Trackers
+from xraygan.utils.progress import Display
 
 GIVEN = (
     *SMALL,
@@ -184,7 +184,7 @@ def test_a_terminal_shows_the_numbers_the_phase_and_the_newest_sample() -> None:
 
 
 def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xraygan.display.LINE_SECONDS", 0)
+    monkeypatch.setattr("xraygan.utils.progress.LINE_SECONDS", 0)
     first, second, last = shown(terminal=False).splitlines()
     assert first.startswith("training 1/4") and "phase 1 of 2 (1:1)  sample 0" in first
     assert "phase" not in second and "sample 1" in second

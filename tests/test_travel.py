@@ -19,13 +19,15 @@ from conftest import DCGAN_TABLES
 from rich.console import Console
 from saved_run import xraygan
 
-from xraygan import UserError, checkpoint, engine
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.loop import Loop
-from xraygan.ranks import Ranks
-from xraygan.recipe import Recipe, load, load_tree
-from xraygan.rundir import RunDirectory
+from xraygan import UserError
+from xraygan.distributed.ranks import Ranks
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.rundir import checkpoint
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training import engine
+from xraygan.training.engine import run
+from xraygan.training.trainer import Loop
+from xraygan.utils.progress import Display
 
 GAN = (
     """

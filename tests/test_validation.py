@@ -18,18 +18,18 @@ from saved_run import CLASSIFIER, gan, saved, xraygan
 from test_sweep import fake_run, written
 
 from xraygan import UserError
-from xraygan.comparison import comparison
-from xraygan.display import Display
-from xraygan.engine import run
-from xraygan.recipe import Recipe, load, load_tree
-from xraygan.report import report
-from xraygan.resuming import Resumption, material_changes
-from xraygan.rundir import RunDirectory
-from xraygan.runfiles import RunFiles
-from xraygan.store import ImageData, prepare
+from xraygan.data.datamodule import ImageData, prepare
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.report.comparison import comparison
+from xraygan.report.run_report import report
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.provenance import Resumption, material_changes
+from xraygan.rundir.reader import RunFiles
 from xraygan.sweep import load as load_sweep
 from xraygan.sweep import write_tables
 from xraygan.sweep.runner import plan
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
 
 # -- who is set aside ------------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 
 from xraygan import Run, UserError
 from xraygan.cli import cli
-from xraygan.display import Display
-from xraygan.engine import restore, run
-from xraygan.recipe import load
-from xraygan.recorded import read_conditions
-from xraygan.rundir import RunDirectory
+from xraygan.recipe.loading import load
+from xraygan.rundir.conditions import read_conditions
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import restore, run
+from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
 

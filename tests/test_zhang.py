@@ -11,8 +11,8 @@ from PIL import Image
 from xraygan_zhang.dataset import Zhang
 
 from xraygan import UserError
-from xraygan.recipe import load
-from xraygan.store import prepare
+from xraygan.data.datamodule import prepare
+from xraygan.recipe.loading import load
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "zhang"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no Zhang Lab images at {REAL}")

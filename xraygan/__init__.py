@@ -8,12 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
-from .hookspecs import hookimpl
+from xraygan.errors import UserError
+from xraygan.parts.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from .api import Run, run
-    from .interfaces import (
+    from xraygan.api import Run, run
+    from xraygan.parts.interfaces import (
         Augmenter,
         Classifier,
         Dataset,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         Task,
         Tracker,
     )
-    from .recipe import Recipe
+    from xraygan.recipe.loading import Recipe
 
 __version__ = "0.1.0"
 
@@ -54,10 +54,10 @@ __all__ = [
     "run",
 ]
 
-_HOMES = {"Recipe": ".recipe", "Run": ".api", "run": ".api"}
+_HOMES = {"Recipe": ".recipe.loading", "Run": ".api", "run": ".api"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(_HOMES.get(name, ".interfaces"), __name__), name)
+        return getattr(import_module(_HOMES.get(name, ".parts.interfaces"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

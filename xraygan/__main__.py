@@ -1,5 +1,5 @@
 """``python -m xraygan`` is the command ``xraygan``."""
 
-from .cli import main
+from xraygan.cli import main
 
 main()

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from .cells import parse_csv
-from .errors import UserError
-from .parsing import LARGEST
-from .reading import read_text
-from .recipe import Recipe, load, start_overrides
-from .rundir import RunDirectory
-from .runfiles import RunFiles
+from xraygan.errors import UserError
+from xraygan.recipe.loading import Recipe, load, start_overrides
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.file_readers import LARGEST
+from xraygan.rundir.reader import RunFiles
+from xraygan.utils.csv_cells import parse_csv
+from xraygan.utils.parsing import read_text
 
 if TYPE_CHECKING:
-    from .engine import Session
+    from xraygan.training.engine import Session
 
 Found = TypeVar("Found")
 
@@ -121,8 +121,8 @@ class Run:
 
     @cached_property
     def _session(self) -> Session:
-        from .display import Display
-        from .engine import restore
+        from xraygan.training.engine import restore
+        from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
         which = self._checkpoint
@@ -168,8 +168,8 @@ class Run:
             UserError: the run has no generator or no such class, or an unconditional generator
                 hardly ever makes it.
         """
-        from .display import Display
-        from .sampling import sample
+        from xraygan.evaluation.class_sampling import sample
+        from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
         return sample(self._session, n, class_, seed, display, metadata)[0].images.numpy()
@@ -199,8 +199,8 @@ def run(
     Raises:
         UserError: the recipe, the data or a plugin is at fault, or the directory holds a run.
     """
-    from .display import Display
-    from .engine import run as train
+    from xraygan.training.engine import run as train
+    from xraygan.utils.progress import Display
 
     overrides = start_overrides(from_run, from_checkpoint)
     loaded = recipe if isinstance(recipe, Recipe) else load(recipe)

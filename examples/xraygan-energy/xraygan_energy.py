@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Score, hookimpl
-from xraygan.step import Step
+from xraygan.graph.step import Step
 
 
 class EnergyDistance(Score):

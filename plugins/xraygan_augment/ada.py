@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Augmenter
-from xraygan.step import Step
+from xraygan.graph.step import Step
 
 from .geometry import chained, resampled, scaled, shifted, turned
 

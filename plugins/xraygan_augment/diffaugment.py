@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xraygan import Augmenter
-from xraygan.step import Step
+from xraygan.graph.step import Step
 
 Change = Literal["color", "translation", "cutout"]
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.images import file_identity, read_grey
-from xraygan.index import NORMAL
-from xraygan.paths import data_folder
-from xraygan.reading import unreadable
-from xraygan.tables import read_ages, read_lines, read_table, stop_at
+from xraygan.data.images import file_identity, read_grey
+from xraygan.data.index import NORMAL
+from xraygan.data.tables import read_ages, read_lines, read_table, stop_at
+from xraygan.utils.parsing import unreadable
+from xraygan.utils.paths import data_folder
 
 # Columns of the table that are read. Releases differ in the others, and in the word for sex.
 COLUMNS = {

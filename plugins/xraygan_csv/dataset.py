@@ -14,10 +14,10 @@ import pandas as pd
 from pydantic import Field
 
 from xraygan import Dataset, UserError
-from xraygan.images import file_identity, read_grey
-from xraygan.index import NORMAL
-from xraygan.paths import data_folder, path_fault
-from xraygan.tables import read_ages, read_table, spelling, stop_at
+from xraygan.data.images import file_identity, read_grey
+from xraygan.data.index import NORMAL
+from xraygan.data.tables import read_ages, read_table, spelling, stop_at
+from xraygan.utils.paths import data_folder, path_fault
 
 SPLITS = ("train", "val", "test")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "": ""}

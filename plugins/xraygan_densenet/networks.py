@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from xraygan import Classifier, Task, UserError
-from xraygan.weights import (
+from xraygan.parts.weights import (
     GREY_MEAN,
     GREY_STD,
     download_weights,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xraygan import Score, UserError
-from xraygan.interfaces import wide
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.interfaces import wide
 
 
 class DistanceScore(Score):

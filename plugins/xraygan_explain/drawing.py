@@ -11,7 +11,7 @@ from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from xraygan.figures import STYLE, axes_at, mosaic, rendered
+from xraygan.report.plots import STYLE, axes_at, mosaic, rendered
 
 IMAGE = 0.9  # inches
 APART = 0.25

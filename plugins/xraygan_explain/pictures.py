@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from xraygan import UserError
-from xraygan.display import Display
-from xraygan.engine import Session
+from xraygan.audit.nearest_neighbors import as_greys, spaces
+from xraygan.audit.nearest_neighbors import nearest as nearest_rows
+from xraygan.data.datamodule import StoredImages, open_dataset, to_range
 from xraygan.errors import nearest
-from xraygan.evaluate import Evaluation
-from xraygan.generate import Generated, to_bytes
-from xraygan.nearest import as_greys, spaces
-from xraygan.nearest import nearest as nearest_rows
-from xraygan.runfiles import Lacking
-from xraygan.sampling import sample
-from xraygan.seeding import rng
-from xraygan.store import StoredImages, open_dataset, to_range
-from xraygan.writing import write_together
+from xraygan.evaluation.class_sampling import sample
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.generation import Generated, to_bytes
+from xraygan.rundir.reader import Lacking
+from xraygan.training.engine import Session
+from xraygan.utils.atomic_files import write_together
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import rng
 
 from .cam import grad_cam
 from .drawing import Panel, draw, heated

@@ -11,13 +11,13 @@ from typing import Any
 import tomli_w
 
 from xraygan import __version__
-from xraygan.ending import untrained
-from xraygan.engine import Session
-from xraygan.parsing import audit as parse_audit
-from xraygan.parsing import needed
-from xraygan.resuming import read_environment
-from xraygan.rundir import RunDirectory
-from xraygan.shapes import SPLIT_NAMES, cautions
+from xraygan.rundir.completion import untrained
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.file_readers import audit as parse_audit
+from xraygan.rundir.file_readers import needed
+from xraygan.rundir.file_schemas import SPLIT_NAMES, cautions
+from xraygan.rundir.provenance import read_environment
+from xraygan.training.engine import Session
 
 from .loading import loading
 from .models import Model

@@ -45,9 +45,9 @@ def export(
     loads each file. Where an average of a network is kept, that is written. Nothing is written
     over.
     """
-    from xraygan.display import Display
-    from xraygan.engine import restore
-    from xraygan.rundir import RunDirectory
+    from xraygan.rundir.directory import RunDirectory
+    from xraygan.training.engine import restore
+    from xraygan.utils.progress import Display
 
     from .writing import refuse_early, write
 

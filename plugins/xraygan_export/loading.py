@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xraygan.assemble import from_random
-from xraygan.engine import Session
-from xraygan.recipe import Choice, plain
+from xraygan.graph.build import from_random
+from xraygan.recipe.loading import Choice, plain
+from xraygan.training.engine import Session
 
 from .models import Model
 

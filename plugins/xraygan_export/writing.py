@@ -6,9 +6,9 @@ import importlib
 from pathlib import Path
 
 from xraygan import UserError
-from xraygan.engine import Session
-from xraygan.filling import fill, refuse_filled
-from xraygan.rundir import RunDirectory
+from xraygan.rundir.directory import RunDirectory
+from xraygan.training.engine import Session
+from xraygan.utils.output_folder import fill, refuse_filled
 
 from .card import card
 from .models import files, models

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Score
-from xraygan.step import Step
+from xraygan.graph.step import Step
 
 
 def sigmoid_ramp(progress: float, length: float) -> float:

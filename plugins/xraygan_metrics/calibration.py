@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric
-from xraygan.evaluate import Evaluation
-from xraygan.intervals import percentile_interval
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.statistics.intervals import percentile_interval
 
 from .classification import SHARE, Judged, mean_of, ratio
 

@@ -9,8 +9,13 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from xraygan import Measurement, Metric
-from xraygan.evaluate import Evaluation
-from xraygan.intervals import auc_interval, bootstrap_variance, mean_interval, share_interval
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.statistics.intervals import (
+    auc_interval,
+    bootstrap_variance,
+    mean_interval,
+    share_interval,
+)
 
 #: patients of a class below which no interval of its AUC was tried (docs/metrics.md)
 FEW = 5

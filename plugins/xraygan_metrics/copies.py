@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
-from xraygan.audit import Compared, HeldOut, compare, resembling
-from xraygan.audit_verdict import few, flagged, unlike
-from xraygan.display import Display
-from xraygan.evaluate import Evaluation
-from xraygan.nearest import spaces
-from xraygan.seeding import derive_seed
+from xraygan.audit.audit import Compared, HeldOut, compare, resembling
+from xraygan.audit.nearest_neighbors import spaces
+from xraygan.audit.verdict import few, flagged, unlike
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import derive_seed
 
 
 class Copies(Metric):

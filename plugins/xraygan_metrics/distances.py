@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
-from xraygan.evaluate import Evaluation
-from xraygan.weights import digest
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.parts.weights import digest
 
 from .features import FeatureMetric, counts, generated_labels
 from .inception import Inception

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Measurement, Metric
-from xraygan.evaluate import Evaluation
-from xraygan.seeding import rng
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.utils.seeding import rng
 
 #: exponents of the scales, the finest first
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

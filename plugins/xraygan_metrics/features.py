@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from xraygan import Measurement, Metric
-from xraygan.evaluate import Evaluation
+from xraygan.evaluation.evaluation import Evaluation
 
 
 class FeatureMetric(Metric):

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Classifier, Measurement, Metric
-from xraygan.assemble import build
-from xraygan.evaluate import Evaluation
-from xraygan.interfaces import wide
-from xraygan.seeding import derive_seed, rng
-from xraygan.store import to_range
+from xraygan.data.datamodule import to_range
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.graph.build import build
+from xraygan.parts.interfaces import wide
+from xraygan.utils.seeding import derive_seed, rng
 
 from .classification import Judged, auc_of
 from .features import generated_labels

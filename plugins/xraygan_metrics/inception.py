@@ -15,8 +15,8 @@ from pytorch_fid.inception import InceptionV3
 from torch import Tensor, nn
 
 from xraygan import Extractor, UserError
-from xraygan.planning import is_planning
-from xraygan.weights import read_weights
+from xraygan.parts.weights import read_weights
+from xraygan.utils.planning import is_planning
 
 #: the maps in which pytorch-fid's four blocks end
 LAYERS = ("pool1", "pool2", "mixed6", "features")

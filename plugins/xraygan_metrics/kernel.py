@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xraygan import Measurement
-from xraygan.evaluate import Evaluation
+from xraygan.evaluation.evaluation import Evaluation
 
 from .features import FeatureMetric, counts
 from .intervals import with_jackknife

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Measurement
-from xraygan.evaluate import Evaluation
-from xraygan.nearest import CHUNK, nearest, squared_distances
+from xraygan.audit.nearest_neighbors import CHUNK, nearest, squared_distances
+from xraygan.evaluation.evaluation import Evaluation
 
 from .features import FeatureMetric, counts
 from .intervals import with_jackknife

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Objective
-from xraygan.penalties import zero_centred
-from xraygan.step import Step
+from xraygan.graph.penalties import zero_centred
+from xraygan.graph.step import Step
 
 Gamma = Annotated[float, Field(ge=0)]
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Labeler, Task, UserError
-from xraygan.interfaces import wide
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.interfaces import wide
 
 
 class PseudoLabeler(Labeler):

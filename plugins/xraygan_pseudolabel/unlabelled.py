@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Score, Task, UserError
-from xraygan.interfaces import wide
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.interfaces import wide
 
 from .labelers import Confidence
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xraygan import UserError
-from xraygan.interfaces import wide
+from xraygan.parts.interfaces import wide
 
 SIZES = (32, 64, 128, 256, 512)
 COARSEST = 4  # pixels a side of the coarsest feature map

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task, UserError
-from xraygan.weights import (
+from xraygan.parts.weights import (
     GREY_MEAN,
     GREY_STD,
     download_weights,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xraygan import Score
-from xraygan.step import Step
+from xraygan.graph.step import Step
 
 
 def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xraygan import Score, UserError
-from xraygan.interfaces import wide
-from xraygan.step import Step
+from xraygan.graph.step import Step
+from xraygan.parts.interfaces import wide
 
 Formula = Literal["paper", "released"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from xraygan import Tracker, UserError
-from xraygan.ending import unmeasured
-from xraygan.rundir import RunDirectory
+from xraygan.rundir.completion import unmeasured
+from xraygan.rundir.directory import RunDirectory
 
 
 class TensorBoard(Tracker):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from xraygan import Tracker
-from xraygan.cells import numbers, parse_csv
-from xraygan.parsing import needed
-from xraygan.rundir import write_table
+from xraygan.rundir.directory import write_table
+from xraygan.rundir.file_readers import needed
+from xraygan.utils.csv_cells import numbers, parse_csv
 
 
 class CSV(Tracker):

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.images import file_identity, read_grey
-from xraygan.paths import data_folder
-from xraygan.reading import unreadable
+from xraygan.data.images import file_identity, read_grey
+from xraygan.utils.parsing import unreadable
+from xraygan.utils.paths import data_folder
 
 SPLITS = ("train", "val", "test")
 PATIENT = re.compile(r"person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+")

@@ -26,10 +26,12 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from xraygan_chestxray14.dataset import ChestXray14
     from xraygan_csv.dataset import Csv
 
-    from xraygan import UserError, checkpoint, recipe
-    from xraygan.images import read_grey
-    from xraygan.index import read_index
-    from xraygan.rundir import RunDirectory
+    from xraygan import UserError
+    from xraygan.data.images import read_grey
+    from xraygan.data.index import read_index
+    from xraygan.recipe import loading as recipe
+    from xraygan.rundir import checkpoint
+    from xraygan.rundir.directory import RunDirectory
 
 HERE = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 

@@ -19,24 +19,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .. import __version__
-from ..errors import NoFault, UserError, clipped
-from ..faults import describe_error
-from ..streams import lasting_streams
-from .audit import audit
-from .check import check
-from .data import data
-from .describe import describe
-from .evaluate import evaluate
-from .figures import figures
-from .generate import generate
-from .list_plugins import list_plugins
-from .new_plugin import new_plugin
-from .recipes import recipes
-from .report import report
-from .run import run
-from .schema import schema
-from .sweep import sweep
+from xraygan import __version__
+from xraygan.cli.audit import audit
+from xraygan.cli.check import check
+from xraygan.cli.data import data
+from xraygan.cli.describe import describe
+from xraygan.cli.evaluate import evaluate
+from xraygan.cli.figures import figures
+from xraygan.cli.generate import generate
+from xraygan.cli.list_plugins import list_plugins
+from xraygan.cli.new_plugin import new_plugin
+from xraygan.cli.recipes import recipes
+from xraygan.cli.report import report
+from xraygan.cli.run import run
+from xraygan.cli.schema import schema
+from xraygan.cli.sweep import sweep
+from xraygan.errors import NoFault, UserError, clipped
+from xraygan.parts.plugin_errors import describe_error
+from xraygan.utils.streams import lasting_streams
 
 #: a file or folder that does not take or give what is asked for: no defect of ours
 OF_THE_DISK = (
@@ -44,19 +44,19 @@ OF_THE_DISK = (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from ..registry import Part
+    from xraygan.parts.registry import Part
 
 
 class Verbs(click.Group):
     """The verbs of this package, and below them those that plugins bring."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        from ..registry import commands
+        from xraygan.parts.registry import commands
 
         return [*super().list_commands(context), *commands().names("command")]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        from ..registry import commands
+        from xraygan.parts.registry import commands
 
         if own := super().get_command(context, name):
             return own
@@ -69,7 +69,7 @@ class Verbs(click.Group):
             raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        from ..registry import commands
+        from xraygan.parts.registry import commands
 
         parts = commands().parts("command")
         brought = [(p.name, f"broken: {p.error}" if p.error else p.summary) for p in parts]

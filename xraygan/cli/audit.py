@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..limits import MOST
+from xraygan.utils.limits import MOST
+
 from .common import SEED, Whole, checkpoint_option, quiet_option, run_argument, set_option
 
 SCORES = {
@@ -41,9 +42,9 @@ def audit(
     line is the verdict; audit.json holds every figure, audit.png the closest pairs. The exit code
     is 0 whatever the verdict.
     """
-    from ..audit import audit as measure
-    from ..display import Display
-    from ..engine import restore
+    from xraygan.audit.audit import audit as measure
+    from xraygan.training.engine import restore
+    from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)
     session, place, step = restore(directory, overrides, display, which, measure=False)

@@ -11,8 +11,8 @@ from .common import recipe_argument, set_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import TrainingGraph
-    from ..recipe import Recipe
+    from xraygan.graph.graph import TrainingGraph
+    from xraygan.recipe.loading import Recipe
 
 
 @click.command()
@@ -27,14 +27,14 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     """
     from rich.console import Console
 
-    from ..planning import Blocked, importing, planning
-    from ..recipe import load
+    from xraygan.recipe.loading import load
+    from xraygan.utils.planning import Blocked, importing, planning
 
     with importing():
         loaded = load(recipe, overrides)
-        from ..assemble import assemble, rehearse
-        from ..selection import task_of
-        from ..store import check_index, open_dataset
+        from xraygan.data.datamodule import check_index, open_dataset
+        from xraygan.data.splits import task_of
+        from xraygan.graph.build import assemble, rehearse
     console = Console(soft_wrap=True)
     try:
         with planning():

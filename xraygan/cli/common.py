@@ -10,13 +10,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..errors import shown
-from ..limits import SEEDS
+from xraygan.errors import shown
+from xraygan.utils.limits import SEEDS
 
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
     """Shipped recipes, and the files that a shell would complete."""
-    from ..recipe import shipped
+    from xraygan.recipe.loading import shipped
 
     names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
     return [*names, CompletionItem(typed, type="file")]
@@ -24,14 +24,14 @@ def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 def complete_kinds(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """The kinds of parts."""
-    from ..registry import KINDS
+    from xraygan.parts.registry import KINDS
 
     return [kind for kind in KINDS if kind.startswith(typed)]
 
 
 def complete_parts(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """The names of the kind that stands before."""
-    from ..registry import installed
+    from xraygan.parts.registry import installed
 
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
@@ -63,7 +63,7 @@ class Place(click.Path):
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        from ..paths import place_fault
+        from xraygan.utils.paths import place_fault
 
         if fault := place_fault(str(value)):
             self.fail(f"{shown(str(value))} {fault}.", parameter, context)
@@ -72,7 +72,7 @@ class Place(click.Path):
 
 def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """A text, or several, if all of it can be written into a recipe."""
-    from ..paths import encoding_fault  # which imports what `--help` has no need of
+    from xraygan.utils.paths import encoding_fault  # which imports what `--help` has no need of
 
     for text in value if isinstance(value, tuple) else (value,):
         if fault := encoding_fault(text):
@@ -114,8 +114,8 @@ def print_metrics(path: Path) -> None:
     """
     from rich.table import Table
 
-    from ..rundir import RunDirectory
-    from ..shapes import SPLIT_NAMES, cautions
+    from xraygan.rundir.directory import RunDirectory
+    from xraygan.rundir.file_schemas import SPLIT_NAMES, cautions
 
     place = RunDirectory(path.parent)
     place.evaluation = path  # of another split, maybe
@@ -145,7 +145,7 @@ def print_images(summary: Mapping[str, Any]) -> None:
     """Print how many images and patients each split and class has, and what is left out and why.
 
     Args:
-        summary: see :meth:`xraygan.store.ImageData.summary`.
+        summary: see :meth:`xraygan.data.datamodule.ImageData.summary`.
     """
     from rich.table import Table
 

@@ -33,9 +33,9 @@ def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     Decodes nothing where the images are there already. Images that cannot be read are named;
     whether they stop it, data.on_bad_image says.
     """
-    from ..display import Display
-    from ..recipe import load
-    from ..store import prepare
+    from xraygan.data.datamodule import prepare
+    from xraygan.recipe.loading import load
+    from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)
     images = prepare(load(recipe, overrides), display.progress)
@@ -53,7 +53,7 @@ def list_(cache: Path | None) -> None:
     A store that is outdated (of another version of the toolkit), damaged or left over (of a process
     that was killed) is of no use to any run.
     """
-    from ..cache import cache_folder, entries
+    from xraygan.data.cache_folder import cache_folder, entries
 
     folder = cache_folder(cache)
     found = entries(folder)
@@ -74,8 +74,14 @@ def clear(keys: tuple[str, ...], everything: bool, outdated: bool, cache: Path |
     A run that needs a store that was removed decodes its images again. Stores that another process
     is writing are left, and nothing but image stores is ever removed.
     """
-    from ..cache import cache_folder, chosen_entries, entries, remove, remove_digests
-    from ..errors import UserError
+    from xraygan.data.cache_folder import (
+        cache_folder,
+        chosen_entries,
+        entries,
+        remove,
+        remove_digests,
+    )
+    from xraygan.errors import UserError
 
     if not (keys or everything or outdated):
         raise UserError("name the image stores to remove (see xraygan data list), or give --all")

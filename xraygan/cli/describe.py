@@ -6,7 +6,8 @@ import json
 
 import click
 
-from ..errors import UserError, nearest
+from xraygan.errors import UserError, nearest
+
 from .common import complete_kinds, complete_parts
 
 
@@ -15,8 +16,8 @@ from .common import complete_kinds, complete_parts
 @click.argument("name", shell_complete=complete_parts)
 def describe(kind: str, name: str) -> None:
     """Describe the part NAME of a KIND, for example: describe score mmd."""
-    from ..options import REQUIRED, options_of
-    from ..registry import KINDS, docstring, installed
+    from xraygan.parts.options import REQUIRED, options_of
+    from xraygan.parts.registry import KINDS, docstring, installed
 
     if kind not in KINDS:
         raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")

@@ -22,9 +22,9 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     --set evaluation.split=val the validation images are measured, and the files are
     evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
     """
-    from ..display import Display
-    from ..engine import restore
-    from ..finishing import finish
+    from xraygan.training.engine import restore
+    from xraygan.training.final_evaluation import finish
+    from xraygan.utils.progress import Display
 
     session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
     with place.locked(), place.said_of_the_disk():

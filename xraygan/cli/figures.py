@@ -37,7 +37,7 @@ def figures(directory: Path, out: Path | None, kind: str, dpi: int) -> None:
     confusion matrix, the losses. What RUN has no data for is left out and named. Figures of the
     same names are replaced.
     """
-    from ..publication import write_figures
+    from xraygan.report.paper_figures import write_figures
 
     paths, notes = write_figures(directory, out, kind, dpi)
     for line in (*paths, *notes):

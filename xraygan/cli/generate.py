@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..limits import MOST
+from xraygan.utils.limits import MOST
+
 from .common import SEED, Place, Whole, checkpoint_option, quiet_option, run_argument, set_option
 
 
@@ -49,10 +50,10 @@ def generate(
     are kept that the run's classifier takes for that class. The training data are not needed.
     With --set keys can be changed that networks do not depend on, for example run.device=cpu.
     """
-    from ..display import Display
-    from ..engine import restore
-    from ..errors import UserError
-    from ..sampling import write_images
+    from xraygan.errors import UserError
+    from xraygan.evaluation.class_sampling import write_images
+    from xraygan.training.engine import restore
+    from xraygan.utils.progress import Display
 
     metadata: dict[str, object] = {}
     for word in told:

@@ -6,7 +6,8 @@ import json
 
 import click
 
-from ..errors import UserError, nearest
+from xraygan.errors import UserError, nearest
+
 from .common import complete_kinds
 
 
@@ -18,7 +19,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 
     A plugin that is broken is listed with the reason; the others work.
     """
-    from ..registry import KINDS, installed
+    from xraygan.parts.registry import KINDS, installed
 
     kind = kind.removesuffix("s") if kind else None
     if kind is not None and kind not in (*KINDS, "plugin"):

@@ -22,7 +22,7 @@ def new_plugin(kind: str, name: str, out: Path | None) -> None:
 
     It holds one working part of that KIND to be changed, a test that checks it, packaging and CI.
     """
-    from ..scaffold import write_project
+    from xraygan.scaffold import write_project
 
     folder = write_project(kind, name, out)
     click.echo(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..errors import UserError
-from ..writing import write_atomically
+from xraygan.errors import UserError
+from xraygan.utils.atomic_files import write_atomically
+
 from .common import Place, utf8
 
 
@@ -15,7 +16,7 @@ from .common import Place, utf8
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes that come with the toolkit; copy one to edit it."""
-    from ..recipe import about, shipped
+    from xraygan.recipe.loading import about, shipped
 
     if context.invoked_subcommand is None:
         known = shipped()
@@ -32,7 +33,7 @@ def copy(name: str, file: Path | None) -> None:
 
     What it extends is found by name, wherever the copy lies.
     """
-    from ..recipe import find_shipped
+    from xraygan.recipe.loading import find_shipped
 
     source = find_shipped(name)
     target = file or Path(source.name)

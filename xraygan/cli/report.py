@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..errors import UserError
+from xraygan.errors import UserError
+
 from .common import Place
 
 
@@ -32,9 +33,9 @@ def report(directories: tuple[Path, ...], out: Path | None) -> None:
     needs no network to be looked at. What a run has no data for is named on the page. So are files
     that cannot be read; the exit code is then 2.
     """
-    from ..comparison import comparison, open_runs
-    from ..page import write_page
-    from ..report import report as report_of
+    from xraygan.report.comparison import comparison, open_runs
+    from xraygan.report.html import write_page
+    from xraygan.report.run_report import report as report_of
 
     runs = open_runs(directories)
     own = directories[0] / "report.html" if len(runs) == 1 else None

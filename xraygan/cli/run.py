@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..limits import MOST_PROCESSES, MOST_STEPS
+from xraygan.utils.limits import MOST_PROCESSES, MOST_STEPS
+
 from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, set_option
 
 
@@ -64,23 +65,23 @@ def run(
     quiet: bool,
 ) -> None:
     """Train RECIPE, a file or the name of a shipped recipe."""
-    from ..launch import LOST, is_rank, launch
-    from ..recipe import load, sets_length, start_overrides
+    from xraygan.distributed.launch import LOST, is_rank, launch
+    from xraygan.recipe.loading import load, sets_length, start_overrides
 
     overrides += start_overrides(from_run, from_checkpoint)
     overrides += (f"run.steps={steps}",) if steps else ()
     if devices > 1 and not is_rank():
-        from ..engine import check_shares
+        from xraygan.training.engine import check_shares
 
         check_shares(load(recipe, overrides), devices)  # before processes are started for nothing
         arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
         arguments += ["--out", str(out)] if out else []
         sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))
 
-    from ..display import Display
-    from ..engine import run as train
-    from ..ranks import RankLost
-    from ..signals import Interrupted
+    from xraygan.distributed.ranks import RankLost
+    from xraygan.training.engine import run as train
+    from xraygan.utils.progress import Display
+    from xraygan.utils.signals import Interrupted
 
     display = Display(quiet=quiet)
     try:

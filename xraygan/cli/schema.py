@@ -13,6 +13,6 @@ def schema() -> None:
 
     An editor that is told of it completes and checks a recipe while it is written.
     """
-    from ..json_schema import recipe_schema
+    from xraygan.recipe.json_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=1))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..limits import MOST_PROCESSES
+from xraygan.utils.limits import MOST_PROCESSES
+
 from .common import Place, Whole, quiet_option, set_option, utf8
 
 
@@ -50,9 +51,9 @@ def sweep(
     resumed. A run counts only if its recipe is the one that is asked for; if it is not, the sweep
     refuses before any work. It leaves table.md, table.csv, figure.png and the runs themselves.
     """
-    from ..display import Display
-    from ..signals import Interrupted
-    from ..sweep import load, run_all, write_tables
+    from xraygan.sweep import load, run_all, write_tables
+    from xraygan.utils.progress import Display
+    from xraygan.utils.signals import Interrupted
 
     display = Display(quiet=quiet)
     preset = "fast" if fast else preset

@@ -11,9 +11,9 @@ from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
-from ..errors import UserError, nearest, shown
-from ..naming import folder_fault
-from ..registry import KINDS, installed
+from xraygan.errors import UserError, nearest, shown
+from xraygan.parts.registry import KINDS, installed
+from xraygan.utils.naming import folder_fault
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -35,7 +35,7 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     """Write a project that works: a part of that kind, its check, packaging and CI.
 
     Args:
-        kind: a key of :data:`xraygan.registry.KINDS`.
+        kind: a key of :data:`xraygan.parts.registry.KINDS`.
         name: what a recipe or the command line will say: small letters, digits and underscores.
         folder: the project's folder; ``xraygan-NAME`` by default.
 

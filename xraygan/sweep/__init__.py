@@ -25,8 +25,8 @@ leaves out the rows that have no such table, from their recipe or their own ``se
 baseline has no ``[generator]``.
 """
 
-from .file import Row, Sweep, find, load, shipped
-from .runner import run_all
-from .table import write_tables
+from xraygan.sweep.file import Row, Sweep, find, load, shipped
+from xraygan.sweep.runner import run_all
+from xraygan.sweep.table import write_tables
 
 __all__ = ["Row", "Sweep", "find", "load", "run_all", "shipped", "write_tables"]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..ending import lacking
-from ..errors import UserError
-from ..recipe import Recipe
-from ..resuming import material_changes, trained_on
-from ..rundir import RunDirectory
-from ..starting import pinned
+from xraygan.errors import UserError
+from xraygan.recipe.loading import Recipe
+from xraygan.rundir.completion import lacking
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.provenance import material_changes, trained_on
+from xraygan.training.starting import pinned
 
 if TYPE_CHECKING:
     from .runner import Run

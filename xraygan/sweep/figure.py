@@ -11,8 +11,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..figures import COLOURS, STYLE, rendered
-from ..writing import write_together
+from xraygan.report.plots import COLOURS, STYLE, rendered
+from xraygan.utils.atomic_files import write_together
+
 from .file import Sweep
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field, ValidationError
 
-from .. import recipe as recipes
-from ..errors import RecipeError, UserError, clipped, nearest, shown
-from ..limits import MOST_RUNS, SEEDS
-from ..naming import folder_fault, label_fault
-from ..options import plain_reason
-from ..reading import is_file, parse_toml, read_text
-from ..schema import GROUPS, Table
+from xraygan.errors import RecipeError, UserError, clipped, nearest, shown
+from xraygan.parts.options import plain_reason
+from xraygan.recipe import loading as recipes
+from xraygan.recipe.schema import GROUPS, Table
+from xraygan.utils.limits import MOST_RUNS, SEEDS
+from xraygan.utils.naming import folder_fault, label_fault
+from xraygan.utils.parsing import is_file, parse_toml, read_text
 
 #: tables that every recipe has, if only by their defaults, or may have
 ALWAYS = ("run", "data", "start", "schedule", "evaluation")
@@ -165,7 +165,7 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
 
     Args:
         reference: see :func:`find`.
-        overrides: as for :func:`xraygan.recipe.load`; they apply to every run.
+        overrides: as for :func:`xraygan.recipe.loading.load`; they apply to every run.
         preset: the name of one of the file's presets.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..comparable import reasons_against
-from ..runfiles import RunFiles
+from xraygan.report.comparability import reasons_against
+from xraygan.rundir.reader import RunFiles
 
 
 def over_time(environment: Mapping[str, Any], key: str) -> object:

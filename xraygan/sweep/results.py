@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..comparable import why_not
-from ..paired import Estimate, Resampled, difference, mean_over_seeds
-from ..runfiles import RunFiles
-from ..seed_variance import LEVEL, holm
+from xraygan.report.comparability import why_not
+from xraygan.rundir.reader import RunFiles
+from xraygan.statistics.paired_bootstrap import Estimate, Resampled, difference, mean_over_seeds
+from xraygan.statistics.seed_variance import LEVEL, holm
+
 from .file import Row, Sweep
 from .runner import Run
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from .. import parsing
-from ..display import Display
-from ..ending import lacking
-from ..rundir import RunDirectory
-from ..signals import Interrupted, noting_signals
-from ..writing import write_atomically
+from xraygan.rundir import file_readers as parsing
+from xraygan.rundir.completion import lacking
+from xraygan.rundir.directory import RunDirectory
+from xraygan.utils.atomic_files import write_atomically
+from xraygan.utils.progress import Display
+from xraygan.utils.signals import Interrupted, noting_signals
+
 from .earlier import differing, refuse_others, remove
 from .file import Row, Sweep
 

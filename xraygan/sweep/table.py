@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..paired import ONE_SEED, Estimate
-from ..rundir import write_table
-from ..seed_variance import LEVEL, MOST_SEEDS, POWER
-from ..shapes import SPLIT_NAMES
-from ..writing import write_atomically
+from xraygan.rundir.directory import write_table
+from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.statistics.paired_bootstrap import ONE_SEED, Estimate
+from xraygan.statistics.seed_variance import LEVEL, MOST_SEEDS, POWER
+from xraygan.utils.atomic_files import write_atomically
+
 from .file import Sweep
 from .provenance import incomparable, provenance
 from .results import Cell, Difference, Differences, Results, differences, gather, published

@@ -14,11 +14,16 @@ Passing says that a part keeps the promises of its kind, not that its mathematic
 that, compare it with a loop in float64 that follows the equation.
 """
 
-from .checks import CheckFailed
-from .commands import check_command
-from .networks import check_classifier, check_discriminator, check_extractor, check_generator
-from .runs import check_dataset, check_metric, check_tracker
-from .terms import check_augmenter, check_labeler, check_objective, check_score
+from xraygan.testing.checks import CheckFailed
+from xraygan.testing.commands import check_command
+from xraygan.testing.networks import (
+    check_classifier,
+    check_discriminator,
+    check_extractor,
+    check_generator,
+)
+from xraygan.testing.runs import check_dataset, check_metric, check_tracker
+from xraygan.testing.terms import check_augmenter, check_labeler, check_objective, check_score
 
 __all__ = [
     "CheckFailed",

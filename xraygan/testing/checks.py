@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import interfaces
-from ..errors import UserError
-from ..faults import BadAnswer, PluginFault, describe_error
-from ..options import REQUIRED, check_options, options_of, takes_positional
-from ..registry import docstring, first_line
+from xraygan.errors import UserError
+from xraygan.parts import interfaces
+from xraygan.parts.options import REQUIRED, check_options, options_of, takes_positional
+from xraygan.parts.plugin_errors import BadAnswer, PluginFault, describe_error
+from xraygan.parts.registry import docstring, first_line
 
 
 class CheckFailed(AssertionError):
@@ -90,7 +90,7 @@ class Checks(Blocks):
     """The checks of one part that the core builds.
 
     Args:
-        kind: name of its class in :mod:`xraygan.interfaces`.
+        kind: name of its class in :mod:`xraygan.parts.interfaces`.
         cls: the part.
         options: what a recipe would set.
 

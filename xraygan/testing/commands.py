@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from ..errors import UserError
-from ..faults import describe_error
+from xraygan.errors import UserError
+from xraygan.parts.plugin_errors import describe_error
+
 from .checks import Blocks, expect
 
 

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..graph import trained_parameters
-from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
-from ..metadata import encode
-from ..precision import choose_precision
+from xraygan.data.metadata import encode
+from xraygan.errors import UserError
+from xraygan.graph.graph import trained_parameters
+from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from xraygan.utils.precision import choose_precision
+
 from .checks import Checks, devices, expect, expect_finite, expect_same
 from .stand_ins import CLASSES, METADATA, Bench, task
 

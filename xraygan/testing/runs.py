@@ -13,18 +13,19 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .. import schema
-from ..answers import measurements
-from ..errors import UserError
-from ..evaluate import Evaluation
-from ..graph import TrainingGraph
-from ..index import read_index, read_notes
-from ..interfaces import Dataset, Measurement, Metric, Tracker
-from ..options import takes_positional
-from ..recipe import Choice, Recipe
-from ..registry import Part
-from ..seeding import rng
-from ..store import ImageSplit, StoredImages
+from xraygan.data.datamodule import ImageSplit, StoredImages
+from xraygan.data.index import read_index, read_notes
+from xraygan.errors import UserError
+from xraygan.evaluation.evaluation import Evaluation
+from xraygan.graph.graph import TrainingGraph
+from xraygan.parts.contracts import measurements
+from xraygan.parts.interfaces import Dataset, Measurement, Metric, Tracker
+from xraygan.parts.options import takes_positional
+from xraygan.parts.registry import Part
+from xraygan.recipe import schema
+from xraygan.recipe.loading import Choice, Recipe
+from xraygan.utils.seeding import rng
+
 from .checks import Checks, expect
 from .stand_ins import SIZE, Bench, StandInClassifier, checked
 

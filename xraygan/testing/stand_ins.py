@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import rows_of
-from ..interfaces import Classifier, Discriminator, Extractor, Generator, Task
-from ..metadata import encode
-from ..precision import choose_precision
-from ..recipe import Choice
-from ..registry import Part
-from ..seeding import rng
-from ..step import Step
+from xraygan.data.batches import rows_of
+from xraygan.data.metadata import encode
+from xraygan.graph.step import Step
+from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from xraygan.parts.registry import Part
+from xraygan.recipe.loading import Choice
+from xraygan.utils.precision import choose_precision
+from xraygan.utils.seeding import rng
 
 SIZE = 32
 CLASSES = ("Cardiomegaly", "Effusion", "Edema")

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..answers import scalar
-from ..errors import UserError
-from ..graph import trained_parameters
-from ..interfaces import Augmenter, Labeler, Objective, Score
-from ..step import Step
+from xraygan.errors import UserError
+from xraygan.graph.graph import trained_parameters
+from xraygan.graph.step import Step
+from xraygan.parts.contracts import scalar
+from xraygan.parts.interfaces import Augmenter, Labeler, Objective, Score
+
 from .checks import Checks, Failure, devices, expect, expect_finite, expect_same
 from .stand_ins import Bench, checked
 

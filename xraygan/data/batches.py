@@ -1,0 +1,152 @@
+"""Training batches: which images a step draws, and how they are augmented.
+
+Everything is a function of the seed and the step, so that a run can be taken up anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xraygan.recipe.schema import Augmentation, Data
+from xraygan.utils.seeding import rng
+
+from .datamodule import ImageSplit, StoredImages, to_range
+
+#: exponent of 1 / (class count) in the probability of an image
+_RARITY = {"balanced": 1.0, "inverse": 2.0}
+
+
+class Batches:
+    """Batches of one split, gathered on the device.
+
+    Args:
+        split: the images.
+        words: the recipe's ``[data]``.
+        exclusive: whether each image has exactly one class.
+        batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
+        seed: the run's seed.
+        device: where batches are needed. The images live there too, if half of what is free
+            holds them.
+        stream: what its random numbers are for; another split's batches need others.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        words: Data,
+        *,
+        exclusive: bool,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        stream: str = "",
+    ) -> None:
+        self.words = words
+        self.stream = stream
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self.count = len(split)
+        self.steps_per_epoch = self.count // batch_size
+        self.images: StoredImages | Tensor = split.images
+        if device.type == "cuda" and split.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+            self.images = split.images.to(device)
+        self.labels = split.labels(exclusive=exclusive)
+        self.metadata = {k: torch.from_numpy(v) for k, v in split.metadata.items()}
+        self._rarity = _rarity(split.label_matrix, words.sampling)
+        self._epoch: tuple[int, Tensor] | None = None
+
+    def indices(self, step: int) -> Tensor:
+        """The rows ``(N,)`` that step 0, 1, 2, ... trains on."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            source = rng("cpu", self.seed, f"{self.stream}order", epoch)
+            if self._rarity is None:
+                order = torch.randperm(self.count, generator=source)
+            else:
+                order = torch.multinomial(self._rarity, self.count, True, generator=source)
+            self._epoch = (epoch, order)
+        return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def batch(
+        self, step: int, shard: tuple[int, int] = (0, 1)
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Images ``(n, 1, S, S)`` in the recipe's value range, labels and metadata of a step.
+
+        Args:
+            shard: which of how many equal parts of the batch.
+        """
+        part = rows_of(self.batch_size, shard)
+        rows = self.indices(step)[part]
+        images = self.images[rows.to(self.images.device)].to(self.device)[:, None]
+        images = to_range(images, self.words.value_range)
+        if self.words.augmentation is not None:
+            source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
+            images = augment(images, self.words.augmentation, source, part, self.batch_size)
+        metadata = {name: values[rows].to(self.device) for name, values in self.metadata.items()}
+        return images, self.labels[rows].to(self.device), metadata
+
+
+def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
+    """The weight of each image in the draw; None for every image once an epoch.
+
+    "balanced" draws each class as often as the others. "inverse" draws a class in inverse
+    proportion to its count, so that the rarest dominates, as the released scripts do. An image
+    with several classes counts as its rarest; images with none are a class of their own.
+    """
+    if sampling == "natural":
+        return None
+    without = (labels.sum(axis=1) == 0).astype(np.uint8)
+    classes = np.column_stack([labels, without]).astype(np.float64)
+    counts = classes.sum(axis=0).clip(min=1)
+    return torch.from_numpy((classes / counts ** _RARITY[sampling]).max(axis=1))
+
+
+def rows_of(batch_size: int, shard: tuple[int, int]) -> slice:
+    """The rows of one of several equal parts of a batch."""
+    part, parts = shard
+    share = batch_size // parts
+    return slice(part * share, (part + 1) * share)
+
+
+def augment(
+    images: Tensor,
+    words: Augmentation,
+    source: torch.Generator,
+    part: slice = slice(None),
+    batch_size: int | None = None,
+) -> Tensor:
+    """Crop ``(N, C, S, S)`` images at random, resize the crops back to S bilinearly, mirror some.
+
+    The area (a share of the image's) is uniform in ``scale``, the logarithm of width over height
+    uniform in that of ``ratio``. Of ten tries the first that fits into the image is taken, else the
+    whole image, as torchvision's RandomResizedCrop does.
+
+    Args:
+        part: which rows of a batch the images are; crops are drawn for the whole of it.
+        batch_size: its rows; those of ``images`` by default.
+    """
+    n = 1 if words.shared else batch_size or len(images)
+    area = torch.empty(n, 10).uniform_(*words.scale, generator=source)
+    low, high = (math.log(bound) for bound in words.ratio)
+    ratio = torch.empty(n, 10).uniform_(low, high, generator=source).exp()
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    none = ~fits.any(dim=1)
+    width = width.gather(1, first)[:, 0].masked_fill(none, 1.0)
+    height = height.gather(1, first)[:, 0].masked_fill(none, 1.0)
+    left, top = torch.rand(2, n, generator=source) * torch.stack([1 - width, 1 - height])
+    zero = torch.zeros(n)
+    mirrored = 1 - 2 * (torch.rand(n, generator=source) < words.flip).float()
+    theta = torch.stack(
+        [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
+    ).view(n, 2, 3)
+    theta = theta.expand(batch_size or len(images), 2, 3)[part].to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,0 +1,147 @@
+"""What a dataset plugin answers, held to its contract before anything is built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
+
+import pandas as pd
+
+from xraygan.errors import nearest, shown
+from xraygan.parts.interfaces import Dataset
+from xraygan.parts.plugin_errors import asking, plugin_fault
+from xraygan.recipe.loading import Choice
+from xraygan.utils.naming import label_fault
+from xraygan.utils.paths import path_fault
+
+from .tables import spelling
+
+COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
+GIVEN_SPLITS = ("train", "val", "test")
+SEXES = ("M", "F", "")
+
+#: the label that says that there is no finding
+NORMAL = "No Finding"
+
+
+def check_classes(choice: Choice, dataset: Dataset) -> None:
+    """Check the class names of a dataset.
+
+    Raises:
+        UserError: they are no names that can be shown, or not each its own.
+    """
+    with asking(choice, "classes"):
+        classes = getattr(dataset, "classes", None)
+    if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
+        raise plugin_fault(choice, f"classes is {shown(classes)}; expected a tuple of names")
+    if not classes or len(set(classes)) < len(classes):
+        raise plugin_fault(choice, f"classes is {shown(classes)}; expected names, each once")
+    for name in classes:
+        if fault := label_fault(name):
+            raise plugin_fault(choice, f"the class {shown(name)} {fault}")
+    spelt: dict[str, str] = {}
+    for name in classes:
+        if (other := spelt.setdefault(spelling(name), name)) != name:
+            said = f"the classes {other!r} and {name!r} differ only in spelling"
+            raise plugin_fault(choice, f"{said}; expected one name for each class")
+
+
+def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
+    """The dataset's table: the columns of :meth:`xraygan.Dataset.index`, each of its kind.
+
+    Raises:
+        UserError: it is not such a table; the message names the plugin and the first row at fault.
+    """
+    with asking(choice, "index()"):
+        table = dataset.index()
+    if not isinstance(table, pd.DataFrame):
+        kind = type(table).__name__
+        raise plugin_fault(choice, f"index() returned {kind}; expected a pandas DataFrame")
+    for name in COLUMNS:
+        if (count := list(table.columns).count(name)) != 1:
+            hint = "is there twice" if count else f"is missing; {nearest(name, map(str, table))}"
+            raise plugin_fault(choice, f"index(): the column {name!r} {hint}")
+    # Plain objects from here on: pandas takes ten times as long to go through its own strings, and
+    # groups and joins categories, say, in other ways.
+    table = table[list(COLUMNS)].reset_index(drop=True).astype(object)
+    for name, (fault, expected) in _checks(dataset).items():
+        values = table[name].tolist()
+        # Few values of their own: the labels of 112,120 images are 836 tuples.
+        for value in values if name == "path" else _distinct(values):
+            if reason := fault(value):
+                row = next(i for i, other in enumerate(values) if other is value)
+                said = f"index(), row {row}: {name} is {shown(value)}"
+                raise plugin_fault(choice, f"{said}, which {reason}; expected {expected}")
+    if (again := table["path"].duplicated()).any():
+        path = table["path"][again.idxmax()]
+        raise plugin_fault(choice, f"index(): the path {path!r} is in two rows")
+    try:
+        ages = table["age"].astype(float)
+    except (TypeError, ValueError):
+        raise plugin_fault(choice, "index(): age is not of numbers (NaN if unknown)") from None
+    return table.assign(age=ages)
+
+
+def read_notes(choice: Choice, dataset: Dataset) -> tuple[list[str], dict[str, int]]:
+    """What a dataset says of its data: its notes, and what it leaves out.
+
+    Raises:
+        UserError: they are no texts, or no numbers of images by reason.
+    """
+    with asking(choice, "notes and left_out"):
+        notes, left_out = dataset.notes, dataset.left_out
+    if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
+        raise plugin_fault(choice, f"notes is {shown(notes)}; expected a tuple of texts")
+    counts = left_out.items() if isinstance(left_out, Mapping) else [("", left_out)]
+    if not all(isinstance(r, str) and isinstance(n, Integral) and r for r, n in counts):
+        expected = "expected reason -> number of images"
+        raise plugin_fault(choice, f"left_out is {shown(left_out)}; {expected}")
+    return list(notes), {reason: int(count) for reason, count in counts}
+
+
+def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
+    """Column -> what is wrong with a value of it, "" for nothing; and what is expected."""
+    classes = frozenset(dataset.classes)
+
+    def labels(value: Any) -> str:
+        if not isinstance(value, tuple):
+            return "is no tuple"
+        try:
+            unknown = [name for name in value if name not in classes]
+        except TypeError:
+            return "holds what is no name"
+        if unknown:
+            return f"names {unknown[0]!r}, no class"
+        if len(set(value)) < len(value):
+            return "names a class twice"
+        return f"says {NORMAL!r} beside a finding" if NORMAL in value and len(value) > 1 else ""
+
+    def text(known: tuple[str, ...] = (), *, empty: bool = True) -> Callable[[Any], str]:
+        def fault(value: Any) -> str:
+            if not isinstance(value, str):
+                return "is no text"
+            if known and value not in known:
+                return "is none of them"
+            return "" if value or empty else "is empty"
+
+        return fault
+
+    def path(value: Any) -> str:
+        return path_fault(value) if isinstance(value, str) else "is no text"
+
+    return {
+        "path": (path, "a path below data.root"),
+        "labels": (labels, "a tuple of names of its classes"),
+        "patient": (text(empty=False), "what tells patients apart"),
+        "split": (text(GIVEN_SPLITS), ", ".join(map(repr, GIVEN_SPLITS))),
+        "sex": (text(SEXES), ", ".join(map(repr, SEXES))),
+        "view": (text(), "text, empty if unknown"),
+    }
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    try:
+        return list(dict.fromkeys(values))
+    except TypeError:  # a list among them, say, which is at fault
+        return values

@@ -1,0 +1,189 @@
+"""Which of a dataset's images a recipe trains on, and which it is tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+
+from xraygan.errors import UserError, nearest
+from xraygan.parts.interfaces import Dataset, Task
+from xraygan.recipe.loading import Recipe
+from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.utils.seeding import derive_seed
+
+from .index import GIVEN_SPLITS, NORMAL
+
+SPLITS = ("train", "val", "test", "unlabelled")
+
+
+def task_of(recipe: Recipe, dataset: Dataset) -> Task:
+    """The image size, the classes and whether they exclude each other.
+
+    Raises:
+        UserError: the recipe names a class that the dataset does not know, or its protocol does
+            not fit its classes.
+    """
+    words = recipe.tables.data
+    classes = dataset.classes if words.classes == "all" else tuple(words.classes)
+    limited = list(words.limit) if isinstance(words.limit, dict) else []
+    for key, names, known in (
+        ("classes", classes, dataset.classes),
+        ("only", words.only, classes),
+        ("limit", limited, classes),
+    ):
+        for name in names:
+            if name not in known:
+                raise UserError(f"[data] {key}: no class is named {name!r}; {nearest(name, known)}")
+        if len(set(names)) < len(names):
+            raise UserError(f"[data] {key}: a class is named twice")
+    exclusive = words.label_policy == "single" or dataset.exclusive
+    if exclusive and len(classes) < 2:
+        raise UserError(
+            f"[data] classes: {classes[0]!r} alone leaves nothing to tell apart; name two classes "
+            'or more, or set label_policy = "multi"'
+        )
+    if recipe.tables.evaluation.protocol == "multilabel14":
+        missing = [name for name in dataset.classes if name not in (*classes, NORMAL)]
+        if exclusive or missing or len(set(classes) - {NORMAL}) < 14:
+            raise UserError(
+                '[evaluation] protocol: "multilabel14" is measured on 14 findings that may occur '
+                'together; set data.label_policy = "multi" and data.classes to all 14 findings of '
+                'ChestX-ray14, or evaluation.protocol = "official"'
+            )
+    return Task(words.image_size, tuple(classes), exclusive, metadata=tuple(words.metadata))
+
+
+def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows that a recipe uses, in the order of their splits.
+
+    Training rows follow the label policy, validation and test rows the evaluation's protocol:
+    ``paper`` keeps images with exactly one finding, which is among the selected classes;
+    ``official`` and ``multilabel14`` keep the dataset's whole list.
+
+    Returns:
+        The rows, and how many images are left out for each reason.
+
+    Raises:
+        UserError: a patient's images are in more than one split.
+    """
+    words = recipe.tables
+    table = table.assign(split=_with_validation(table, words.data.validation))
+    only = set(words.data.only)
+    selected = only or set(task.classes)
+    one = table["labels"].map(len) == 1
+    known = table["labels"].map(lambda labels: not selected.isdisjoint(labels)).astype(bool)
+    kept = pd.Series(True, index=table.index)
+    left_out: dict[str, int] = {}
+    paper = words.evaluation.protocol == "paper"
+    for split in GIVEN_SPLITS:
+        measured = split != "train"
+        single = paper if measured else task.exclusive
+        why = 'evaluation.protocol = "paper"' if measured else "data.label_policy"
+        here, name = table["split"] == split, SPLIT_NAMES[split]
+        if single:
+            several = here & ~one
+            left_out[f"{name} images without exactly one finding ({why})"] = int(several.sum())
+            kept &= ~several
+        if single or (only and not measured):
+            other = here & kept & ~known
+            key = "data.only" if only else "data.classes"
+            left_out[f"{name} images of none of the classes of {key}"] = int(other.sum())
+            kept &= ~other
+    chosen = table[kept]
+    _check_patients(chosen)
+    order = np.argsort(chosen["split"].map(SPLITS.index).to_numpy(), kind="stable")
+    return chosen.iloc[order].reset_index(drop=True), {k: n for k, n in left_out.items() if n}
+
+
+def _with_validation(table: pd.DataFrame, share: float) -> pd.Series:
+    """The split of each row once ``[data] validation`` is applied.
+
+    Where the data set has no validation images, a training patient whose number is below the share
+    is set aside. The number, in [0, 1), is of the SHA-256 of the patient alone: neither the run's
+    seed nor other rows move a patient.
+    """
+    split = table["split"]
+    if not share or (split == "val").any():
+        return split
+    drawn = {who for who in table["patient"].unique() if _number(who) < share}
+    return split.mask((split == "train") & table["patient"].isin(drawn), "val")
+
+
+def _number(patient: str) -> float:
+    # Not the hash of the csv dataset's own draw: those whom it keeps for training would be none.
+    digest = hashlib.sha256(f"validation/{patient}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def check_validation(recipe: Recipe, splits: Collection[str], *, training: bool) -> None:
+    """Refuse what needs validation images if there are none among ``splits``.
+
+    Args:
+        training: whether the recipe is to be trained; a run that is done keeps its choices.
+
+    Raises:
+        UserError: ``keep_best`` would choose by test images, or ``[evaluation] split`` names the
+            validation images.
+    """
+    if "val" in splits:
+        return
+    share = recipe.tables.data.validation
+    remedy = "set data.validation = 0.1 to set a tenth of the training patients aside"
+    if share:
+        remedy = f"data.validation = {share:g} sets no image aside; raise it"
+    if training and recipe.tables.run.keep_best is not None:
+        raise UserError(
+            "[run] keep_best chooses a checkpoint, and there are no validation images to choose "
+            f"by: {remedy}, or leave run.keep_best out, which a run that is resumed allows too. It "
+            "never chooses by test images, whose figures would then be too good"
+        )
+    if recipe.tables.evaluation.split == "val":
+        if not training and not share:
+            remedy = "a run that is trained with data.validation = 0.1 has some"
+        raise UserError(
+            f'[evaluation] split is "val", and there are no validation images: {remedy}'
+        )
+
+
+def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
+    """The split of each row once ``[data] limit`` is applied; "" for rows that it leaves out.
+
+    Patients are taken in an order drawn from the run's seed, and their training images until every
+    class has its limit; an image with a class that has no room is left out, and images with none of
+    the classes count as one class more. What is left out becomes the split ``unlabelled`` where
+    ``[data] unlabelled`` asks for it.
+    """
+    words = recipe.tables.data
+    split = table["split"].copy()
+    if words.limit is None:
+        return split
+    limits = words.limit
+    if not isinstance(limits, Mapping):
+        limits = dict.fromkeys((*task.classes, NORMAL), limits)
+    source = np.random.default_rng(derive_seed(recipe.tables.run.seed, "limit"))
+    train = table[split == "train"]
+    patients = train["patient"].unique()
+    turn = dict(zip(source.permutation(patients), range(len(patients)), strict=True))
+    order = np.argsort(train["patient"].map(turn).to_numpy(), kind="stable")
+    taken: Counter[str] = Counter()
+    for row, labels in train["labels"].iloc[order].items():
+        known = [name for name in labels if name in task.classes] or [NORMAL]
+        if all(taken[name] < limits.get(name, len(table)) for name in known):
+            taken.update(known)
+        else:
+            split[row] = "unlabelled" if words.unlabelled else ""
+    return split
+
+
+def _check_patients(table: pd.DataFrame) -> None:
+    splits = table.groupby("patient")["split"].nunique()
+    if shared := sorted(splits.index[splits > 1]):
+        names = ", ".join(map(str, shared[:5])) + (", ..." if len(shared) > 5 else "")
+        raise UserError(
+            f"{len(shared)} patients are in more than one split: {names}. A patient's images must "
+            "all be in train, in val or in test, or the test measures memory"
+        )

@@ -1,0 +1,159 @@
+"""CSV tables and lists that may come from anywhere: whatever is wrong with one is a UserError."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from xraygan.errors import UserError, nearest
+from xraygan.utils.csv_cells import unguarded
+from xraygan.utils.parsing import read_bytes, unreadable
+
+AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
+AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+#: bytes; the table of ChestX-ray14 has a thirtieth of it
+LARGEST = 2**28
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    delimiter: str = ",",
+    aliases: Mapping[str, str] | None = None,
+    remedy: str = "mend the file",
+) -> pd.DataFrame:
+    """Some columns of a CSV file with a header, as text.
+
+    Lines may end in any way, and blank ones are passed over. An apostrophe before what a
+    spreadsheet would take for a formula is left out: see :mod:`xraygan.utils.csv_cells`.
+
+    Args:
+        columns: their names in the header; the first is what messages name a row by.
+        aliases: other names that the header may have for them.
+        remedy: what to do about a fault of the file, as the end of a sentence.
+
+    Returns:
+        One row an entry, indexed by its line in the file.
+
+    Raises:
+        UserError: it cannot be read, is no such table, lacks a column or has it twice, or a row has
+            another number of fields than the header.
+    """
+    text = _read(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
+    # Of lines, and not of a file, which would take three times as long.
+    rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
+    lines: list[int] = []
+    cells: list[str] = []  # a list a row would be 100,000 lists for the garbage collector to follow
+    try:
+        names = [unguarded(name.strip()) for name in next(rows, [])]
+        header = [(aliases or {}).get(name, name) for name in names]
+        while header and not header[-1]:
+            header.pop()  # a delimiter may end the lines
+        width = len(header)
+        places = [_place(path, header, name, delimiter, remedy) for name in columns]
+        for row in rows:
+            if not any(row):
+                continue
+            if len(row) != width and (len(row) < width or any(row[width:])):
+                raise UserError(
+                    f"{path}, line {rows.line_num}: {len(row)} fields, and the header has "
+                    f"{width} (a field that holds {delimiter!r} stands in quotes); {remedy}"
+                )
+            lines.append(rows.line_num)
+            cells += [row[place] for place in places]
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
+        ) from None
+    if "'" in text:
+        cells = [unguarded(cell) for cell in cells]
+    texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
+    return pd.DataFrame(texts, index=lines, dtype=str)
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """The lines of a text file, without spaces around them.
+
+    Raises:
+        UserError: it cannot be read, or is not text.
+    """
+    return [line.strip() for line in _read(path, "list", remedy).splitlines()]
+
+
+def spelling(name: str) -> str:
+    """A name without what spellings of it differ in: case, spaces, underscores, Unicode's forms."""
+    composed = unicodedata.normalize("NFC", name)
+    return re.sub(r"[\s_]+", " ", composed).strip().casefold()
+
+
+def read_ages(path: Path, table: pd.DataFrame, column: str, title: str) -> pd.Series:
+    """``"58"``, ``"58.5"``, or DICOM's ``"058Y"``, ``"018M"``, ``"005D"`` to years, float.
+
+    NaN where it is empty.
+
+    Args:
+        title: what the file calls the column.
+
+    Raises:
+        UserError: one is no age; the message names its line.
+    """
+    years: dict[str, float] = {"": math.nan}
+    for text in table[column].unique():
+        if match := AGE.fullmatch(text):
+            years[text] = float(match[1]) * AGE_UNITS[match[2]]
+        elif text:
+            what = f"the {title} is {text!r}; expected a number such as 58 or 058Y"
+            stop_at(path, table, table[column] == text, what)
+    return table[column].map(years).astype(float)
+
+
+def stop_at(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
+    """Raise for the first row, if any, of which ``wrong`` is True."""
+    if wrong.any():
+        line = wrong.idxmax()
+        name = str(table.at[line, table.columns[0]])
+        shown = name if name.isprintable() and len(name) <= 80 else f"{name[:80]!r}"
+        raise UserError(f"{path}, line {line}{f' ({shown})' if name else ''}: {what}")
+
+
+def _read(path: Path, kind: str, remedy: str) -> str:
+    try:
+        content = read_bytes(path, LARGEST)
+    except OSError as error:
+        raise UserError(unreadable(error)) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a {kind} ({error}); {remedy}") from None
+    at, reason = content.find(b"\0"), "a zero byte"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        at, reason = 0, "UTF-16 text; save it as UTF-8"
+    elif at < 0:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            at, reason = error.start, "not UTF-8 text; save it as UTF-8"
+    line = len((content[:at] + b".").splitlines())
+    raise UserError(f"{path}, line {line}: not a {kind} ({reason}); {remedy}")
+
+
+def _place(path: Path, header: list[str], name: str, delimiter: str, remedy: str) -> int:
+    """Where a column is."""
+    if not header:
+        raise UserError(f"{path}: not a CSV table (its first line is empty); {remedy}")
+    if (count := header.count(name)) == 1:
+        return header.index(name)
+    if count:
+        raise UserError(f"{path}, line 1: the column {name!r} is there twice; {remedy}")
+    said = f"{path}, line 1: no column {name!r}"
+    if len(header) == 1:
+        said += f" (nor any {delimiter!r} between columns)"
+    shown = [column[:40] for column in header if column.isprintable()][:30]
+    raise UserError(f"{said}; {remedy}; {nearest(name, shown)}")

@@ -1,0 +1,113 @@
+"""Starts a command once for each rank of this machine, and ends all of them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import IO
+
+import click
+
+from xraygan.utils.signals import noting_signals
+
+#: exit code of a rank that stopped because another one ended
+LOST = 75
+#: how long the other ranks may take to save what is whole after one of them ended
+GRACE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+def is_rank() -> bool:
+    """Whether a launcher, this one or torchrun, has started this process as a rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(arguments: Sequence[str], count: int) -> int:
+    """Run ``xraygan ARGUMENTS`` as ``count`` ranks on this machine and wait for them.
+
+    The first rank prints. What the others say is shown only where the first could not know it.
+
+    Returns:
+        The exit code of the first rank; 1 where another rank ended the run.
+    """
+    with ExitStack() as stack:
+        caught = stack.enter_context(noting_signals())
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
+        ranks: list[subprocess.Popen] = []
+        stack.callback(_kill, ranks)
+        port = _free_port()
+        for i, out in enumerate([None, *said]):
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "xraygan", *arguments],
+                    env=_environment(i, count, port),
+                    stdout=out,
+                    stderr=out,
+                )
+            )
+        codes = _wait(ranks, caught)
+        if codes[0] >= 0 and codes[0] != LOST:
+            return codes[0]
+        words = ["", *(_read(out) for out in said)]
+        for i, code in enumerate(codes):
+            if code not in (0, LOST):
+                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                click.echo(f"xraygan: rank {i} of {count} ended: {how}", err=True)
+                click.echo(words[i], nl=bool(words[i]), err=True)
+        if codes[0] != LOST and LOST in codes:
+            click.echo(words[codes.index(LOST)], err=True)  # it saved what the first could not
+        return 1
+
+
+def _kill(ranks: Sequence[subprocess.Popen]) -> None:
+    for rank in ranks:
+        rank.kill()
+
+
+def _read(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _wait(ranks: Sequence[subprocess.Popen], caught: list[int]) -> list[int]:
+    """Exit codes, once all ranks have ended; those that outlive a lost one too long are killed."""
+    deadline = None
+    forwarded = 0
+    while any(rank.poll() is None for rank in ranks):
+        for number in caught[forwarded:]:
+            for rank in ranks:
+                rank.send_signal(number)
+        forwarded = len(caught)
+        if deadline is None and any(rank.poll() for rank in ranks):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            _kill(ranks)
+        time.sleep(POLL_SECONDS)
+    return [rank.wait() for rank in ranks]
+
+
+def _environment(index: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun would set, and the processors shared out."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "RANK": str(index),
+        "LOCAL_RANK": str(index),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

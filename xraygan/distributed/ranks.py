@@ -1,0 +1,287 @@
+"""Several processes that train one run: each holds every network and an equal part of each batch.
+
+The objective of R ranks is the mean over ranks of what each computes, so a term that is a mean over
+a rank's rows is the mean over the whole batch, and a term that reads gathered rows is computed
+alike on every rank. Gradients are averaged over the ranks before any network is updated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from xraygan.errors import NoFault, UserError
+from xraygan.parts.interfaces import wide
+
+Gradients = dict[str, list[Tensor | None]]
+
+#: while one rank evaluates, the others wait in a collective
+PATIENCE = timedelta(hours=2)
+
+
+class RankLost(NoFault):
+    """Another rank ended, so what this one was waiting for will not come."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        index: 0 for the first, which alone writes the run directory.
+        count: R, 1 for a run of one process.
+        host: the group for what is said between processors, without waiting for their GPUs.
+    """
+
+    index: int = 0
+    count: int = 1
+    host: Any = None
+
+    def __deepcopy__(self, memo: Any) -> Ranks:
+        return self  # the group cannot be copied
+
+    @property
+    def first(self) -> bool:
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Until every rank is here.
+
+        Raises:
+            RankLost: one never will be.
+        """
+        if self.count > 1:
+            with _noticing():
+                dist.barrier(group=self.host)
+
+    def largest(self, *values: int) -> list[int]:
+        """The largest of the ranks' values, one by one.
+
+        Raises:
+            RankLost: a rank has ended.
+        """
+        if self.count == 1:
+            return list(values)
+        found = torch.tensor(values)
+        with _noticing():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
+        return found.tolist()
+
+    def most(self, value: Tensor) -> Tensor:
+        """The largest of the ranks' values of a tensor, on its own device.
+
+        Raises:
+            RankLost: a rank has ended.
+        """
+        if self.count > 1:
+            with _noticing():
+                dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def average(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean over ranks of numbers that every rank has by the same names."""
+        if self.count == 1 or not values:
+            return dict(values)
+        found = torch.tensor(list(values.values()), dtype=torch.float64)
+        with _noticing():
+            dist.all_reduce(found, group=self.host)
+        return dict(zip(values, (found / self.count).tolist(), strict=True))
+
+    def average_gradients(
+        self, gradients: Gradients, parameters: Mapping[str, Sequence[Tensor]]
+    ) -> Gradients:
+        """Each gradient's mean over the ranks, by one collective.
+
+        A parameter that nothing reached on any rank keeps None; where something reached it on some
+        ranks, the others count as 0.
+
+        Raises:
+            RankLost: a rank has ended; nothing was changed.
+        """
+        if self.count == 1:
+            return gradients
+        entries = [(n, i, p) for n in sorted(gradients) for i, p in enumerate(parameters[n])]
+        mine = [gradients[n][i] for n, i, _ in entries]
+        reached = self.largest(*(int(gradient is not None) for gradient in mine))
+        flat = [
+            (torch.zeros_like(p) if gradient is None else gradient).reshape(-1)
+            for (_, _, p), gradient, any_rank in zip(entries, mine, reached, strict=True)
+            if any_rank
+        ]
+        averaged = {name: list(found) for name, found in gradients.items()}
+        if flat:
+            whole = torch.cat(flat)
+            with _noticing():
+                dist.all_reduce(whole)
+            parts = iter((whole / self.count).split([len(part) for part in flat]))
+            for (name, i, parameter), any_rank in zip(entries, reached, strict=True):
+                if any_rank:
+                    averaged[name][i] = next(parts).view(parameter.shape)
+        return averaged
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Within it this process is one of the run's ranks, if a launcher's environment says so.
+
+    The environment is that of torchrun: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``
+    and ``MASTER_PORT``. GPUs talk through NCCL, processors through Gloo.
+
+    Args:
+        device: ``[run] device``.
+
+    Raises:
+        UserError: the ranks cannot have a device each.
+        RankLost: the others cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    backend = "gloo"
+    if device != "cpu" and torch.cuda.is_available():
+        backend = "nccl"
+        if device.startswith("cuda:"):
+            raise UserError(
+                f'[run] device: {device} is one GPU, and there are {count} ranks; set "cuda", and '
+                "choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"--devices: rank {local} of this machine has no GPU, there are "
+                f"{torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local)
+    with _noticing():
+        dist.init_process_group(backend, timeout=PATIENCE)
+        host = dist.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), count, host)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _noticing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(str(error).splitlines()[0]) from error
+
+
+class _Gather(torch.autograd.Function):
+    """Every rank's rows, in the order of the ranks; a row's gradient is the sum over all ranks."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
+        context.ranks = ranks
+        found = [torch.empty_like(rows) for _ in range(ranks.count)]
+        with _noticing():
+            dist.all_gather(found, rows)
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Sum.apply(gradient, context.ranks), None
+
+
+class _Sum(torch.autograd.Function):
+    """This rank's rows of the sum over ranks: what :class:`_Gather` is differentiated by, which in
+    turn is what this is differentiated by, so that penalties on gradients see all ranks."""
+
+    @staticmethod
+    def forward(context: Any, whole: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
+        context.ranks = ranks
+        total = whole.clone(memory_format=torch.contiguous_format)
+        with _noticing():
+            dist.all_reduce(total)
+        return total.chunk(ranks.count)[ranks.index]
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Gather.apply(gradient.contiguous(), context.ranks), None
+
+
+def gather(rows: Tensor, ranks: Ranks) -> Tensor:
+    """Every rank's rows ``(R N, ...)`` of tensors ``(N, ...)``, differentiable."""
+    return rows if ranks.count == 1 else _Gather.apply(rows.contiguous(), ranks)
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """A batch norm over the rows of all ranks, on any device; parameters as PyTorch's own.
+
+    Each rank's mean and variance are gathered and combined (Chan et al., 1979); all ranks have
+    equally many rows.
+    """
+
+    ranks: Ranks
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # what it replaces has checked nothing else
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training and self.running_mean is not None:
+            return super().forward(input)
+        x = wide(input)
+        others = [d for d in range(x.dim()) if d != 1]
+        var, mean = torch.var_mean(x, dim=others, correction=0)
+        means, variances = gather(torch.stack([mean, var])[None], self.ranks).unbind(dim=1)
+        mean = means.mean(dim=0)
+        var = (variances + (means - mean).square()).mean(dim=0)
+        if self.training:
+            self._follow(mean.detach(), var.detach(), self.ranks.count * x.numel() // len(mean))
+        shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+        scale = (var + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        y = (x - mean.view(shape)) * scale.view(shape)
+        if self.affine:
+            y = y + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards the batch's, as PyTorch's batch norm does."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        self.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)  # type: ignore[arg-type]
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+
+
+def synchronise(network: nn.Module, ranks: Ranks) -> None:
+    """Let every batch norm of a network see the rows of all ranks.
+
+    Call it before the network is moved to its device.
+    """
+    if ranks.count == 1:
+        return
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+                norm = GlobalBatchNorm(
+                    child.num_features,
+                    child.eps,
+                    child.momentum,
+                    child.affine,
+                    child.track_running_stats,
+                )
+                norm.ranks = ranks
+                norm.load_state_dict(child.state_dict())
+                norm.train(child.training).requires_grad_(
+                    all(p.requires_grad for p in child.parameters())
+                )
+                setattr(parent, name, norm)

@@ -1,0 +1,398 @@
+"""What metrics measure: predictions on the test or validation images, generated images, features of
+both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from xraygan import __version__
+from xraygan.data.datamodule import ImageSplit, StoredImages, to_range
+from xraygan.errors import NoFault, UserError
+from xraygan.graph.build import build, build_extractor
+from xraygan.graph.graph import TrainingGraph
+from xraygan.parts import contracts as answers
+from xraygan.parts.interfaces import Classifier, Extractor, Measurement, Metric
+from xraygan.parts.plugin_errors import BadAnswer, asking, describe_error
+from xraygan.parts.weights import digest
+from xraygan.recipe.loading import Choice, Recipe, plain
+from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.statistics.intervals import CONFIDENCE, percentile_interval
+from xraygan.utils.seeding import derive_seed, rng
+
+from .generation import Generated, generate
+
+
+class Evaluation:
+    """A trained graph and the data it is measured on; everything is computed on first use.
+
+    Args:
+        recipe: the run's recipe.
+        graph: its networks; they are put into evaluation mode while they are used.
+        train: the training images, from which the reference of the Frechet distances is drawn, or
+            what gets them when they are first needed.
+        test: the images that are measured, alike: test images, or those of another ``split``.
+        device: where the networks are.
+        split: ``"test"`` or ``"val"``, what those images are.
+    """
+
+    split = "test"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        graph: TrainingGraph,
+        train: ImageSplit | Callable[[], ImageSplit],
+        test: ImageSplit | Callable[[], ImageSplit],
+        device: torch.device,
+        split: str = "test",
+    ) -> None:
+        self.recipe = recipe
+        self.graph = graph
+        self.task = graph.task
+        self._train = train
+        self._test = test
+        self.device = device
+        self.split = split
+        self._words = recipe.tables.evaluation
+        self._seed = recipe.tables.run.seed
+        self._extracted: dict[str, dict[str, np.ndarray]] = {}
+        self._digests: dict[str, str] = {}
+
+    @cached_property
+    def train(self) -> ImageSplit:
+        """The training images."""
+        return self._train() if callable(self._train) else self._train
+
+    @cached_property
+    def test(self) -> ImageSplit:
+        """The test images."""
+        return self._test() if callable(self._test) else self._test
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The classes that are measured, and their columns in label and probability arrays."""
+        only = self.recipe.tables.data.only or self.task.classes
+        return {name: i for i, name in enumerate(self.task.classes) if name in only}
+
+    # -- the images that are measured --------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """``"test"`` or ``"validation"``: what a note calls the images that are measured."""
+        return SPLIT_NAMES[self.split]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(N, K)`` 0/1 uint8: the test images' labels."""
+        return self.test.label_matrix
+
+    @property
+    def patients(self) -> np.ndarray:
+        """``(N,)`` str: whose image each test image is."""
+        return self.test.patients
+
+    @cached_property
+    def probs(self) -> np.ndarray:
+        """``(N, K)`` float64: the classifier's probabilities for the test images."""
+        return self.classify(self.test.images, self._told(self.test), real=True)[1]
+
+    # -- generated images and their reference ------------------------------------------------------
+
+    @cached_property
+    def reference_images(self) -> Tensor:
+        """``(M, S, S)`` uint8: training images, as many as are generated if there are so many."""
+        return self.train.images[self.reference_rows]
+
+    @property
+    def reference_labels(self) -> np.ndarray:
+        """``(M, K)`` 0/1 uint8: the reference images' labels."""
+        return self.train.label_matrix[self.reference_rows.numpy()]
+
+    @cached_property
+    def reference_rows(self) -> Tensor:
+        """``(M,)`` int64: which of the training images those are."""
+        count = min(self._words.generated, len(self.train))
+        order = torch.randperm(len(self.train), generator=rng("cpu", self._seed, "reference"))
+        return order[:count]
+
+    @cached_property
+    def _generated(self) -> Generated:
+        return generate(
+            self.graph,
+            self._words.generated,
+            rng(self.device, self._seed, "evaluation"),
+            device=self.device,
+            batch_size=self._words.batch_size,
+            labels=torch.from_numpy(self.train.label_matrix),
+            metadata=self._told(self.train),
+        )
+
+    @property
+    def fake_images(self) -> Tensor:
+        """``(M, S, S)`` uint8: generated images, as they would be saved."""
+        return self._generated.images
+
+    @property
+    def fake_labels(self) -> Tensor:
+        """``(M, K)`` 0/1 uint8: the conditions they were generated from; zeros if none."""
+        return self._generated.labels
+
+    def _told(self, split: ImageSplit) -> Tensor:
+        """The encoded metadata ``(N, 2 M)`` of a split's images."""
+        return split.encoded(self.task.metadata)
+
+    @cached_property
+    def reference_features(self) -> np.ndarray:
+        """``(M, D)`` float64: the classifier's features of the reference images."""
+        told = self._told(self.train)[self.reference_rows]
+        return self.classify(self.reference_images, told, real=True)[0]
+
+    @cached_property
+    def _fake_classified(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.classify(self.fake_images, self._generated.metadata, real=False)
+
+    @property
+    def fake_features(self) -> np.ndarray:
+        """``(M, D)`` float64: the classifier's features of the generated images."""
+        return self._fake_classified[0]
+
+    @property
+    def fake_probs(self) -> np.ndarray:
+        """``(M, K)`` float64: the classifier's probabilities for the generated images."""
+        return self._fake_classified[1]
+
+    def features(self, extractor: str, which: Literal["reference", "generated"]) -> np.ndarray:
+        """``(M, D)`` float64: a network's features of the reference or of the generated images.
+
+        Computed once for each network.
+
+        Args:
+            extractor: ``"classifier"`` for the run's own, or a name of the recipe's extractors for
+                its last map, see :meth:`extract`.
+        """
+        if extractor == "classifier":
+            return self.reference_features if which == "reference" else self.fake_features
+        if extractor not in self._extracted:
+            network = self._extractor(extractor)
+            self._digests[extractor] = digest(network)
+            images = {"reference": self.reference_images, "generated": self.fake_images}
+            with asking(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
+                try:
+                    found = {name: self.extract(network, them) for name, them in images.items()}
+                except NotImplementedError as error:  # it reads what a training step has computed
+                    raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
+            self._extracted[extractor] = found
+        return self._extracted[extractor][which]
+
+    def network(self, *extractors: str) -> str:
+        """What tells networks from all others, for :attr:`Measurement.network`.
+
+        Args:
+            extractors: ``"classifier"`` for the run's own, or names of the recipe's extractors.
+        """
+        for name in extractors:
+            if name not in self._digests:
+                own = name == "classifier"
+                found = self.graph.trained(name) if own else self._extractor(name)
+                self._digests[name] = digest(found)
+        return " ".join(self._digests[name] for name in extractors)
+
+    def _extractor(self, name: str) -> Extractor:
+        """One of the graph's extractors, or one that no score reads, built anew."""
+        built = self.graph.extractors
+        return built[name] if name in built else build_extractor(self.recipe, name, self.task)
+
+    # -- intervals ---------------------------------------------------------------------------------
+
+    def over_patients(
+        self,
+        value: float,
+        statistic: Callable[[np.ndarray], float],
+        note: str = "",
+        n: int | None = None,
+    ) -> Measurement:
+        """A figure of the test split with its 95 % percentile-bootstrap interval over patients.
+
+        A share or an AUC has a better one, from the resamples that this returns: see
+        :func:`xraygan.statistics.intervals.share_interval` and :func:`xraygan.statistics.intervals.auc_interval`.
+
+        Args:
+            value: the figure.
+            statistic: the figure from image weights ``(N,)``: how often each image's patient was
+                drawn. It returns NaN where a resample does not define it.
+            note: see :class:`Measurement`.
+            n: how many images it was measured on; all of the test split by default.
+        """
+        patients, member = np.unique(self.patients, return_inverse=True)
+        values = self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
+        n = len(self.labels) if n is None else n
+        return Measurement(value, n, percentile_interval(values), note, values)
+
+    def over_generated(
+        self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
+    ) -> Measurement:
+        """The same over generated images, each drawn on its own; weights ``(M,)``."""
+        n = self._words.generated
+        values = self._bootstrap(statistic, n, lambda drawn: drawn)
+        return Measurement(value, n, percentile_interval(values), note)
+
+    def _bootstrap(
+        self,
+        statistic: Callable[[np.ndarray], float],
+        units: int,
+        spread: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        # Not of the run's seed: two runs that are compared see the same resamples.
+        random = np.random.default_rng(derive_seed(0, "bootstrap"))
+        values = np.empty(self._words.bootstrap)
+        for i in range(len(values)):
+            drawn = np.bincount(random.integers(units, size=units), minlength=units)
+            values[i] = statistic(spread(drawn).astype(np.float64))
+        return values
+
+    # -- passes ------------------------------------------------------------------------------------
+
+    def classify(
+        self,
+        images: Tensor | StoredImages,
+        metadata: Tensor | None = None,
+        *,
+        real: bool,
+        classifier: Classifier | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode.
+
+        Args:
+            metadata: their encoded metadata ``(N, 2 M)``; all is unknown without it.
+            real: whether they are in the recipe's value range, as real images are.
+            classifier: another one than the run's.
+        """
+        classifier = classifier or self.graph.trained("classifier")
+        span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
+        features, probs = [], []
+        was_training = classifier.training
+        classifier.eval()
+        with torch.inference_mode(), self.graph.autocast():
+            for start in range(0, len(images), self._words.batch_size):
+                part = slice(start, start + self._words.batch_size)
+                given = [to_range(images[part].to(self.device)[:, None], span)]
+                if classifier.metadata and metadata is not None:
+                    given.append(metadata[part].to(self.device))
+                with asking(
+                    self.recipe.choices.get("classifier"), "forward(), in evaluation mode,"
+                ):
+                    found = answers.activations(classifier(*given), len(given[0]), self.task)
+                features.append(found["features"].double().cpu())
+                probs.append(self.task.probabilities(found["logits"]).double().cpu())
+        classifier.train(was_training)
+        return torch.cat(features).numpy(), torch.cat(probs).numpy()
+
+    def extract(self, network: Extractor, images: Tensor) -> np.ndarray:
+        """``(N, D)`` float64: an extractor's last map of ``(N, S, S)`` uint8 images, averaged over
+        its places.
+
+        Real and generated images alike are black at -1 and white at 1, and the network is in
+        float32: what is measured in a published network can be compared between runs.
+        """
+        network.to(self.device)
+        found = []
+        with torch.inference_mode():
+            for batch in images.split(self._words.batch_size):
+                given = to_range(batch.to(self.device)[:, None], (-1.0, 1.0))
+                maps = answers.named_tensors(network(given), len(given))
+                last = maps[list(maps)[-1]].double()
+                found.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
+        return torch.cat(found).numpy()
+
+
+class Evaluated(NamedTuple):
+    """What came of the metrics of a recipe.
+
+    Attributes:
+        content: of ``evaluation.json``.
+        resamples: of ``bootstrap.csv``: one column a metric, one row a resample of the test
+            patients.
+        errors: what metrics raised, by their names in the recipe.
+    """
+
+    content: dict[str, Any]
+    resamples: pd.DataFrame
+    errors: dict[str, Exception]
+
+
+def evaluate(evaluation: Evaluation, step: int) -> Evaluated:
+    """Compute every metric of the recipe; what one raises is noted, and the others go on."""
+    recipe = evaluation.recipe
+    metrics: dict[str, Any] = {}
+    resamples: dict[str, np.ndarray] = {}
+    errors: dict[str, Exception] = {}
+    for choice in recipe.chosen("metrics").values():
+        try:
+            found = _measured(choice, evaluation, metrics)
+        except NoFault:
+            raise
+        except Exception as error:
+            errors[choice.name] = error
+            continue
+        for name, measurement in found.items():
+            if measurement.resamples is not None:
+                resamples[name] = measurement.resamples
+            metrics[name] = asdict(replace(measurement, resamples=None))
+            del metrics[name]["resamples"]
+            # A file's path says nothing of its content; the network's digest does.
+            options = {k: v for k, v in choice.options.items() if not isinstance(v, Path)}
+            metrics[name]["options"] = {k: plain(v) for k, v in options.items()}
+    words = recipe.tables.evaluation
+    terms = {term.name for term in evaluation.graph.terms}
+    trained_on = {"classification": "real", "pseudo_label": "generated"}
+    content = {
+        "step": step,
+        "xraygan": __version__,
+        "protocol": {
+            "name": words.protocol,
+            "dataset": recipe.choices["data"].part.name,
+            "split": evaluation.split,
+            "trained_on": " and ".join(v for k, v in trained_on.items() if k in terms),
+            "label_policy": "single" if evaluation.task.exclusive else "multi",
+            "classes": list(evaluation.classes),
+            "images": len(evaluation.test),
+            "patients": len(np.unique(evaluation.patients)),
+            "generated": words.generated if "generator" in evaluation.graph.networks else 0,
+            "bootstrap": words.bootstrap,
+            "unit": "patient",
+            "confidence": CONFIDENCE,
+        },
+        "metrics": metrics,
+    }
+    if errors:
+        content["failed"] = {name: failure(error) for name, error in errors.items()}
+    return Evaluated(content, pd.DataFrame(resamples), errors)
+
+
+def _measured(
+    choice: Choice, evaluation: Evaluation, others: Mapping[str, Any]
+) -> dict[str, Measurement]:
+    """What one metric measures; it must not write over the figures of ``others``."""
+    metric: Metric = build(choice)
+    with asking(choice, "compute()"):
+        bootstrap = evaluation.recipe.tables.evaluation.bootstrap
+        found = answers.measurements(metric.compute(evaluation), bootstrap)
+        if twice := sorted(found.keys() & others):
+            raise BadAnswer(
+                f"measured {twice[0]!r}, which another metric of the recipe has measured"
+            )
+    return found
+
+
+def failure(error: Exception) -> str:
+    """Why a metric failed, as a message and ``evaluation.json`` say it."""
+    return str(error) if isinstance(error, UserError) else describe_error(error)

@@ -1,0 +1,401 @@
+"""One training step's tensors, each computed on first use and then kept.
+
+A term that reads ``step.fake_probs`` and another that reads ``step.fake_logits`` share one pass of
+the generator and one of the classifier.
+
+A run may be spread over ranks, processes that hold an equal part of each batch. Logits,
+probabilities, discriminator scores and labels are those of the whole batch, on every rank; images,
+feature maps, activations and metadata are this rank's rows. :meth:`Step.gather` and
+:meth:`Step.share` turn one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xraygan.data.metadata import encode
+from xraygan.distributed.ranks import Ranks, gather
+from xraygan.errors import UserError
+from xraygan.parts import contracts as answers
+from xraygan.parts.interfaces import Extractor, Task, wide
+from xraygan.parts.plugin_errors import asking
+from xraygan.recipe.loading import Choice
+from xraygan.utils.seeding import global_stream
+from xraygan.utils.seeding import rng as rng_of
+
+from .passes import is_compiled, keep_running_statistics, words
+from .watching import Watch
+
+T = TypeVar("T")
+Batch = Literal["real", "fake"]
+
+
+class Step:
+    """One batch and everything that is computed from it.
+
+    Args:
+        task: the image size and the classes.
+        networks: the run's networks by name.
+        extractors: the run's extractors by name.
+        real: ``(n, 1, S, S)`` real images in [-1, 1] (or the recipe's ``value_range``): this rank's
+            n = N / R of the batch of N.
+        labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
+            several findings.
+        rng: source of this step's random numbers, on the device of ``real``. Each term draws from a
+            stream of its own, and so does each tensor that is shared (:meth:`drawing`); their seeds
+            are derived from this one's.
+        metadata: what the dataset says of each image: ``age``, ``sex`` and ``view``, each ``(n,)``
+            float as :func:`xraygan.data.metadata.numbers` has them.
+        progress: how much of the run is done, in [0, 1).
+        learning: the networks that are updated in this step; a generator that is not among them
+            generates without keeping a graph.
+        autocast: makes the context in which networks run (mixed precision).
+        unlabelled: ``(N, 1, S, S)`` further real images without labels, where the recipe asks for
+            them (``[data] unlabelled``).
+        averages: averages of networks by their names (``average`` in a network's table).
+        shard: which part of the batch ``real`` is, of how many: an index and a count. All random
+            numbers are drawn for the whole batch, so they do not depend on the parts.
+        ranks: the processes over which :meth:`gather` gathers.
+        fake_statistics: whether the classifier's running statistics (batch norm) follow generated
+            images; by default only real images move them, because it is tested on real images.
+        choices: the parts by their tables, for messages to name.
+        taken: the names of terms, which nothing can be recorded under.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        networks: Mapping[str, Any],
+        extractors: Mapping[str, Extractor],
+        real: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        metadata: Mapping[str, Tensor] | None = None,
+        progress: float = 0.0,
+        learning: frozenset[str] | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        unlabelled: Tensor | None = None,
+        averages: Mapping[str, nn.Module] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        ranks: Ranks | None = None,
+        fake_statistics: bool = False,
+        choices: Mapping[str, Choice] | None = None,
+        taken: frozenset[str] = frozenset(),
+    ) -> None:
+        self.task = task
+        self.networks = networks
+        self.extractors = extractors
+        self.real = real
+        self.rng = rng
+        self._seed = rng.initial_seed()
+        self.metadata = dict(metadata or {})
+        self.progress = progress
+        self.unlabelled = unlabelled
+        self.averages = dict(averages or {})
+        self.learning = frozenset(networks) if learning is None else learning
+        self.shard = shard
+        self.ranks = ranks or Ranks()
+        self.labels = self.gather(labels)
+        self._autocast = autocast
+        self._fake_statistics = fake_statistics
+        self._choices = choices or {}
+        self._taken = taken
+        self.records: dict[str, Tensor] = {}
+        self._kept: dict[Hashable, Any] = {}
+        self.watch = Watch()
+
+    @property
+    def batch_size(self) -> int:
+        """N, images in the batch, those of other ranks included."""
+        return self.real.shape[0] * self.ranks.count
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.task.classes
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a scalar, under no term's name, such as the share of labels that were kept."""
+        self.records[name] = answers.record(name, value, self._taken)
+
+    @contextmanager
+    def asking(self, part: str | Choice | None, what: str = "forward()") -> Iterator[None]:
+        """Within it a part (or the part of a table) is asked for something: what it raises is its
+        fault (:func:`xraygan.parts.plugin_errors.asking`), and it must leave the step's tensors alone."""
+        choice = self._choices.get(part) if isinstance(part, str) else part
+        with asking(choice, what), self.watch.over(self, choice):
+            yield
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The whole batch's rows of a tensor that has this rank's; differentiable."""
+        return gather(rows, self.ranks)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This rank's rows of a tensor that has the whole batch's."""
+        count = len(self.real)
+        return rows[self.ranks.index * count :][:count]
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """This step's rows of random numbers that are drawn for the whole batch; ``make`` draws
+        the rows of that many images, from :attr:`rng`."""
+        part, parts = self.shard
+        count = len(self.real)
+        return make(parts * count)[part * count :][:count]
+
+    @contextmanager
+    def drawing(self, *purpose: str) -> Iterator[None]:
+        """Within it random numbers are those of one purpose: of a term, or of a shared tensor.
+
+        What is drawn depends on nothing else that was drawn in this step, so that a further term
+        changes no other's numbers. That holds for :attr:`rng`, and for PyTorch's own generators,
+        from which dropout draws: there each part of the batch has other numbers.
+        """
+        outer, part = self.rng, self.shard[0]
+        self.rng = rng_of(outer.device, self._seed, *purpose)
+        try:
+            with global_stream(self.real.device, self._seed, "dropout", *purpose, part):
+                yield
+        finally:
+            self.rng = outer
+
+    # -- the generated batch -----------------------------------------------------------------------
+
+    @cached_property
+    def z(self) -> Tensor:
+        """Latent noise ``(n, latent_size)``, standard normal."""
+        size = self.networks["generator"].latent_size
+        with self.drawing("latents"):
+            latents = self.draw(
+                lambda n: torch.randn(n, size, generator=self.rng, device=self.real.device)
+            )
+        return self.watch.note("z", latents)
+
+    @cached_property
+    def fake_labels(self) -> Tensor:
+        """The labels that a conditional generator is given, shaped as ``labels``.
+
+        Exclusive classes are drawn uniformly; label vectors are those of the real batch, shuffled,
+        because findings occur together and a uniform vector would not look like any patient's.
+        """
+        if self.task.exclusive:
+            classes, device = len(self.task.classes), self.real.device
+            with self.drawing("labels"):
+                drawn = self.draw(
+                    lambda n: torch.randint(classes, (n,), generator=self.rng, device=device)
+                )
+            return self.gather(drawn)
+        return self.labels[self._shuffled]
+
+    @cached_property
+    def _shuffled(self) -> Tensor:
+        """Whose label vectors and metadata, ``(N,)``, generated images are given."""
+        with self.drawing("shuffle"):
+            return torch.randperm(self.batch_size, generator=self.rng, device=self.real.device)
+
+    @cached_property
+    def real_metadata(self) -> Tensor:
+        """The encoded metadata of the real batch, ``(n, 2 M)`` float32."""
+        return encode(self.metadata, self.task.metadata, len(self.real)).to(self.real.device)
+
+    @cached_property
+    def fake_metadata(self) -> Tensor:
+        """The encoded metadata that generated images are to have: the real batch's, shuffled; with
+        label vectors, those of the same image."""
+        if not self.task.metadata:
+            return self.real_metadata
+        return self.share(self.gather(self.real_metadata)[self._shuffled])
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """The generator's output with its graph; terms read :attr:`fake`."""
+        generator = self.networks["generator"]
+        inputs = [self.z]
+        if generator.conditional:
+            inputs.append(self.label_vectors("fake"))
+        with self._learning("generator"), self.drawing("generated"), self.asking("generator"):
+            return self.run(generator, *inputs, shape=self.real.shape)
+
+    @cached_property
+    def fake(self) -> Tensor:
+        """Generated images ``(n, 1, S, S)``, float32 in [-1, 1].
+
+        The same pixels as :attr:`generated`, cut off from the generator's graph: gradients of all
+        terms meet here and go through the generator once.
+        """
+        made = self.generated
+        return self.watch.note("fake", made.detach().requires_grad_(made.requires_grad))
+
+    def label_vectors(self, batch: Batch) -> Tensor:
+        """What conditional networks are told of this rank's real or generated images: ``(n, C)``
+        float32, label vectors and then the encoded metadata."""
+        real = batch == "real"
+        labels = self.task.one_hot(self.share(self.labels if real else self.fake_labels))
+        return torch.cat([labels, self.real_metadata if real else self.fake_metadata], dim=1)
+
+    def _learning(self, network: str) -> AbstractContextManager:
+        """Within it a graph is kept only if the network learns in this step."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and network in self.learning)
+
+    def run(
+        self, network: nn.Module, *inputs: Tensor, shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """A network's output, of a ``shape``, in the run's precision, returned as float32."""
+        with self._autocast():
+            return answers.floating(network(*inputs), shape)
+
+    @cached_property
+    def real_scores(self) -> Tensor:
+        """Discriminator logits ``(N,)`` of the real batch, float32."""
+        scores = self.gather(self._judged("real")[1])
+        if "augmenter" in self.networks and "discriminator" in self.learning:
+            with self.asking("augmenter", "watch()"):
+                self.networks["augmenter"].watch(scores.detach())
+        return scores
+
+    @cached_property
+    def fake_scores(self) -> Tensor:
+        """Discriminator logits ``(N,)`` of the generated batch, float32."""
+        return self.gather(self._judged("fake")[1])
+
+    def judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A batch as a leaf that asks for a gradient, and the logits ``(n,)`` computed from it.
+
+        For penalties on the discriminator's gradient, in a step in which it learns. The pass is the
+        one of :attr:`real_scores` or :attr:`fake_scores`, before logits are gathered: differentiate
+        the sum of the logits (with ``create_graph``), and batch norms that see several ranks are
+        differentiated over all of them. The images are those before the augmenter.
+
+        Raises:
+            UserError: the discriminator is compiled, and PyTorch differentiates that once only.
+        """
+        if is_compiled(self.networks["discriminator"]):
+            raise UserError(
+                "a penalty on the discriminator's gradient differentiates it twice, which a "
+                'compiled network cannot be; set [run] compile = "off"'
+            )
+        return self._judged(batch)
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.once(("judged", batch), lambda: self._judge(batch))
+
+    def _judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        discriminator = self.networks["discriminator"]
+        images = getattr(self, batch)
+        if not (images.requires_grad or is_compiled(discriminator)):
+            # Nothing is computed for a gradient that nobody asks for; a compiled network would.
+            images = images.detach().requires_grad_()
+        labels = self.label_vectors(batch) if discriminator.conditional else None
+        with self._learning("discriminator") if batch == "real" else nullcontext():
+            return images, self.discriminate(images, labels)
+
+    def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Discriminator logits ``(n,)`` of any images, not gathered, float32.
+
+        The augmenter changes the images first, in another way at each call.
+
+        Args:
+            images: ``(n, 1, S, S)``, as many as this rank's part of the batch has.
+            labels: their label vectors ``(n, C)``, for a conditional discriminator alone.
+        """
+        if "augmenter" in self.networks:
+            with self.asking("augmenter"):
+                images = answers.floating(self.networks["augmenter"](images, self), images.shape)
+        given = [] if labels is None else [labels]
+        with self.asking("discriminator"):
+            shape = (len(images),)
+            return self.run(self.networks["discriminator"], images, *given, shape=shape)
+
+    @cached_property
+    def real_activations(self) -> dict[str, Tensor]:
+        """All that the classifier returns for the real batch."""
+        classifier = self.networks["classifier"]
+        given = [self.real_metadata] if classifier.metadata else []
+        with self._learning("classifier"), self.drawing("classified", "real"):
+            return self._classified(classifier, self.real, *given)
+
+    @cached_property
+    def fake_activations(self) -> dict[str, Tensor]:
+        """All that the classifier returns for the generated batch."""
+        with self.drawing("classified", "fake"):
+            return self.classify(self.fake, lambda: self.fake_metadata)
+
+    def classify(
+        self,
+        images: Tensor,
+        metadata: Callable[[], Tensor] | None = None,
+        *,
+        averaged: bool = False,
+    ) -> dict[str, Tensor]:
+        """All that the classifier returns for images other than the real batch.
+
+        Args:
+            images: ``(N, 1, S, S)``.
+            metadata: gives their encoded metadata ``(N, 2 M)`` to a classifier that reads it;
+                without it, all is unknown.
+            averaged: ask the classifier's average instead.
+        """
+        classifier = (self.averages if averaged else self.networks)["classifier"]
+        keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
+        given = [metadata()] if classifier.metadata and metadata else []
+        with keep:
+            return self._classified(classifier, images, *given)
+
+    def _classified(self, classifier: nn.Module, images: Tensor, *given: Tensor) -> Any:
+        with self.asking("classifier"), self._autocast():
+            return answers.activations(classifier(images, *given), len(images), self.task)
+
+    @cached_property
+    def real_logits(self) -> Tensor:
+        """Classifier logits ``(N, K)`` of the real batch, float32."""
+        return self.gather(wide(self.real_activations["logits"]))
+
+    @cached_property
+    def fake_logits(self) -> Tensor:
+        """Classifier logits ``(N, K)`` of the generated batch, float32."""
+        return self.gather(wide(self.fake_activations["logits"]))
+
+    @cached_property
+    def real_probs(self) -> Tensor:
+        """Class probabilities ``(N, K)`` of the real batch, float32."""
+        return self.task.probabilities(self.real_logits)
+
+    @cached_property
+    def fake_probs(self) -> Tensor:
+        """Class probabilities ``(N, K)`` of the generated batch, float32."""
+        return self.task.probabilities(self.fake_logits)
+
+    def features(self, extractor: str, images: str | Tensor) -> dict[str, Tensor]:
+        """An extractor's feature maps.
+
+        Args:
+            extractor: its name in the recipe.
+            images: ``"real"``, ``"fake"``, or images ``(N, 1 or 3, S, S)``.
+        """
+
+        def extract() -> dict[str, Tensor]:
+            of = getattr(self, images) if isinstance(images, str) else images
+            with self.asking(f"extractors.{extractor}"), self._autocast():
+                maps = self.extractors[extractor].extract(self, images)
+                return answers.named_tensors(maps, len(of))
+
+        # A tensor is known by what it is, not by its values; as a key it is kept with its maps.
+        return self.once(("features", extractor, images), extract)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What several terms compute alike from this step, computed for the first that asks.
+
+        It draws from a stream of its own, whoever asks first.
+
+        Args:
+            key: names it, with all that it depends on beside the step.
+        """
+        if key not in self._kept:
+            with self.drawing("once", *words(key)):
+                self._kept[key] = make()
+        return self._kept[key]

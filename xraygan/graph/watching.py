@@ -1,0 +1,144 @@
+"""Whether parts leave a step's tensors, and the networks, as they are.
+
+Changes in place are seen by the version that a tensor counts, so no value is looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+from torch import Tensor
+
+from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
+
+if TYPE_CHECKING:
+    from xraygan.recipe.loading import Choice
+
+    from .step import Step
+
+_log = logging.getLogger(__name__)
+
+#: steps in which it is looked for parts that keep every graph
+LOOKED_AT = 6
+
+#: network -> the tables of the parts that were seen to leave it as it is
+_trusted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+class Watch:
+    """The tensors of a step, as they were when they were made.
+
+    Only parts of other distributions are watched; ours are held to it by tests.
+
+    Attributes:
+        values: what those gave, by their tables.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Tensor, int]] = {}
+        self.values: dict[str, list[ReferenceType[Any]]] = {}
+
+    def note(self, name: str, tensor: Tensor) -> Tensor:
+        """Remember a tensor that was just made; returns it."""
+        if not tensor.is_inference():
+            self._seen[name] = (tensor, tensor._version)
+        return tensor
+
+    @contextmanager
+    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
+        """Watch a part that is asked within a step; its first time, the networks too.
+
+        Raises:
+            BadAnswer: it has changed a tensor of the step in place, or called ``backward()``.
+            Spoiling: it has changed a network.
+        """
+        if is_own(choice):
+            yield
+            return
+        assert choice is not None
+        tensors = vars(step)
+        for name, value in tensors.items():
+            if isinstance(value, Tensor) and name not in self._seen:
+                self.note(name, value)
+        new = [n for n in step.networks.values() if choice.table not in _tables(n)]
+        before = [_state(network) for network in new]
+        yield
+        for name, (tensor, version) in self._seen.items():
+            if tensors.get(name, tensor) is not tensor or tensor._version != version:
+                raise BadAnswer(f"changed step.{name}, which others read; work on a clone of it")
+            if tensor.is_leaf and tensor.requires_grad and tensor.grad is not None:
+                raise BadAnswer(_BACKWARD)
+        _check_networks(step, new, before)
+        for network in new:
+            _tables(network).add(choice.table)
+
+
+_BACKWARD = "called backward(); the toolkit takes all gradients itself, so return the value alone"
+
+
+def _check_networks(step: Step, networks: list[Any], before: list[Any]) -> None:
+    names = {id(network): name for name, network in step.networks.items()}
+    for network, was in zip(networks, before, strict=True):
+        if _state(network) != was:
+            raise Spoiling(
+                f"changed the {names[id(network)]} (its parameters, training mode or "
+                "requires_grad); networks are changed by their optimizers alone"
+            )
+        if any(parameter.grad is not None for parameter in network.parameters()):
+            for parameter in network.parameters():
+                parameter.grad = None
+            raise BadAnswer(_BACKWARD)
+
+
+def _tables(network: Any) -> set[str]:
+    return _trusted.setdefault(network, set())
+
+
+def _state(network: Any) -> tuple[bool, int, int]:
+    parameters = list(network.parameters())
+    changes = sum(parameter._version for parameter in parameters)
+    return network.training, changes, sum(p.requires_grad for p in parameters)
+
+
+class Kept:
+    """Looks, in the first steps, for a part that keeps the graph of each: memory would run out.
+
+    Args:
+        choices: the parts that take part in steps; nothing is done where all are ours.
+    """
+
+    def __init__(self, choices: Iterable[Choice]) -> None:
+        self._choices = [choice for choice in choices if not is_own(choice)]
+        self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
+
+    def note(self, step: Step) -> None:
+        """Look at a step that was just taken; the last of :data:`LOOKED_AT` says what was found."""
+        if not self._choices or len(self._steps) == LOOKED_AT:
+            return
+        graph = [v for v in vars(step).values() if isinstance(v, Tensor) and v.requires_grad]
+        self._steps.append({"": [ref(step), *map(ref, graph)], **step.watch.values})
+        if len(self._steps) == LOOKED_AT and self._alive(""):
+            gc.collect()  # of what waits to be collected nobody is to blame
+            if self._alive(""):
+                self._say()
+
+    def _say(self) -> None:
+        tables = [c.table for c in self._choices if self._alive(c.table)]
+        suspects = [c for c in self._choices if c.table in tables or not tables]
+        named = " or ".join(
+            f"[{c.table}] (the {c.part.kind} {c.part.name!r} of {c.part.origin})" for c in suspects
+        )
+        _log.warning(
+            "%s keeps what it has seen of every step, with its graph, so memory will run out: keep "
+            "detach() or item() of it, or nothing",
+            named,
+        )
+
+    def _alive(self, table: str) -> bool:
+        """Whether something is still there of all steps but the last, which may be in use."""
+        return all(any(r() is not None for r in s.get(table, ())) for s in self._steps[:-1])

@@ -1,0 +1,131 @@
+"""Initial weights of known networks: from a download, or from a local file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xraygan.errors import UserError
+from xraygan.utils.planning import Unfetched, is_planning
+
+#: ImageNet's mean and standard deviation of a grey pixel in [0, 1]: the means over the channels
+GREY_MEAN, GREY_STD = 0.449, 0.226
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights: ``.safetensors``, or a ``.pth`` as PyTorch publishes them.
+
+    A ``.pth`` file is read by PyTorch's restricted loader, which refuses anything but tensors.
+
+    Raises:
+        UserError: the file is not such a file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # With the file in place the hub only reads it, tensors alone.
+        return torch.hub.load_state_dict_from_url(
+            path.name, model_dir=str(path.parent), file_name=path.name, weights_only=True,
+            map_location="cpu",
+        )  # fmt: skip
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        raise UserError(f"{path}: not a file of weights ({error})") from None
+    except Exception as error:
+        # The restricted loader's own refusal, whose class PyTorch does not export everywhere.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise UserError(f"{path}: not a file of weights (it holds more than tensors)") from None
+
+
+def download_weights(published: Any) -> dict[str, Tensor]:
+    """The weights that torchvision publishes, from its cache or from the network.
+
+    While a plan is made (:func:`xraygan.utils.planning.planning`), none.
+
+    Args:
+        published: a member of a torchvision weights enumeration.
+
+    Raises:
+        UserError: they are neither in the cache nor can they be fetched; the message says where to
+            get them and what else to set.
+    """
+    if is_planning():
+        return Unfetched()
+    try:
+        return published.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise UserError(
+            f'weights = "imagenet": they could not be fetched ({error}). On a machine without '
+            f"internet, get {published.url} elsewhere and set weights to that file's path, or set "
+            'weights = "random"'
+        ) from None
+
+
+def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, last: str) -> None:
+    """Put weights into a network, except its last layer if that has another shape.
+
+    While a plan is made, weights that were not fetched are none, and nothing is put.
+
+    Args:
+        source: what to call the weights in a message.
+        last: prefix of the last layer's parameter names, for example ``"fc."``.
+
+    Raises:
+        UserError: any other parameter is missing or has another shape.
+    """
+    if is_planning() and not weights:
+        return
+    own = network.state_dict()
+    optional = {k for k in own if k.startswith(last) or k.endswith("num_batches_tracked")}
+    wrong = [
+        key for key in own if key not in optional
+        and (key not in weights or weights[key].shape != own[key].shape)
+    ]  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"weights: {source} does not fit this network: {len(wrong)} of {len(own)} tensors are "
+            f"missing or have another shape, {wrong[0]!r} the first"
+        )
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def digest(network: nn.Module) -> str:
+    """sha256 of a network's weights: the same for the same features, wherever they come from."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:
+    """A convolution of one grey channel in the place of a network's first, of three channels.
+
+    Args:
+        convolution: the first convolution; its bias, if it has one, is kept.
+        fold: sum its weights over the channels, which for equal channels is the same function at a
+            third of the cost; otherwise the weights are drawn anew.
+    """
+    grey = nn.Conv2d(
+        1,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        convolution.padding,
+        bias=convolution.bias is not None,
+    )
+    if convolution.bias is not None:
+        grey.bias = convolution.bias
+    if fold:
+        grey.weight.data = convolution.weight.data.sum(dim=1, keepdim=True)
+    else:
+        nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
+    return grey

@@ -1,0 +1,401 @@
+"""The tables of a recipe and the core's words in them.
+
+Every other key in a table that names a plugin is an option of that plugin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from xraygan.utils.limits import MOST, MOST_STEPS, SEEDS
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+#: a weight: any more is beyond what float32 can multiply
+Factor = Annotated[float, Field(ge=-1e30, le=1e30)]
+#: how often, or how many steps
+Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+Some = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+FolderName = Annotated[str, Field(pattern=r"^[^\x00]{1,4095}$")]
+
+
+class Table(BaseModel):
+    """A table that holds nothing but the core's words."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Run(Table):
+    """``[run]``: how long, how large, where, and how often something is kept."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="name of the run directory; the recipe's own name"
+    )
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = Field(
+        0, description="fixes every random number of the run"
+    )
+    steps: Some | None = Field(None, description="batches to train on")
+    epochs: Some | None = Field(None, description="passes over the training images, not steps")
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = Field(12, description="N, images in a step")
+    accumulate: Annotated[int, Field(gt=0, le=MOST)] = Field(
+        1,
+        description="equal parts of a batch, one after another, where it does not fit into memory; "
+        "batch norm and scores then see a part",
+    )
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto", description="of the networks; auto is bf16 on a GPU that has it, else fp32"
+    )
+    compile: Literal["off", "default", "graphs"] = Field(
+        "off",
+        description="torch.compile the networks; graphs: as CUDA graphs too, for small batches",
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$")] = Field(
+        "auto", description="auto, cpu, cuda or cuda:INDEX"
+    )
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = Field(
+        None,
+        description="processor threads of each process, torch's own choice by default; another "
+        "number adds up in another order, to other bits",
+    )
+    log_every: Some = Field(10, description="steps between logged lines")
+    save_every: Count = Field(1000, description="steps between checkpoints; 0 for the last only")
+    keep: Count = Field(2, description="newest checkpoints kept; 0 for all")
+    sample_every: Count = Field(500, description="steps between sample grids; 0 for the last only")
+    evaluate_every: Count = Field(
+        0,
+        description="steps between evaluations while the run trains, on the validation images if "
+        "there are any, else on the test images; 0 for the last only",
+    )
+    keep_best: str | None = Field(
+        None,
+        description="a metric by which the best checkpoint is kept too, measured on the validation "
+        "images; needs evaluate_every, and a validation list or data.validation",
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="at a term or gradient that is not finite: stop, or leave the step out (which "
+        "waits for the device in every step)",
+    )
+
+    def total(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        return self.steps or (self.epochs or 0) * steps_per_epoch
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Run:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of steps and epochs")
+        if self.keep_best is not None and not self.evaluate_every:
+            raise ValueError("keep_best needs evaluate_every")
+        return self
+
+
+class Augmentation(Table):
+    """``[data.augmentation]``: random resized crops and mirror images of the training images."""
+
+    scale: tuple[float, float] = Field((1.0, 1.0), description="area of the crop over the image's")
+    ratio: tuple[float, float] = Field((1.0, 1.0), description="width over height of the crop")
+    flip: Fraction = Field(0.0, description="probability of a mirror image, left for right")
+    shared: bool = Field(False, description="one crop for the whole batch")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0.001 <= low <= high <= 1000:
+                raise ValueError(f"{name} must be [low, high] with 0.001 <= low <= high <= 1000")
+        return self
+
+
+class Part(BaseModel):
+    """A table that names a plugin; keys that are not the core's are the plugin's options."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    plugin: str = Field(description="the part that it names; see xraygan list-plugins")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not the core's words."""
+        return dict(self.model_extra or {})
+
+
+class Data(Part):
+    """``[data]``: the dataset, which of its images, and how a batch is drawn from them."""
+
+    root: FolderName | None = Field(
+        None, description="folder of the data, from the working directory"
+    )
+    classes: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all", description="the label space, in order"
+    )
+    only: list[str] = Field([], description="classes whose images are kept; empty for all")
+    label_policy: Literal["single", "multi"] = Field(
+        "single", description="images with one finding (softmax), or all findings (sigmoids)"
+    )
+    metadata: list[Literal["age", "sex", "view"]] = Field(
+        [], description="what conditional networks are told beside the labels"
+    )
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(128, description="S, pixels")
+    sampling: Literal["natural", "balanced", "inverse"] = Field(
+        "natural",
+        description="classes as they come; each as often; or in inverse proportion to their count",
+    )
+    value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
+    augmentation: Augmentation | None = Field(None, description="random crops and mirror images")
+    limit: Count | dict[str, Count] | None = Field(
+        None, description="training images of each class (one number, or by class), by patient"
+    )
+    unlabelled: bool = Field(
+        False, description="give the training images beyond the limit to parts without their labels"
+    )
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of the training patients that are set aside as validation images, for "
+        "choices such as keep_best, where the data set has no validation images of its own",
+    )
+    on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
+    grey: Literal["full", "image"] | tuple[float, float] = Field(
+        "full",
+        description="values that become black and white: the whole range of the file's bits (of "
+        "DICOM its VOI LUT or window), each image's own range without outliers, or [low, high]",
+    )
+    cache: FolderName | None = Field(
+        None, description="folder of image stores; the user's cache folder"
+    )
+
+    @field_validator("classes", "only", "metadata", mode="before")
+    @classmethod
+    def _lists(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say once what a list is: the union with "all" would be at fault twice."""
+        if isinstance(value, str) and (info.field_name, value) != ("classes", "all"):
+            raise ValueError('expected a list of names in quotes, such as ["Effusion", "Edema"]')
+        return value
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Data:
+        for name, most in (("value_range", 1e6), ("grey", 1e12)):
+            ends = getattr(self, name)
+            if isinstance(ends, tuple) and not -most <= ends[0] < ends[1] - 1e-6 < most:
+                raise ValueError(
+                    f"{name} must be [low, high] with low < high, from {-most:.0f} to {most:.0f}"
+                )
+        return self
+
+
+class Optimizer(Table):
+    """``optimizer``: how a network learns."""
+
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="Adam, AdamW or SGD")
+    lr: Annotated[float, Field(gt=0, le=1e30)] = Field(0.0002, description="learning rate")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of Adam")
+    momentum: Fraction = Field(0.0, description="of SGD")
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = Field(
+        0.0, description="added to the gradient (L2), or decoupled for adamw"
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate: as it is, or half a cosine down to the floor"
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the run in which the learning rate rises linearly from 0"
+    )
+    floor: Fraction = Field(
+        0.0, description="share of the learning rate that is left at the end of a cosine"
+    )
+
+    def factor(self, progress: float) -> float:
+        """The learning rate at a progress in [0, 1), as a share of ``lr``."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        angle = math.pi * (progress - self.warmup) / (1 - self.warmup)
+        return self.floor + (1 - self.floor) * (1 + math.cos(angle)) / 2
+
+
+class Network(Part):
+    """``[generator]``, ``[discriminator]``, ``[classifier]``."""
+
+    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(1.0, description="of its own loss")
+    optimizer: Optimizer = Field(Optimizer(), description="how it learns")
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="decay of an exponential average of its weights, which then stands for it in "
+        "samples and evaluations; 0 for none",
+    )
+
+
+class Objective(Part):
+    """``[objective]``: the adversarial losses."""
+
+
+class Augmenter(Part):
+    """``[augmenter]``: what the discriminator sees of images."""
+
+
+class Labeler(Part):
+    """``[labeler]``: labels of generated images for the classifier to learn from."""
+
+    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(
+        1.0, description="of the generated images' loss"
+    )
+    trains: Annotated[list[str], Field(min_length=1)] = Field(
+        ["classifier"], description="the networks that learn from the labels"
+    )
+
+
+class Score(Part):
+    """``[scores.NAME]``: a regularization term."""
+
+    weight: Factor = Field(
+        1.0, description="of the term; negative to maximize it, 0 to leave it out"
+    )
+    trains: list[str] | None = Field(
+        None,
+        description="the networks that learn from it, none to only log it; the score's own choice",
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="of the networks that it brings, if any")
+
+
+class Named(Part):
+    """``[extractors.NAME]``, ``[metrics.NAME]``, ``[trackers.NAME]``."""
+
+
+class Phase(Table):
+    """One phase of ``[schedule]``."""
+
+    ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}:[1-9][0-9]{0,5}$")] = Field(
+        "1:1", description="generator updates to discriminator updates"
+    )
+    until: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the run")
+    waits: list[str] = Field([], description="networks that do not learn in it")
+
+    def due(self, step: int) -> tuple[bool, bool]:
+        """Whether the generator and the discriminator are updated in step 0, 1, 2, ...
+
+        The more frequent of the two is updated in every step, the other spread evenly: with 3:1
+        the discriminator in every third.
+        """
+        generator, discriminator = (int(part) for part in self.ratio.split(":"))
+        most = max(generator, discriminator)
+        return (
+            (step + 1) * generator // most > step * generator // most,
+            (step + 1) * discriminator // most > step * discriminator // most,
+        )
+
+
+class Schedule(Table):
+    """``[schedule]``: how often the generator and the discriminator are updated."""
+
+    phases: Annotated[list[Phase], Field(min_length=1)] = [Phase()]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Schedule:
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)) or ends[-1] != 1.0:
+            raise ValueError("the phases' until must rise and the last must be 1.0")
+        return self
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at a progress in [0, 1)."""
+        return next((p for p in self.phases if progress < p.until), self.phases[-1])
+
+
+class Evaluation(Table):
+    """``[evaluation]``: what the metrics are measured on."""
+
+    protocol: Literal["official", "paper", "multilabel14"] = Field(
+        "official",
+        description="test images: the dataset's test list; those of it with exactly one finding, a "
+        "selected one; or the test list with all 14 findings, as CheXNet's; validation images "
+        "likewise",
+    )
+    split: Literal["test", "val"] = Field(
+        "test",
+        description="the images that the final figures are of: test, or val for a run that serves "
+        "to choose something",
+    )
+    generated: Annotated[int, Field(ge=2, le=MOST)] = Field(1000, description="images to generate")
+    bootstrap: Annotated[int, Field(ge=0, le=MOST)] = Field(
+        1000, description="resamples per interval"
+    )
+    batch_size: Annotated[int, Field(gt=0, le=MOST)] = Field(
+        64, description="images in a forward pass"
+    )
+
+
+class Start(Table):
+    """``[start]``: the run whose networks this one starts from, instead of random weights."""
+
+    run: FolderName = Field(description="the other run's directory, from the working directory")
+    checkpoint: str = Field(
+        "latest", description="which of its checkpoints: latest, best or a step"
+    )
+    networks: list[str] | None = Field(
+        None, description="which of its networks are taken; all that this recipe has too"
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="of the checkpoint's manifest.json; the run fills it in, and refuses to start "
+        "from other files",
+    )
+
+
+class Tables(Table):
+    """A whole recipe."""
+
+    run: Run
+    data: Data
+    start: Start | None = None
+    generator: Network | None = None
+    discriminator: Network | None = None
+    classifier: Network | None = None
+    objective: Objective | None = None
+    augmenter: Augmenter | None = None
+    labeler: Labeler | None = None
+    schedule: Schedule = Schedule()
+    scores: dict[str, Score] = {}
+    extractors: dict[str, Named] = {}
+    metrics: dict[str, Named] = {}
+    trackers: dict[str, Named] = {}
+    evaluation: Evaluation = Evaluation()
+
+    def parts(self) -> dict[str, tuple[str, Part]]:
+        """Every table that names a plugin: dotted table name -> (kind, table)."""
+        found: dict[str, tuple[str, Part]] = {"data": ("dataset", self.data)}
+        for kind in SINGLE:
+            if (part := getattr(self, kind)) is not None:
+                found[kind] = (kind, part)
+        for group in GROUPS:
+            for name, part in getattr(self, group).items():
+                found[f"{group}.{name}"] = (group.removesuffix("s"), part)
+        return found
+
+
+#: Tables that name one part of their kind.
+SINGLE = ("generator", "discriminator", "classifier", "objective", "augmenter", "labeler")
+
+#: Tables of tables, whose keys name the plugin unless ``plugin`` does.
+GROUPS = ("scores", "extractors", "metrics", "trackers")
+
+__all__ = [
+    "GROUPS",
+    "Data",
+    "Optimizer",
+    "Part",
+    "Phase",
+    "Run",
+    "Schedule",
+    "Score",
+    "Start",
+    "Tables",
+]

@@ -1,0 +1,263 @@
+"""Curves on axes, as SVG for the report in the page's own colours, and figures as files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from .html import Html, tag
+
+BINS = 150  # a curve's points at most; more cannot be told apart at a panel's width
+FEW = 12  # fewer points than these are drawn as such, so that one alone is seen
+GAP = 5  # times the usual distance between points: where a line is broken
+
+# Colours that stand in an SVG for the page's, which follow the reader's light or dark scheme.
+SERIES, AXIS, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
+RUNS = tuple(f"#0a0c{i:02x}" for i in range(6))
+PAGE = {SERIES: "var(--series)", AXIS: "var(--axis)", GRID: "var(--grid)"}
+PAGE |= {colour: f"var(--run-{i})" for i, colour in enumerate(RUNS)}
+
+# Of runs beside each other; with the colours twelve differ, on grey paper four.
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
+MOST_RUNS = 12
+
+# Seven that the colour-blind tell apart, of Okabe and Ito's eight; on white, yellow is too pale.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "0.55"
+
+STYLE: Any = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a class may have a dollar in its name
+}
+
+RC: Any = STYLE | {
+    "svg.fonttype": "none",
+    "axes.edgecolor": AXIS,
+    "axes.labelcolor": AXIS,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "xtick.color": AXIS,
+    "ytick.color": AXIS,
+}
+
+
+def curve(runs: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Html:
+    """A value over training as SVG; see :func:`draw_series`.
+
+    Args:
+        runs: the steps and the values of one run, or of several that are compared.
+        label: says what it shows, for those who do not see it; no two figures share one.
+    """
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        axes = figure.subplots()
+        for i, (steps, values) in enumerate(runs):
+            if np.isfinite(values).any():
+                draw_series(axes, steps, values, **_line(i, len(runs)))
+        axes.set_xlabel("step")
+        return _svg(figure, label)
+
+
+def _line(i: int, runs: int) -> dict[str, Any]:
+    """The colour and dashes of the i-th of so many runs."""
+    if runs == 1:
+        return {"color": SERIES}
+    dashes = DASHES[i % len(DASHES)]
+    return {"color": RUNS[i % len(RUNS)], "linestyle": (0, dashes) if dashes else "-"}
+
+
+def key(i: int) -> Html:
+    """A piece of the i-th run's line, for a legend."""
+    stroke = tag("line", x1=0, y1=5, x2=28, y2=5, stroke_width=2.5, **_stroke(i))
+    return tag("svg", stroke, viewBox="0 0 28 10", class_="key", aria_hidden="true")
+
+
+def intervals(runs: Sequence[tuple[float, float, float] | None], label: str) -> Html:
+    """Values with their intervals under each other, from the least bound to the greatest.
+
+    Args:
+        runs: value, low and high of each run; None where it has no value.
+        label: as for :func:`curve`.
+    """
+    known = [bound for run in runs if run for bound in run]
+    least, most = min(known), max(known)
+    if least == most:
+        least, most = least - 1, most + 1
+    scale = 108 / (most - least)
+    marks = []
+    for i, run in enumerate(runs):
+        if run is None:
+            continue
+        x, low, high = (6 + (bound - least) * scale for bound in run)
+        y = 7 + 11 * i
+        line: Any = {"stroke": f"var(--run-{i % len(RUNS)})", "stroke_width": 2}
+        marks.append(tag("line", x1=f"{low:.1f}", y1=y, x2=f"{high:.1f}", y2=y, **line))
+        marks.append(tag("circle", cx=f"{x:.1f}", cy=y, r=3.5, fill=line["stroke"]))
+    box = f"0 0 120 {11 * len(runs) + 3}"
+    return tag("svg", *marks, viewBox=box, class_="intervals", role="img", aria_label=label)
+
+
+def _stroke(i: int) -> dict[str, Any]:
+    dashes = " ".join(f"{2 * length:g}" for length in DASHES[i % len(DASHES)])
+    return {"stroke": f"var(--run-{i % len(RUNS)})", "stroke_dasharray": dashes or None}
+
+
+def draw_series(axes: Axes, steps: np.ndarray, values: np.ndarray, **line: Any) -> None:
+    """Draw a value over training: the mean of neighbouring steps, and their range behind it.
+
+    The line is broken where there was no value for long.
+
+    Args:
+        steps: ``(N,)``, rising.
+        values: ``(N,)``; NaN where there is none, finite at least once.
+        line: how matplotlib draws it; its ``color`` is that of the range too.
+    """
+    known = np.isfinite(values)
+    size = -(-known.sum() // BINS)  # the same for all, so that one part is not smoother
+    bins = np.array_split(np.flatnonzero(known), range(size, known.sum(), size))
+    x = np.array([steps[b].mean() for b in bins])
+    mean, low, high = (np.array([f(values[b]) for b in bins]) for f in (np.mean, np.min, np.max))
+    if len(x) > 1:
+        apart = np.diff(x)
+        breaks = np.flatnonzero(apart > GAP * np.median(apart)) + 1
+        x, mean, low, high = (np.insert(line, breaks, np.nan) for line in (x, mean, low, high))
+    axes.fill_between(x, low, high, color=line["color"], alpha=0.2, linewidth=0)
+    axes.plot(x, mean, marker="o" if len(bins) < FEW else None, markersize=3, **line)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def classifier_curves(runs: Sequence[tuple[np.ndarray, np.ndarray] | None], label: str) -> Html:
+    """The ROC and the precision-recall curve of one class, side by side, as SVG.
+
+    Dashed and thin: a classifier that guesses.
+
+    Args:
+        runs: of one run, or of several that are compared, ``(N,)`` 0/1, both present, and the
+            probabilities ``(N,)``, finite; None of a run that has no curve.
+        label: as for :func:`curve`.
+    """
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(4.6, 2.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        guess: Any = {"color": AXIS, "linewidth": 0.8, "linestyle": (0, (3, 3))}
+        left.plot([0, 1], [0, 1], **guess)
+        for level in sorted({float(truth.mean()) for truth, _ in filter(None, runs)}):
+            right.plot([0, 1], [level] * 2, **guess)
+        for i, run in enumerate(runs):
+            if run is not None:
+                draw_roc(left, *run, **_line(i, len(runs)))
+                draw_precision_recall(right, *run, **_line(i, len(runs)))
+        for axes in (left, right):
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        return _svg(figure, label)
+
+
+def draw_roc(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> None:
+    """Draw the ROC curve of one class into a unit square.
+
+    Args:
+        truth: ``(N,)`` 0/1, both present.
+        probs: ``(N,)``, finite.
+        line: how matplotlib draws it.
+    """
+    false_positives, true_positives, _ = roc_curve(truth, probs)
+    axes.plot(false_positives, true_positives, **line)
+    _unit_square(axes, "false positive rate", "true positive rate")
+
+
+def draw_precision_recall(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> None:
+    """Draw the precision-recall curve of one class; as :func:`draw_roc`."""
+    precision, recall, _ = precision_recall_curve(truth, probs, drop_intermediate=True)
+    precision[-1] = precision[-2]  # the library ends at (0, 1), which is no threshold's
+    axes.step(recall, precision, where="post", **line)
+    _unit_square(axes, "recall", "precision")
+
+
+def _unit_square(axes: Axes, x: str, y: str) -> None:
+    axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+
+
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def mosaic(
+    axes: Axes, rows: Sequence[Sequence[np.ndarray] | np.ndarray], columns: int, side: int
+) -> int:
+    """Draw images in rows, white where a row ends early; a tick for each row and column, without a
+    label.
+
+    Args:
+        rows: images ``(side, side)`` uint8, or all of them ``(side, side, 3)``.
+
+    Returns:
+        How far apart the images are, in pixels.
+    """
+    gap = max(1, side // 24)
+    pitch = side + gap
+    colours = next((cell.shape[2:] for row in rows for cell in row), ())
+    shape = (len(rows) * pitch - gap, columns * pitch - gap, *colours)
+    canvas = np.full(shape, 255, dtype=np.uint8)
+    for y, row in enumerate(rows):
+        if not len(row):
+            axes.text(side / 2, y * pitch + side / 2, "none", color=GREY, ha="center", va="center")
+        for x, cell in enumerate(row):
+            canvas[y * pitch : y * pitch + side, x * pitch : x * pitch + side] = cell
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks(np.arange(columns) * pitch + (side - 1) / 2, [""] * columns)
+    axes.set_yticks(np.arange(len(rows)) * pitch + (side - 1) / 2, [""] * len(rows))
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return pitch
+
+
+def rendered(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
+    """A figure as the content of a PNG, PDF or SVG file: the same bytes for the same figure.
+
+    Args:
+        words: of ``Figure.savefig``.
+    """
+    stamps = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
+    file = io.BytesIO()
+    metadata: Any = dict.fromkeys(stamps[kind])
+    figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, **words)
+    return file.getvalue()
+
+
+def _svg(figure: Figure, label: str) -> Html:
+    """A figure as an ``<svg>`` element for the middle of a page."""
+    file = io.StringIO()
+    # Ids are hashes with this salt: the same report for the same run, no id twice in a page.
+    with matplotlib.rc_context({"svg.hashsalt": label}):
+        figure.savefig(file, format="svg", transparent=True)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for stands, colour in PAGE.items():
+        text = text.replace(stands, colour)
+    return Html(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

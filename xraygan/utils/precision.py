@@ -1,0 +1,116 @@
+"""Devices and number formats."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+from xraygan.errors import UserError
+
+#: environment variables by which OpenMP, MKL and torch choose threads and instructions
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS", "MKL_DYNAMIC",
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY",
+)  # fmt: skip
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``[run] device`` names; ``auto`` is the current GPU, if there is one.
+
+    That is the first, or each rank's own.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f'[run] device: expected "auto", "cpu" or "cuda", found {name!r}') from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f'[run] device: expected "auto", "cpu" or "cuda", found {name!r}')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"[run] device: {name} is not there; this machine has {torch.cuda.device_count()} GPUs"
+        )
+    return device
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within it torch computes with that many processor threads, as ``[run] threads`` asks for.
+
+    Args:
+        count: None for as many as there are now.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def thread_settings() -> dict[str, Any]:
+    """What besides the versions decides how processors add up, for ``environment.json``."""
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "thread_variables": {n: os.environ[n] for n in THREAD_VARIABLES if n in os.environ},
+    }
+
+
+def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Set the float32 mode that ``[run] precision`` asks for and return what networks run in.
+
+    Parameters, losses and scores stay float32 in every mode.
+
+    Raises:
+        UserError: the device has no such mode.
+    """
+    if name == "auto":
+        gpu = device.type == "cuda"
+        name = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "tf32" and device.type != "cuda":
+        raise UserError('[run] precision: "tf32" is a mode of NVIDIA GPUs; use "fp32" or "bf16"')
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    if name == "bf16":
+        return partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep on the CPU what tensors free, for the next step's tensors.
+
+    By default glibc returns every large block to the system when it is freed and asks for it anew,
+    and the system clears each page again: a quarter of a training step. Large tensors are put on
+    pages of 2 MiB where Linux grants them (PyTorch asks if no tensor was made before), since
+    addresses of many small ones are looked up again and again. Elsewhere nothing happens.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+    trim_threshold, mmap_max = -1, -4  # <malloc.h>
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)  # never; a number of bytes is 2 GiB at most
+
+
+def make_deterministic() -> None:
+    """Let the same operations give the same bits; where PyTorch cannot, it warns."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A guard against reading memory before it is written; it costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
