@@ -21,7 +21,7 @@ from xraygan_explain.pictures import Explanation, neighbours
 
 from xraygan import UserError
 from xraygan.testing.stand_ins import Bench, StandInClassifier
-from xraygan.training.engine import restore
+from xraygan.training.engine import restore_session
 from xraygan.utils.progress import Display
 
 QUIET = Display(quiet=True)
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(
 
 
 def test_the_nearest_of_a_training_image_is_itself(unconditional: Path) -> None:
-    session, _, _ = restore(unconditional, (), QUIET)
+    session, _, _ = restore_session(unconditional, (), QUIET)
     asked = Explanation(session, 2, (), None, 0, QUIET)
     train = asked.evaluation.train.images
     asked.__dict__["generated"] = {"Edema": train[torch.tensor([5, 0])], "Mass": train[7:8]}
@@ -262,7 +262,7 @@ def test_the_nearest_of_a_training_image_is_itself(unconditional: Path) -> None:
 
 
 def test_generated_images_are_of_the_classes_that_are_shown(unconditional: Path) -> None:
-    session, _, _ = restore(unconditional, (), QUIET)
+    session, _, _ = restore_session(unconditional, (), QUIET)
     asked = Explanation(session, 3, (), None, 0, QUIET)
     for name, found in asked.generated.items():
         assert len(found) <= 3

@@ -1,6 +1,8 @@
 """xraygan: a plugin-based GAN toolkit for chest X-rays.
 
-The public names; importing this package does not import torch until one that needs it is used.
+The public names: runs and recipes, and the classes that plugins subclass or are given. The tools
+that plugins may use are in :mod:`xraygan.plugin_api`. Importing this package does not import torch
+until a name that needs it is used.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from xraygan.parts.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from xraygan.api import Run, run
+    from xraygan.parts.evaluation import Evaluation, Measurement
     from xraygan.parts.interfaces import (
         Augmenter,
         Classifier,
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
         Extractor,
         Generator,
         Labeler,
-        Measurement,
         Metric,
         Objective,
         Score,
-        Task,
         Tracker,
     )
+    from xraygan.parts.step import Step
+    from xraygan.parts.task import Task
     from xraygan.recipe.loading import Recipe
 
 __version__ = "0.1.0"
@@ -37,6 +40,7 @@ __all__ = [
     "Classifier",
     "Dataset",
     "Discriminator",
+    "Evaluation",
     "Extractor",
     "Generator",
     "Labeler",
@@ -46,6 +50,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Score",
+    "Step",
     "Task",
     "Tracker",
     "UserError",

@@ -121,12 +121,12 @@ class Run:
 
     @cached_property
     def _session(self) -> Session:
-        from xraygan.training.engine import restore
+        from xraygan.training.engine import restore_session
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
         which = self._checkpoint
-        return restore(self.path, self._overrides, display, which, measure=False)[0]
+        return restore_session(self.path, self._overrides, display, which, measure=False)[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -168,11 +168,11 @@ class Run:
             UserError: the run has no generator or no such class, or an unconditional generator
                 hardly ever makes it.
         """
-        from xraygan.evaluation.class_sampling import sample
+        from xraygan.evaluation.class_sampling import sample_images
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
-        return sample(self._session, n, class_, seed, display, metadata)[0].images.numpy()
+        return sample_images(self._session, n, class_, seed, display, metadata)[0].images.numpy()
 
 
 def run(

@@ -36,7 +36,7 @@ def complete_parts(context: click.Context, parameter: click.Parameter, typed: st
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
 
-class Whole(click.IntRange):
+class BoundedInt(click.IntRange):
     """A whole number of an option, between bounds that no use of it goes beyond."""
 
     def __init__(self, least: int, most: int) -> None:
@@ -54,7 +54,7 @@ class Whole(click.IntRange):
         return super().convert(value, parameter, context)
 
 
-class Place(click.Path):
+class SafePath(click.Path):
     """A file or folder of an option, with a name that a message and a recipe can hold."""
 
     def __init__(self, **words: Any) -> None:
@@ -81,7 +81,7 @@ def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
 
 
 #: the seed of random numbers
-SEED = Whole(0, SEEDS - 1)
+SEED_TYPE = BoundedInt(0, SEEDS - 1)
 
 recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes, callback=utf8)
 set_option = click.option(
@@ -92,7 +92,7 @@ set_option = click.option(
     metavar="TABLE.KEY=VALUE",
     help="Override a key of the recipe, for example scores.gram.weight=0; repeatable.",
 )
-run_argument = click.argument("directory", metavar="RUN", type=Place(file_okay=False))
+run_argument = click.argument("directory", metavar="RUN", type=SafePath(file_okay=False))
 checkpoint_option = click.option(
     "--checkpoint",
     "which",

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from .common import Place, print_images, quiet_option, recipe_argument, set_option
+from .common import SafePath, print_images, quiet_option, recipe_argument, set_option
 
 cache_option = click.option(
     "--cache",
     metavar="DIR",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="The folder of image stores; by default the user's cache folder.",
 )
 

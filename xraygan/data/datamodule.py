@@ -18,7 +18,8 @@ from torch import Tensor
 
 from xraygan.errors import UserError
 from xraygan.graph.build import build
-from xraygan.parts.interfaces import Dataset, Task
+from xraygan.parts.interfaces import Dataset
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.rundir.file_schemas import SPLIT_NAMES
 
@@ -48,6 +49,10 @@ class StoredImages:
 
     def __getitem__(self, which: int | slice | Tensor) -> Tensor:
         return self.pixels[self.rows[which]]
+
+    def take(self, rows: Tensor) -> StoredImages:
+        """Some of them, not read yet, by their rows ``(n,)`` int64 among these."""
+        return StoredImages(self.pixels, self.rows[rows])
 
     @property
     def device(self) -> torch.device:

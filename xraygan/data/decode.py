@@ -81,7 +81,8 @@ class Decoded:
 
     Attributes:
         bad: what cannot be read: path -> reason.
-        doubts: what can be read and may be ruined: path -> keys of :data:`xraygan.data.greys.DOUBTS`.
+        doubts: what can be read and may be ruined: path -> keys of
+            :data:`xraygan.data.greys.DOUBTS`.
         sha256: a digest of all pixels.
     """
 

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from xraygan.distributed.ranks import Ranks, synchronise
 from xraygan.errors import RecipeError, UserError
 from xraygan.parts import contracts as answers
-from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
+from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score
 from xraygan.parts.options import allows_literal, options_of, takes_positional
 from xraygan.parts.plugin_errors import PluginFault, asking
+from xraygan.parts.task import Task
 from xraygan.recipe import schema
-from xraygan.recipe.loading import Choice, Recipe
+from xraygan.recipe.loading import Choice, Recipe, plain
 from xraygan.utils.limits import MOST_PARAMETERS, step_of
 from xraygan.utils.planning import Blocked
 from xraygan.utils.seeding import derive_seed
 
 from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
-from .step import Step
+from .step import TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +185,12 @@ def from_random(choice: Choice) -> Choice:
     return replace(choice, options={**choice.options, "weights": "random"})
 
 
+def rebuild_options(choice: Choice) -> dict[str, Any]:
+    """The options that build a network whose weights come from elsewhere, as TOML and JSON can
+    write them: those of the recipe, without the file or download that it would start from."""
+    return {name: plain(value) for name, value in from_random(choice).options.items()}
+
+
 def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
     """One of a recipe's extractors, frozen."""
     choice = recipe.choices[f"extractors.{name}"]
@@ -223,7 +230,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
     terms: list[Term] = []
 
     def add(
-        name: str, compute: Callable[[Step], Tensor], weight: float, trains: Iterable[str],
+        name: str, compute: Callable[[TrainingStep], Tensor], weight: float, trains: Iterable[str],
         choice: Choice, method: str,
     ) -> None:  # fmt: skip
         if weight != 0:
@@ -262,7 +269,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
     return terms
 
 
-def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
+def _labelled_loss(labeler: Labeler, classifier: Classifier, step: TrainingStep) -> Tensor:
     """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
     found, logits = labeler.label(step), step.fake_logits
     labels, weights = answers.labels(found, len(logits), step.task, logits.device)

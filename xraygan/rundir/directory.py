@@ -110,6 +110,16 @@ class RunDirectory:
         remedy = f"write it again with `xraygan evaluate {self.path}`"
         return parsing.needed(self.evaluation, parsing.evaluation, remedy)
 
+    def read_audit(self) -> dict[str, Any]:
+        """The content of ``audit.json``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UserError: it cannot be read.
+        """
+        remedy = f"make it again with `xraygan audit {self.path}`"
+        return parsing.needed(self.audit, parsing.audit, remedy)
+
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run.
@@ -309,7 +319,10 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file whose texts no spreadsheet takes for formulas; see :mod:`xraygan.utils.csv_cells`."""
+    """Write a CSV file whose texts no spreadsheet takes for formulas.
+
+    See :mod:`xraygan.utils.csv_cells`.
+    """
     write_atomically(path, as_csv(table))
 
 

@@ -166,7 +166,8 @@ class Resumption:
         """Hold that the images are those that the run began with.
 
         Args:
-            differences: in what they are not, of :func:`xraygan.rundir.image_record.data_differences`.
+            differences: in what they are not, of
+                :func:`xraygan.rundir.image_record.data_differences`.
 
         Raises:
             UserError: they are not; the message says what differs.

@@ -17,7 +17,7 @@ from xraygan.data.datamodule import ImageData, ImageSplit, open_dataset, prepare
 from xraygan.data.splits import task_of
 from xraygan.distributed.ranks import Ranks, join
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.unseen import check_unseen
 from xraygan.graph.build import assemble, from_random, rehearse
 from xraygan.graph.graph import MODELS, TrainingGraph
@@ -112,7 +112,7 @@ class Session:
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
         return cls(recipe, device, graph, prepared, place, differs=differs)
 
-    def evaluation(self, split: str | None = None) -> Evaluation:
+    def evaluation(self, split: str | None = None) -> RunEvaluation:
         """What metrics measure, with the networks as they are now.
 
         Args:
@@ -123,7 +123,7 @@ class Session:
         def images(name: str) -> Callable[[], ImageSplit]:
             return lambda: self.data.splits[name]
 
-        return Evaluation(
+        return RunEvaluation(
             self.recipe, self.graph, images("train"), images(measured), self.device, measured
         )
 
@@ -282,7 +282,7 @@ def _start(session: Session, place: RunDirectory) -> list[str]:
     return take_over(session.recipe, session.graph)
 
 
-def restore(
+def restore_session(
     directory: Path,
     overrides: Iterable[str],
     display: Display,
@@ -309,7 +309,7 @@ def restore(
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
-    if (left := ending.untrained(place.path)) and which == checkpoint.LATEST:
+    if (left := ending.training_left(place.path)) and which == checkpoint.LATEST:
         display.say(
             f"warning: {place.path} is not finished, {left}; this is step {found.step}, and "
             "`xraygan run` with --resume goes on"
