@@ -120,8 +120,7 @@ def test_nothing_but_its_own_group_is_infinitely_far() -> None:
 def test_generated_images_have_the_greys_that_the_discriminator_sees() -> None:
     """A generator's -1 is black only where a real image's black is -1."""
     for low in (-1.0, 0.0):
-        data = SimpleNamespace(value_range=(low, 1.0))
-        evaluation: Any = SimpleNamespace(recipe=SimpleNamespace(tables=SimpleNamespace(data=data)))
+        evaluation: Any = SimpleNamespace(value_range=(low, 1.0))
         greys = torch.tensor([0.0, 0.2, 1.0])
         made = (greys * (1 - low) + low + 1) * 127.5  # as they are saved
         for images, real in ((greys * 255, True), (made, False)):
@@ -436,7 +435,7 @@ def test_the_same_seed_gives_the_same_files(place: Path, command) -> None:
 def planted(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     """Let the generator make these images."""
     made = torch.from_numpy((images.reshape(-1, 32, 32) * 255).round().clip(0, 255).astype("uint8"))
-    monkeypatch.setattr(xraygan.audit, "sample", lambda *_: (Generated(made, made, made), None))
+    monkeypatch.setattr(xraygan.audit.audit, "sample_images", lambda *_: (Generated(made, made, made), None))
 
 
 def test_a_generator_of_copies_is_flagged_and_one_of_fresh_images_is_not(
@@ -661,7 +660,11 @@ def test_radiographs_resemble_radiographs_and_textures_do_not(
     loaded = load("audit_memorising", sets)
     splits = prepare(loaded).splits
     evaluation: Any = SimpleNamespace(
-        recipe=loaded, train=splits["train"], test=splits["test"], device=torch.device("cpu")
+        value_range=loaded.tables.data.value_range,
+        batch_size=loaded.tables.evaluation.batch_size,
+        train=splits["train"],
+        test=splits["test"],
+        device=torch.device("cpu"),
     )
     held = HeldOut.draw(splits["train"], splits["test"], np.random.default_rng(0))
     half = len(held.rows) // 2

@@ -34,7 +34,7 @@ from xraygan import (
     UserError,
     testing,
 )
-from xraygan.cli.common import run_argument
+from xraygan.cli.options import run_argument
 from xraygan.parts.registry import Part, installed
 
 CHECKS: dict[str, Callable[..., list[str]]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xraygan import _moved
 from xraygan.errors import UserError
 from xraygan.parts.hookspecs import hookimpl
 
@@ -66,3 +67,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(_HOMES.get(name, ".parts.interfaces"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_moved.install()

@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.audit.nearest_neighbors import nearest_neighbors as nearest_neighbors
     from xraygan.audit.nearest_neighbors import nearest_training_images as nearest_training_images
     from xraygan.audit.nearest_neighbors import squared_distances as squared_distances
-    from xraygan.cli.common import SEED_TYPE as SEED_TYPE
-    from xraygan.cli.common import BoundedInt as BoundedInt
-    from xraygan.cli.common import SafePath as SafePath
-    from xraygan.cli.common import checkpoint_option as checkpoint_option
-    from xraygan.cli.common import quiet_option as quiet_option
-    from xraygan.cli.common import run_argument as run_argument
-    from xraygan.cli.common import set_option as set_option
+    from xraygan.cli.options import SEED_TYPE as SEED_TYPE
+    from xraygan.cli.options import BoundedInt as BoundedInt
+    from xraygan.cli.options import SafePath as SafePath
+    from xraygan.cli.options import checkpoint_option as checkpoint_option
+    from xraygan.cli.options import quiet_option as quiet_option
+    from xraygan.cli.options import run_argument as run_argument
+    from xraygan.cli.options import set_option as set_option
     from xraygan.data.datamodule import open_dataset as open_dataset
     from xraygan.data.datamodule import to_range as to_range
     from xraygan.data.images import file_identity as file_identity
@@ -84,13 +84,13 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
 #: name -> the module that defines it
 _HOMES = {
     # Commands: the argument RUN, the options that commands share, and types for more options.
-    "run_argument": "xraygan.cli.common",
-    "checkpoint_option": "xraygan.cli.common",
-    "set_option": "xraygan.cli.common",
-    "quiet_option": "xraygan.cli.common",
-    "BoundedInt": "xraygan.cli.common",
-    "SafePath": "xraygan.cli.common",
-    "SEED_TYPE": "xraygan.cli.common",
+    "run_argument": "xraygan.cli.options",
+    "checkpoint_option": "xraygan.cli.options",
+    "set_option": "xraygan.cli.options",
+    "quiet_option": "xraygan.cli.options",
+    "BoundedInt": "xraygan.cli.options",
+    "SafePath": "xraygan.cli.options",
+    "SEED_TYPE": "xraygan.cli.options",
     # A trained run for a command: its files, its networks and data, images from its generator.
     "RunDirectory": "xraygan.rundir.directory",
     "Session": "xraygan.training.engine",

@@ -9,7 +9,14 @@ import click
 
 from xraygan.utils.limits import MOST
 
-from .common import SEED_TYPE, BoundedInt, checkpoint_option, quiet_option, run_argument, set_option
+from .options import (
+    SEED_TYPE,
+    BoundedInt,
+    checkpoint_option,
+    quiet_option,
+    run_argument,
+    set_option,
+)
 
 SCORES = {
     "relative": "distance to generated over distance to training images",

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from .common import SafePath, print_images, quiet_option, recipe_argument, set_option
+from .options import SafePath, quiet_option, recipe_argument, set_option
+from .printing import print_images
 
 cache_option = click.option(
     "--cache",

@@ -8,7 +8,7 @@ import click
 
 from xraygan.errors import UserError, did_you_mean
 
-from .common import complete_kinds, complete_parts
+from .options import complete_kinds, complete_parts
 
 
 @click.command()

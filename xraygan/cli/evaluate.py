@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .common import checkpoint_option, print_metrics, quiet_option, run_argument, set_option
+from .options import checkpoint_option, quiet_option, run_argument, set_option
+from .printing import print_metrics
 
 
 @click.command()

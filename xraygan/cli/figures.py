@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import BoundedInt, SafePath, run_argument
+from .options import BoundedInt, SafePath, run_argument
 
 
 @click.command()

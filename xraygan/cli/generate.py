@@ -8,7 +8,7 @@ import click
 
 from xraygan.utils.limits import MOST
 
-from .common import (
+from .options import (
     SEED_TYPE,
     BoundedInt,
     SafePath,

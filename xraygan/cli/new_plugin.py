@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import SafePath, complete_kinds, utf8
+from .options import SafePath, complete_kinds, utf8
 
 
 @click.command("new-plugin")

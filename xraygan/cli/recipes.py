@@ -9,7 +9,7 @@ import click
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_atomically
 
-from .common import SafePath, utf8
+from .options import SafePath, utf8
 
 
 @click.group(invoke_without_command=True)

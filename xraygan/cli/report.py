@@ -8,7 +8,7 @@ import click
 
 from xraygan.errors import UserError
 
-from .common import SafePath
+from .options import SafePath
 
 
 @click.command()

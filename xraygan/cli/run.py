@@ -10,7 +10,8 @@ import click
 
 from xraygan.utils.limits import MOST_PROCESSES, MOST_STEPS
 
-from .common import BoundedInt, SafePath, print_metrics, quiet_option, recipe_argument, set_option
+from .options import BoundedInt, SafePath, quiet_option, recipe_argument, set_option
+from .printing import print_metrics
 
 
 @click.command()

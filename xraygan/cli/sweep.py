@@ -10,7 +10,7 @@ import click
 
 from xraygan.utils.limits import MOST_PROCESSES
 
-from .common import BoundedInt, SafePath, quiet_option, set_option, utf8
+from .options import BoundedInt, SafePath, quiet_option, set_option, utf8
 
 
 @click.command()
