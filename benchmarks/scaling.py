@@ -20,7 +20,7 @@ from xraygan.data.batches import Batches
 from xraygan.data.datamodule import ImageSplit, StoredImages
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.precision import choose_device, keep_freed_memory, make_deterministic
 from xraygan.utils.progress import Display

@@ -44,8 +44,9 @@ from xraygan.data.datamodule import ImageSplit, StoredImages, prepare
 from xraygan.evaluation.evaluation import Evaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.recipe.loading import load
+from xraygan.session.session import Session
 from xraygan.statistics.intervals import auc_interval
-from xraygan.training.engine import Session, run
+from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 
 WHOLE = (

@@ -23,8 +23,8 @@ from xraygan import sweep
 from xraygan.cli import cli
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import KINDS, installed
+from xraygan.recipe import files, schema
 from xraygan.recipe import loading as recipe
-from xraygan.recipe import schema
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "_reference.py")
@@ -93,7 +93,7 @@ def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
             continue  # tests of plugins and of their scaffold run these
         path = tmp_path / f"{number}.toml"
         if text.startswith("# at the end of mine.toml"):  # which the tutorial copied
-            text = recipe.find_shipped("quickstart").read_text(encoding="utf-8") + text
+            text = files.find_shipped("quickstart").read_text(encoding="utf-8") + text
         path.write_text(text, encoding="utf-8")
         assert tomllib.loads(text), page
         if "[table]" in text:
@@ -146,7 +146,7 @@ def test_the_committed_reference_is_current() -> None:
 
 def test_every_verb_recipe_and_sweep_is_on_a_page() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in (*recipe.shipped(), *sweep.shipped()):
+    for name in (*files.shipped(), *sweep.shipped()):
         assert f"`{name}`" in text, name
     assert isinstance(cli, click.Group)
     for verb in verbs():

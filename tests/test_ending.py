@@ -23,7 +23,8 @@ from xraygan.report.run_report import report
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import lacking, total_steps, unmeasured
 from xraygan.rundir.reader import RunFiles
-from xraygan.training.engine import restore, run
+from xraygan.session.session import restore
+from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trackers import Trackers
 from xraygan.training.trainer import Loop

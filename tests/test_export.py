@@ -22,7 +22,7 @@ from saved_run import CLASSIFIER, gan, saved, xraygan
 from torch import Tensor
 
 from xraygan.cli import cli
-from xraygan.training.engine import restore
+from xraygan.session.session import restore
 from xraygan.utils.progress import Display
 
 NETWORKS = ("generator", "classifier")

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from xraygan.cli import main
 from xraygan.report.paper_figures import FIGURES, write_figures
-from xraygan.rundir.directory import image_grid
 from xraygan.rundir.reader import RunFiles
+from xraygan.utils.images import image_grid
 
 CLASSES = ["Effusion", "Hernia", "<$x_1$> & more"]
 SIDE, GRID = 16, 16

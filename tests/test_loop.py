@@ -14,7 +14,7 @@ from rich.console import Console
 
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng

@@ -32,18 +32,19 @@ from xraygan import (
     UserError,
 )
 from xraygan.cli import main
+from xraygan.errors import describe_error
 from xraygan.graph.step import Step
-from xraygan.parts.plugin_errors import describe_error
 from xraygan.parts.registry import Part, installed
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir import checkpoint
+from xraygan.session.session import restore
 from xraygan.testing.stand_ins import (
     StandInClassifier,
     StandInDiscriminator,
     StandInExtractor,
     StandInGenerator,
 )
-from xraygan.training.engine import restore, run
+from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.utils.progress import Display
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xraygan._version import __version__
 from xraygan.errors import UserError
 from xraygan.parts.hookspecs import hookimpl
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
         Tracker,
     )
     from xraygan.recipe.loading import Recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Augmenter",

@@ -68,7 +68,7 @@ def explain(
     What RUN has no network for, or whose real images are not there, is left out and named.
     Pictures of the same names are replaced.
     """
-    from xraygan.training.engine import restore
+    from xraygan.session.session import restore
     from xraygan.utils.progress import Display
 
     from .pictures import Explanation, write

@@ -17,11 +17,11 @@ from xraygan.audit.nearest_neighbors import as_greys, spaces
 from xraygan.audit.nearest_neighbors import nearest as nearest_rows
 from xraygan.data.datamodule import StoredImages, open_dataset, to_range
 from xraygan.errors import nearest
-from xraygan.evaluation.class_sampling import sample
 from xraygan.evaluation.evaluation import Evaluation
 from xraygan.evaluation.generation import Generated, to_bytes
 from xraygan.rundir.reader import Lacking
-from xraygan.training.engine import Session
+from xraygan.session.sampling import sample
+from xraygan.session.session import Session
 from xraygan.utils.atomic_files import write_together
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng

@@ -11,13 +11,14 @@ from typing import Any
 import tomli_w
 
 from xraygan import __version__
+from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.rundir.completion import untrained
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.file_readers import audit as parse_audit
 from xraygan.rundir.file_readers import needed
-from xraygan.rundir.file_schemas import SPLIT_NAMES, cautions
+from xraygan.rundir.file_schemas import cautions
 from xraygan.rundir.provenance import read_environment
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 
 from .loading import loading
 from .models import Model

@@ -46,7 +46,7 @@ def export(
     over.
     """
     from xraygan.rundir.directory import RunDirectory
-    from xraygan.training.engine import restore
+    from xraygan.session.session import restore
     from xraygan.utils.progress import Display
 
     from .writing import refuse_early, write

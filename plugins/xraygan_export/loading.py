@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xraygan.graph.build import from_random
-from xraygan.recipe.loading import Choice, plain
-from xraygan.training.engine import Session
+from xraygan.parts.building import from_random
+from xraygan.parts.choice import Choice
+from xraygan.recipe.files import plain
+from xraygan.session.session import Session
 
 from .models import Model
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from xraygan import Classifier, UserError
-from xraygan.parts.plugin_errors import describe_error
-from xraygan.training.engine import Session
+from xraygan.errors import describe_error
+from xraygan.session.session import Session
 
 EXAMPLES = 2  # images in the batch that is traced; one alone would be taken for a constant
 

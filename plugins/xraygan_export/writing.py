@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xraygan import UserError
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.utils.output_folder import fill, refuse_filled
 
 from .card import card

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from xraygan import Measurement, Metric, UserError
-from xraygan.audit.audit import Compared, HeldOut, compare, resembling
+from xraygan.audit.audit import HeldOut, compare, resembling
 from xraygan.audit.nearest_neighbors import spaces
-from xraygan.audit.verdict import few, flagged, unlike
+from xraygan.audit.verdict import Compared, few, flagged, unlike
 from xraygan.evaluation.evaluation import Evaluation
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed

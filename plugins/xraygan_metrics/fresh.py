@@ -13,7 +13,7 @@ from torch import Tensor
 from xraygan import Classifier, Measurement, Metric
 from xraygan.data.datamodule import to_range
 from xraygan.evaluation.evaluation import Evaluation
-from xraygan.graph.build import build
+from xraygan.parts.building import build
 from xraygan.parts.interfaces import wide
 from xraygan.utils.seeding import derive_seed, rng
 

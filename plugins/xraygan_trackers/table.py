@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from xraygan import Tracker
-from xraygan.rundir.directory import write_table
 from xraygan.rundir.file_readers import needed
-from xraygan.utils.csv_cells import numbers, parse_csv
+from xraygan.utils.csv_cells import numbers, parse_csv, write_table
 
 
 class CSV(Tracker):

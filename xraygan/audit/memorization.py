@@ -210,8 +210,8 @@ def measured(
 ) -> Object:
     """An AUC of two samples, or of one sample of pairs, and its 95 % interval.
 
-    The interval is :func:`xraygan.statistics.intervals.auc_interval`, so that it holds its level for few
-    images and for an AUC of 1.
+    The interval is :func:`xraygan.statistics.intervals.auc_interval`, so that it holds its level
+    for few images and for an AUC of 1.
 
     Args:
         together: see :func:`drawn_anew`.

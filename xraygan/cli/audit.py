@@ -43,7 +43,7 @@ def audit(
     is 0 whatever the verdict.
     """
     from xraygan.audit.audit import audit as measure
-    from xraygan.training.engine import restore
+    from xraygan.session.session import restore
     from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)

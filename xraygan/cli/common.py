@@ -16,7 +16,7 @@ from xraygan.utils.limits import SEEDS
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
     """Shipped recipes, and the files that a shell would complete."""
-    from xraygan.recipe.loading import shipped
+    from xraygan.recipe.files import shipped
 
     names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
     return [*names, CompletionItem(typed, type="file")]
@@ -114,8 +114,9 @@ def print_metrics(path: Path) -> None:
     """
     from rich.table import Table
 
+    from xraygan.data.split_names import SPLIT_NAMES
     from xraygan.rundir.directory import RunDirectory
-    from xraygan.rundir.file_schemas import SPLIT_NAMES, cautions
+    from xraygan.rundir.file_schemas import cautions
 
     place = RunDirectory(path.parent)
     place.evaluation = path  # of another split, maybe

@@ -51,8 +51,8 @@ def generate(
     With --set keys can be changed that networks do not depend on, for example run.device=cpu.
     """
     from xraygan.errors import UserError
-    from xraygan.evaluation.class_sampling import write_images
-    from xraygan.training.engine import restore
+    from xraygan.session.sampling import write_images
+    from xraygan.session.session import restore
     from xraygan.utils.progress import Display
 
     metadata: dict[str, object] = {}

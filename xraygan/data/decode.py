@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xraygan.errors import UserError
+from xraygan.errors import UserError, describe_error
 from xraygan.parts.interfaces import Dataset
-from xraygan.parts.plugin_errors import describe_error
 
 from .greys import Grey, reading
 
@@ -81,7 +80,8 @@ class Decoded:
 
     Attributes:
         bad: what cannot be read: path -> reason.
-        doubts: what can be read and may be ruined: path -> keys of :data:`xraygan.data.greys.DOUBTS`.
+        doubts: what can be read and may be ruined: path -> keys of
+            :data:`xraygan.data.greys.DOUBTS`.
         sha256: a digest of all pixels.
     """
 

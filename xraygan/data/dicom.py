@@ -62,8 +62,8 @@ def decode_dicom(data: bytes, most: int, grey: Grey = "full") -> Picture:
     Args:
         data: the file.
         most: pixels that are decoded at most.
-        grey: as for :func:`xraygan.data.images.read_grey`; another range than ``"full"`` stands in the
-            place of VOI LUT and window, and is of the values after the modality's step.
+        grey: as for :func:`xraygan.data.images.read_grey`; another range than ``"full"`` stands in
+            the place of VOI LUT and window, and is of the values after the modality's step.
 
     Returns:
         ``(rows, columns)`` pixels, with what is doubtful of them.

@@ -59,13 +59,12 @@ def read_grey(path: Path, size: int, grey: Grey | None = None) -> np.ndarray:
 
     Colour is reduced by ITU-R 601 luma, which leaves equal channels as they are; transparency is
     dropped. Greys of more than 8 bits are scaled to 8, the greatest value of the file's bits to 255
-    (65,535 of 16). A picture that says in its EXIF data
-    that it lies on its side is turned upright, as viewers show it. A DICOM file, known by its
-    content or its suffix, is read as :func:`xraygan.data.dicom.decode_dicom` says. The whole picture is
-    squeezed into the square, as the paper does (Sec. 5.4, note 4), with an antialiased bilinear
-    filter; what is at least four times as large is first averaged down by a whole number to twice
-    the size or more. A JPEG is decoded to grey straight away, and only as finely as twice the size
-    needs.
+    (65,535 of 16). A picture that says in its EXIF data that it lies on its side is turned
+    upright, as viewers show it. A DICOM file, known by its content or its suffix, is read as
+    :func:`xraygan.data.dicom.decode_dicom` says. The whole picture is squeezed into the square,
+    as the paper does (Sec. 5.4, note 4), with an antialiased bilinear filter; what is at least
+    four times as large is first averaged down by a whole number to twice the size or more. A JPEG
+    is decoded to grey straight away, and only as finely as twice the size needs.
 
     Args:
         path: a file in one of :data:`FORMATS`, or DICOM.

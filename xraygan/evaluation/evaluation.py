@@ -14,17 +14,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xraygan import __version__
+from xraygan._version import __version__
 from xraygan.data.datamodule import ImageSplit, StoredImages, to_range
-from xraygan.errors import NoFault, UserError
-from xraygan.graph.build import build, build_extractor
+from xraygan.data.split_names import SPLIT_NAMES
+from xraygan.errors import NoFault, UserError, describe_error
+from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts import contracts as answers
+from xraygan.parts.building import build
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Classifier, Extractor, Measurement, Metric
-from xraygan.parts.plugin_errors import BadAnswer, asking, describe_error
+from xraygan.parts.plugin_errors import BadAnswer, asking
 from xraygan.parts.weights import digest
-from xraygan.recipe.loading import Choice, Recipe, plain
-from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.recipe.files import plain
+from xraygan.recipe.loading import Recipe
 from xraygan.statistics.intervals import CONFIDENCE, percentile_interval
 from xraygan.utils.seeding import derive_seed, rng
 
@@ -223,7 +226,8 @@ class Evaluation:
         """A figure of the test split with its 95 % percentile-bootstrap interval over patients.
 
         A share or an AUC has a better one, from the resamples that this returns: see
-        :func:`xraygan.statistics.intervals.share_interval` and :func:`xraygan.statistics.intervals.auc_interval`.
+        :func:`xraygan.statistics.intervals.share_interval` and
+        :func:`xraygan.statistics.intervals.auc_interval`.
 
         Args:
             value: the figure.

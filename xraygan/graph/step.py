@@ -23,9 +23,9 @@ from xraygan.data.metadata import encode
 from xraygan.distributed.ranks import Ranks, gather
 from xraygan.errors import UserError
 from xraygan.parts import contracts as answers
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Extractor, Task, wide
 from xraygan.parts.plugin_errors import asking
-from xraygan.recipe.loading import Choice
 from xraygan.utils.seeding import global_stream
 from xraygan.utils.seeding import rng as rng_of
 
@@ -127,7 +127,8 @@ class Step:
     @contextmanager
     def asking(self, part: str | Choice | None, what: str = "forward()") -> Iterator[None]:
         """Within it a part (or the part of a table) is asked for something: what it raises is its
-        fault (:func:`xraygan.parts.plugin_errors.asking`), and it must leave the step's tensors alone."""
+        fault (:func:`xraygan.parts.plugin_errors.asking`), and it must leave the step's tensors
+        alone."""
         choice = self._choices.get(part) if isinstance(part, str) else part
         with asking(choice, what), self.watch.over(self, choice):
             yield

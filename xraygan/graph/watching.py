@@ -17,7 +17,7 @@ from torch import Tensor
 from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
 
 if TYPE_CHECKING:
-    from xraygan.recipe.loading import Choice
+    from xraygan.parts.choice import Choice
 
     from .step import Step
 

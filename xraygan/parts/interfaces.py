@@ -117,8 +117,8 @@ class Classifier(nn.Module, ABC):
 
     Attributes:
         metadata: set it on an instance that reads the metadata too; ``forward`` is then given the
-            encoded metadata ``(N, 2 M)`` second (:mod:`xraygan.data.metadata`), or nothing where all of
-            it is unknown.
+            encoded metadata ``(N, 2 M)`` second (:mod:`xraygan.data.metadata`), or nothing where
+            all of it is unknown.
     """
 
     task: Task
@@ -351,8 +351,8 @@ class Measurement:
         limits: the least and the greatest value that the figure can have; None where it has none,
             or they are not known.
         network: what tells the networks in whose features it was measured from all others
-            (:func:`xraygan.parts.weights.digest`); empty if it was measured in none. Figures of other
-            networks are not compared.
+            (:func:`xraygan.parts.weights.digest`); empty if it was measured in none. Figures of
+            other networks are not compared.
     """
 
     value: float | list[Any] | None

@@ -1,7 +1,7 @@
 """What each file of a run directory is read as: one reader a kind of file, for every command.
 
-A reader of pages (:class:`xraygan.rundir.reader.RunFiles`) leaves out what cannot be read and names it;
-a command that needs the file stops with :func:`needed`.
+A reader of pages (:class:`xraygan.rundir.reader.RunFiles`) leaves out what cannot be read and names
+it; a command that needs the file stops with :func:`needed`.
 """
 
 from __future__ import annotations

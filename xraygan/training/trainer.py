@@ -27,7 +27,7 @@ from .callbacks import Keeper, Meter
 from .collapse_monitor import discriminator_accuracy
 
 if TYPE_CHECKING:
-    from .engine import Session
+    from xraygan.session.session import Session
 
 _log = logging.getLogger(__name__)
 

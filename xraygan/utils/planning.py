@@ -1,9 +1,9 @@
 """Building parts to look at them: nothing is fetched from the network, nothing written.
 
 ``xraygan check`` builds every network of a recipe, and constructors fetch published weights. While
-a plan is made they get none: :mod:`xraygan.parts.weights`, PyTorch's hub and torchvision give weights
-that fit every network and change nothing. What a third-party part fetches or writes by other means
-is stopped by :class:`Blocked`.
+a plan is made they get none: :mod:`xraygan.parts.weights`, PyTorch's hub and torchvision give
+weights that fit every network and change nothing. What a third-party part fetches or writes by
+other means is stopped by :class:`Blocked`.
 """
 
 from __future__ import annotations
