@@ -31,8 +31,8 @@ import re, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from step import Case
-from xraygan.precision import keep_freed_memory
-from xraygan.recipe import load
+from xraygan.utils.precision import keep_freed_memory
+from xraygan.recipe.loading import load
 keep_freed_memory()
 case = Case(load("ucgan_full", {overrides!r}), {precision!r})
 def status(key):
