@@ -24,7 +24,7 @@ from xraygan.data.images import read_grey
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from xraygan import Classifier, Task
 from xraygan.recipe.loading import load_tree
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 

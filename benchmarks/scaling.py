@@ -20,7 +20,7 @@ from xraygan.data.batches import Batches
 from xraygan.data.datamodule import ImageSplit, StoredImages
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.precision import choose_device, keep_freed_memory, make_deterministic
 from xraygan.utils.progress import Display
@@ -31,8 +31,8 @@ import re, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from step import Case
-from xraygan.precision import keep_freed_memory
-from xraygan.recipe import load
+from xraygan.utils.precision import keep_freed_memory
+from xraygan.recipe.loading import load
 keep_freed_memory()
 case = Case(load("ucgan_full", {overrides!r}), {precision!r})
 def status(key):

@@ -12,8 +12,9 @@ from xraygan.evaluation.evaluation import evaluate
 from xraygan.recipe.loading import load
 from xraygan.rundir.checkpoint import save
 from xraygan.rundir.conditions import write_conditions
-from xraygan.rundir.directory import RunDirectory, write_json
-from xraygan.training.engine import Session
+from xraygan.rundir.directory import RunDirectory
+from xraygan.session.session import Session
+from xraygan.utils.atomic_files import write_json
 from xraygan.utils.progress import Display
 
 DATA = """

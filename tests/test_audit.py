@@ -24,7 +24,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import xraygan.audit.audit
 from xraygan import UserError
 from xraygan.audit import memorization as copying
 from xraygan.audit.audit import HeldOut, closest, measure_resemblance
@@ -49,8 +48,9 @@ from xraygan.data.datamodule import ImageSplit, StoredImages, prepare
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.recipe.loading import load
+from xraygan.session.session import Session
 from xraygan.statistics.intervals import auc_interval
-from xraygan.training.engine import Session, run
+from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 
 WHOLE = (
@@ -435,7 +435,8 @@ def test_the_same_seed_gives_the_same_files(place: Path, command) -> None:
 def planted(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     """Let the generator make these images."""
     made = torch.from_numpy((images.reshape(-1, 32, 32) * 255).round().clip(0, 255).astype("uint8"))
-    monkeypatch.setattr(xraygan.audit.audit, "sample_images", lambda *_: (Generated(made, made, made), None))
+    generated = Generated(made, made, made)
+    monkeypatch.setattr("xraygan.audit.audit.sample", lambda *_: (generated, None))
 
 
 def test_a_generator_of_copies_is_flagged_and_one_of_fresh_images_is_not(

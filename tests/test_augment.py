@@ -22,8 +22,8 @@ from xraygan_objectives.losses import Hinge
 from xraygan import Step, Task
 from xraygan.graph.build import assemble
 from xraygan.rundir.directory import RunDirectory
+from xraygan.session.session import Session
 from xraygan.testing.stand_ins import Bench
-from xraygan.training.engine import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng

@@ -22,7 +22,8 @@ from xraygan.cli import cli
 from xraygan.graph.build import assemble, rehearse
 from xraygan.parts.registry import installed
 from xraygan.parts.weights import download_weights, load_matching, read_weights
-from xraygan.recipe.loading import load, shipped
+from xraygan.recipe.files import shipped
+from xraygan.recipe.loading import load
 from xraygan.utils.planning import Blocked, planning
 
 PHANTOM = "--set data.plugin=phantom --set data.classes=all --set data.only=[]"

@@ -23,8 +23,9 @@ from xraygan_csv.dataset import Csv
 from xraygan import UserError
 from xraygan.data.datamodule import prepare
 from xraygan.data.index import check_classes, read_index
+from xraygan.parts.choice import Choice
 from xraygan.parts.registry import Part
-from xraygan.recipe.loading import Choice, load
+from xraygan.recipe.loading import load
 from xraygan.utils.paths import path_fault
 
 HEADER = "path,label,patient,split"

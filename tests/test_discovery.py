@@ -17,8 +17,9 @@ from test_plugins import xraygan
 
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import KINDS, installed
+from xraygan.recipe.files import shipped
 from xraygan.recipe.json_schema import recipe_schema
-from xraygan.recipe.loading import load, shipped
+from xraygan.recipe.loading import load
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,17 @@ from xraygan import sweep
 from xraygan.cli import cli
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import KINDS, installed
+from xraygan.recipe import files, schema
 from xraygan.recipe import loading as recipe
-from xraygan.recipe import schema
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "_reference.py")
 assert _spec is not None and _spec.loader is not None
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ROOT / "docs" / "reference"
+WRITTEN = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent != GENERATED]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
@@ -61,9 +63,10 @@ def commands() -> list[tuple[str, list[str]]]:
 )
 def test_a_command_is_one(page: str, words: list[str]) -> None:
     """Its verb, options and recipe exist, and the keys that it sets are the recipe's."""
-    verb = cli.get_command(click.Context(cli), words[0])
+    context = click.Context(cli, **cli.context_settings)
+    verb = cli.get_command(context, words[0])
     assert verb is not None
-    arguments = verb.make_context(words[0], words[1:], resilient_parsing=False).params
+    arguments = verb.make_context(words[0], words[1:], parent=context).params
     sets = [text for text in arguments.get("overrides", ()) if not is_a_file(text)]
     if words[0] in ("run", "check") and arguments["recipe"] != "mine.toml":  # the reader's own
         recipe.load(arguments["recipe"], sets)
@@ -90,7 +93,7 @@ def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
             continue  # tests of plugins and of their scaffold run these
         path = tmp_path / f"{number}.toml"
         if text.startswith("# at the end of mine.toml"):  # which the tutorial copied
-            text = recipe.find_shipped("quickstart").read_text(encoding="utf-8") + text
+            text = files.find_shipped("quickstart").read_text(encoding="utf-8") + text
         path.write_text(text, encoding="utf-8")
         assert tomllib.loads(text), page
         if "[table]" in text:
@@ -118,16 +121,32 @@ def test_the_example_of_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            generated = target.removeprefix("reference/").removesuffix(".md") in reference.pages()
-            if not target.startswith("http") and not generated:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in (*PAGES, *GENERATED.glob("*.md")):
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            if not path.startswith("http"):
+                linked = page.parent / path if path else page
+                assert linked.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the site and GitHub make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+def test_the_committed_reference_is_current() -> None:
+    made = reference.pages()
+    assert {path.stem for path in GENERATED.glob("*.md")} == set(made)
+    for name, text in made.items():
+        current = (GENERATED / f"{name}.md").read_text(encoding="utf-8") == text
+        assert current, f"docs/reference/{name}.md is not current: run `{reference.COMMAND}`"
 
 
 def test_every_verb_recipe_and_sweep_is_on_a_page() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in (*recipe.shipped(), *sweep.shipped()):
+    for name in (*files.shipped(), *sweep.shipped()):
         assert f"`{name}`" in text, name
     assert isinstance(cli, click.Group)
     for verb in verbs():
@@ -152,13 +171,15 @@ def test_the_reference_has_every_command_hook_key_and_option() -> None:
                 )
                 assert part.summary in text
                 assert all(f"| `{name}` |" in text for name in options_of(part.cls))
+    titles = {re.split(r"[.\]]", title.strip("["))[0] for title in reference.TABLES}
+    assert set(schema.Tables.model_fields) < titles
+    models = {model for model, _, _ in reference.TABLES.values()}
     for model in vars(schema).values():
-        if isinstance(model, type) and issubclass(model, BaseModel):
+        if isinstance(model, type) and issubclass(model, BaseModel) and model is not schema.Tables:
+            assert not model.model_fields or model in {*models, schema.Part}, model
             for key, field in model.model_fields.items():
-                tables = (schema.Tables, schema.Schedule)
-                assert f"| `{key}` |" in pages["recipe"] or model in tables, (model, key)
-                said = field.description or model in tables
-                assert said, f"{model.__name__}.{key} says nothing of itself"
+                assert f"| `{key}` |" in pages["recipe"], (model, key)
+                assert field.description, f"{model.__name__}.{key} has no description"
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

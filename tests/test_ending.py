@@ -16,14 +16,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from undisturbed import outcome
 
-import xraygan.report.run_report
 from xraygan import Labeler, Objective, Score
 from xraygan.recipe.loading import Recipe
 from xraygan.report.run_report import report
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import lacking, missing_results, total_steps
 from xraygan.rundir.reader import RunFiles
-from xraygan.training.engine import restore_session, run
+from xraygan.session.session import restore_session
+from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trackers import Trackers
 from xraygan.training.trainer import Loop
@@ -101,7 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_killed_at_each_step_of_its_end_ends_as_if_it_was_not(
     whole: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xraygan.report, "report", lambda run: "drawing it takes a second")
+    monkeypatch.setattr("xraygan.report.run_report.report", lambda run: "drawing it takes a second")
     undisturbed, moment, died = outcome(whole), 0, True
     while died:
         place = tmp_path / f"run-{moment}"

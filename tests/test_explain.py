@@ -20,8 +20,8 @@ from xraygan_explain.latents import slerp
 from xraygan_explain.pictures import Explanation, neighbours
 
 from xraygan import UserError
+from xraygan.session.session import restore_session
 from xraygan.testing.stand_ins import Bench, StandInClassifier
-from xraygan.training.engine import restore_session
 from xraygan.utils.progress import Display
 
 QUIET = Display(quiet=True)

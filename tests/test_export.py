@@ -22,7 +22,7 @@ from saved_run import CLASSIFIER, gan, saved, xraygan
 from torch import Tensor
 
 from xraygan.cli import cli
-from xraygan.training.engine import restore_session
+from xraygan.session.session import restore_session
 from xraygan.utils.progress import Display
 
 NETWORKS = ("generator", "classifier")

@@ -23,7 +23,7 @@ from xraygan.data import metadata
 from xraygan.data.datamodule import prepare
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import Session
+from xraygan.session.session import Session
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 
@@ -138,7 +138,7 @@ def test_metadata_needs_a_table_and_a_reader() -> None:
     with pytest.raises(UserError, match=r"\[classifier\].*\[data\] metadata names none"):
         Session.of(recipe("data.metadata=[]"), silent)
     unconditional = load("ucgan_full", [*SMALL, "classifier.weights=random"])
-    from xraygan.evaluation.class_sampling import sample_images
+    from xraygan.session.sampling import sample_images
 
     session = Session.of(unconditional, silent)
     with pytest.raises(UserError, match="generator is unconditional"):

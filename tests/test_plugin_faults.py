@@ -33,17 +33,18 @@ from xraygan import (
     UserError,
 )
 from xraygan.cli import main
-from xraygan.parts.plugin_errors import describe_error
+from xraygan.errors import describe_error
 from xraygan.parts.registry import Part, installed
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir import checkpoint
+from xraygan.session.session import restore_session
 from xraygan.testing.stand_ins import (
     StandInClassifier,
     StandInDiscriminator,
     StandInExtractor,
     StandInGenerator,
 )
-from xraygan.training.engine import restore_session, run
+from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.utils.progress import Display
 

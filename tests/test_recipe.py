@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from xraygan.cli import cli
 from xraygan.errors import RecipeError, UserError
-from xraygan.recipe.loading import find, load, shipped
+from xraygan.recipe.files import find, shipped
+from xraygan.recipe.loading import load
 
 SIX = {
     "quickstart", "ucgan_full", "ucgan_as_released", "baseline_resnet50", "cgan", "cgan_zhang",

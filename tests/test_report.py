@@ -230,7 +230,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_reporting_does_not_load_torch(run: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from xraygan.report import write_report; "
+        "import sys; from pathlib import Path; from xraygan.report.run_report import write_report; "
         "write_report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, run], timeout=120).returncode == 0

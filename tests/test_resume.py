@@ -29,7 +29,8 @@ from xraygan.rundir.conditions import recorded_task
 from xraygan.rundir.directory import RunDirectory, flat
 from xraygan.rundir.provenance import RESUMABLE, trained_on
 from xraygan.rundir.reader import RunFiles
-from xraygan.training.engine import restore_session, run
+from xraygan.session.session import restore_session
+from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display

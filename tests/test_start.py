@@ -22,8 +22,9 @@ from xraygan.distributed.launch import launch
 from xraygan.graph.graph import TrainingGraph
 from xraygan.recipe.loading import Recipe, load, load_tree
 from xraygan.rundir import checkpoint
+from xraygan.session.session import Session
 from xraygan.sweep import load as load_sweep
-from xraygan.training.engine import Session, run
+from xraygan.training.engine import run
 from xraygan.training.starting import take_over
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display

@@ -21,10 +21,11 @@ from click.testing import CliRunner
 
 from xraygan import UserError
 from xraygan.cli.sweep import sweep as sweep_verb
+from xraygan.recipe import files
 from xraygan.recipe import loading as recipe
 from xraygan.statistics.seed_variance import SeedVariance
 from xraygan.sweep import Sweep, load, run_all, runner, shipped, write_tables
-from xraygan.sweep.runner import Run, plan
+from xraygan.sweep.plan import Run, plan
 from xraygan.utils.progress import Display
 
 SMALL = {
@@ -540,7 +541,7 @@ def test_the_recipes_of_a_sweep_work_in_another_place(
     runs = run_all(sweep, home / "out", QUIET)
     there = home.rename(tmp_path / "elsewhere") / "out" / "recipes"
     monkeypatch.chdir(there)
-    shipped_at = str(Path(recipe.find_shipped("baseline_resnet50")).parent)
+    shipped_at = str(Path(files.find_shipped("baseline_resnet50")).parent)
     for run, resolved in zip(runs, wanted, strict=True):
         text = (there / run.recipe.name).read_text(encoding="utf-8")
         assert str(home) not in text and shipped_at not in text and "extends" not in text

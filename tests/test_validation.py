@@ -27,7 +27,7 @@ from xraygan.rundir.provenance import Resumption, material_changes
 from xraygan.rundir.reader import RunFiles
 from xraygan.sweep import load as load_sweep
 from xraygan.sweep import write_tables
-from xraygan.sweep.runner import plan
+from xraygan.sweep.plan import plan
 from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 

@@ -24,7 +24,8 @@ from xraygan.cli import cli
 from xraygan.recipe.loading import load
 from xraygan.rundir.conditions import read_conditions
 from xraygan.rundir.directory import RunDirectory
-from xraygan.training.engine import restore_session, run
+from xraygan.session.session import restore_session
+from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from xraygan import _moved
+from xraygan._version import __version__
 from xraygan.errors import UserError
 from xraygan.parts.hookspecs import hookimpl
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from xraygan.parts.step import Step
     from xraygan.parts.task import Task
     from xraygan.recipe.loading import Recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Augmenter",

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from xraygan.errors import UserError
-from xraygan.recipe.loading import Recipe, load, start_overrides
+from xraygan.recipe.files import start_overrides
+from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.file_readers import LARGEST
 from xraygan.rundir.reader import RunFiles
@@ -19,7 +20,7 @@ from xraygan.utils.csv_cells import parse_csv
 from xraygan.utils.parsing import read_text
 
 if TYPE_CHECKING:
-    from xraygan.training.engine import Session
+    from xraygan.session.session import Session
 
 Found = TypeVar("Found")
 
@@ -121,7 +122,7 @@ class Run:
 
     @cached_property
     def _session(self) -> Session:
-        from xraygan.training.engine import restore_session
+        from xraygan.session.session import restore_session
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
@@ -168,7 +169,7 @@ class Run:
             UserError: the run has no generator or no such class, or an unconditional generator
                 hardly ever makes it.
         """
-        from xraygan.evaluation.class_sampling import sample_images
+        from xraygan.session.sampling import sample_images
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)

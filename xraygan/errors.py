@@ -59,3 +59,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close := get_close_matches(name, known, n=3, cutoff=0.5):
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + ", ".join(known)
+
+
+#: letters of what a plugin says that a message repeats
+MOST = 500
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception as one line: its type and message, cut short if that is long."""
+    kind = type(error).__name__
+    try:
+        text = " ".join(str(error)[: 4 * MOST].split())
+    except Exception:  # it is the exception's own code that makes the text
+        text = "(its message cannot be read)"
+    return f"{kind}: {cut(text)}" if text else kind
+
+
+def cut(text: str, most: int = MOST) -> str:
+    """A text, cut short if it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -30,19 +30,18 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.data.images import file_identity as file_identity
     from xraygan.data.images import read_grey as read_grey
     from xraygan.data.index import NO_FINDING as NO_FINDING
+    from xraygan.data.split_names import SPLIT_NAMES as SPLIT_NAMES
     from xraygan.data.tables import normalized_name as normalized_name
     from xraygan.data.tables import raise_at_row as raise_at_row
     from xraygan.data.tables import read_ages as read_ages
     from xraygan.data.tables import read_lines as read_lines
     from xraygan.data.tables import read_table as read_table
+    from xraygan.errors import describe_error as describe_error
     from xraygan.errors import did_you_mean as did_you_mean
-    from xraygan.evaluation.class_sampling import sample_images as sample_images
     from xraygan.evaluation.generation import Generated as Generated
     from xraygan.evaluation.generation import to_uint8 as to_uint8
-    from xraygan.graph.build import rebuild_options as rebuild_options
     from xraygan.graph.penalties import image_gradients as image_gradients
     from xraygan.graph.penalties import zero_centred_penalty as zero_centred_penalty
-    from xraygan.parts.plugin_errors import describe_error as describe_error
     from xraygan.parts.registry import installed as installed
     from xraygan.parts.weights import GREY_MEAN as GREY_MEAN
     from xraygan.parts.weights import GREY_STD as GREY_STD
@@ -51,6 +50,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.parts.weights import load_matching as load_matching
     from xraygan.parts.weights import read_weights as read_weights
     from xraygan.parts.weights import weights_digest as weights_digest
+    from xraygan.recipe.files import rebuild_options as rebuild_options
     from xraygan.report.plots import FIGURE_STYLE as FIGURE_STYLE
     from xraygan.report.plots import axes_in_inches as axes_in_inches
     from xraygan.report.plots import draw_mosaic as draw_mosaic
@@ -58,19 +58,20 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.rundir.completion import missing_results as missing_results
     from xraygan.rundir.completion import training_left as training_left
     from xraygan.rundir.directory import RunDirectory as RunDirectory
-    from xraygan.rundir.directory import write_table as write_table
     from xraygan.rundir.file_readers import read_number_table as read_number_table
-    from xraygan.rundir.file_schemas import SPLIT_NAMES as SPLIT_NAMES
     from xraygan.rundir.file_schemas import cautions as cautions
     from xraygan.rundir.provenance import read_environment as read_environment
+    from xraygan.session.sampling import sample_images as sample_images
+    from xraygan.session.session import Session as Session
+    from xraygan.session.session import restore_session as restore_session
     from xraygan.statistics.intervals import auc_interval as auc_interval
     from xraygan.statistics.intervals import bootstrap_variance as bootstrap_variance
     from xraygan.statistics.intervals import mean_interval as mean_interval
     from xraygan.statistics.intervals import percentile_interval as percentile_interval
     from xraygan.statistics.intervals import share_interval as share_interval
-    from xraygan.training.engine import Session as Session
-    from xraygan.training.engine import restore_session as restore_session
     from xraygan.utils.atomic_files import write_together as write_together
+    from xraygan.utils.csv_cells import unguarded as unguarded
+    from xraygan.utils.csv_cells import write_table as write_table
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
     from xraygan.utils.output_folder import write_folder as write_folder
     from xraygan.utils.parsing import describe_read_error as describe_read_error
@@ -93,24 +94,25 @@ _HOMES = {
     "SEED_TYPE": "xraygan.cli.options",
     # A trained run for a command: its files, its networks and data, images from its generator.
     "RunDirectory": "xraygan.rundir.directory",
-    "Session": "xraygan.training.engine",
-    "restore_session": "xraygan.training.engine",
+    "Session": "xraygan.session.session",
+    "restore_session": "xraygan.session.session",
     "open_dataset": "xraygan.data.datamodule",
-    "sample_images": "xraygan.evaluation.class_sampling",
+    "sample_images": "xraygan.session.sampling",
     "Generated": "xraygan.evaluation.generation",
-    "rebuild_options": "xraygan.graph.build",
+    "rebuild_options": "xraygan.recipe.files",
     "Display": "xraygan.utils.progress",
     # What a run directory says: which results are missing, how they were measured, the environment.
     "missing_results": "xraygan.rundir.completion",
     "training_left": "xraygan.rundir.completion",
-    "SPLIT_NAMES": "xraygan.rundir.file_schemas",
+    "SPLIT_NAMES": "xraygan.data.split_names",
     "cautions": "xraygan.rundir.file_schemas",
     "read_environment": "xraygan.rundir.provenance",
     # Files that are written whole or not at all, and tables that no spreadsheet takes for formulas.
     "write_together": "xraygan.utils.atomic_files",
     "require_empty_folder": "xraygan.utils.output_folder",
     "write_folder": "xraygan.utils.output_folder",
-    "write_table": "xraygan.rundir.directory",
+    "write_table": "xraygan.utils.csv_cells",
+    "unguarded": "xraygan.utils.csv_cells",
     "read_number_table": "xraygan.rundir.file_readers",
     # Data sets: the folder, tables and lists, grey images, and messages that name the faulty row.
     "require_data_folder": "xraygan.utils.paths",
@@ -159,8 +161,8 @@ _HOMES = {
     "figure_bytes": "xraygan.report.plots",
     # Messages and the registry: hints at similar names, exceptions in one line, installed parts.
     "did_you_mean": "xraygan.errors",
+    "describe_error": "xraygan.errors",
     "describe_read_error": "xraygan.utils.parsing",
-    "describe_error": "xraygan.parts.plugin_errors",
     "installed": "xraygan.parts.registry",
 }
 

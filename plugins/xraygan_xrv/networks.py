@@ -1,7 +1,7 @@
 """TorchXRayVision's DenseNet-121, as a classifier and as an extractor.
 
 The library publishes its weights as pickles of whole networks, which run code when they are read.
-They are never read here: a user converts them once to safetensors (docs/howto.md).
+They are never read here: a user converts them once to safetensors (docs/howto/pretrained.md).
 """
 
 from __future__ import annotations
@@ -62,9 +62,8 @@ def converted(name: str) -> Path:
     if not path.is_file():
         raise UserError(
             f'weights = "{name}": there is no {path}. torchxrayvision publishes a pickle, which '
-            'could run any code and is not read here; "Start from what has seen radiographs" in '
-            "the documentation (How to) shows how to convert it once. Or set weights to the path "
-            'of a file of its tensors, or to "random"'
+            "could run any code and is not read here; docs/howto/pretrained.md shows how to "
+            'convert it once. Or set weights to the path of a file of its tensors, or to "random"'
         )
     return path
 
@@ -140,8 +139,8 @@ class XRVClassifier(Classifier):
 
     Args:
         weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
-            without code), or the library's name of published weights, which have to be converted
-            once: see "How to" in the documentation.
+            without code), or the library's name of published weights, which you convert once: see
+            docs/howto/pretrained.md.
         size: pixels a side that the network sees; the published weights were learned at 224.
     """
 
@@ -170,8 +169,8 @@ class XRVExtractor(Extractor):
 
     Args:
         weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
-            without code), or the library's name of published weights, which have to be converted
-            once: see "How to" in the documentation.
+            without code), or the library's name of published weights, which you convert once: see
+            docs/howto/pretrained.md.
         size: pixels a side that the network sees; the published weights were learned at 224.
     """
 

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xraygan import __version__
+from xraygan._version import __version__
+from xraygan.audit.verdict import Compared
 from xraygan.data.datamodule import ImageSplit, to_range
 from xraygan.errors import UserError
-from xraygan.evaluation.class_sampling import sample_images
 from xraygan.evaluation.evaluation import CONFIDENCE, RunEvaluation
 from xraygan.parts.evaluation import Evaluation, Images, SplitImages
-from xraygan.rundir.directory import RunDirectory, as_json
+from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.image_record import note_use
 from xraygan.rundir.provenance import trained_on
-from xraygan.training.engine import Session
-from xraygan.utils.atomic_files import write_together
+from xraygan.session.sampling import sample_images
+from xraygan.session.session import Session
+from xraygan.utils.atomic_files import as_json, write_together
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed
 
@@ -95,16 +96,6 @@ class HeldOut:
         pairs = [(row, left[theirs[row]].pop()) for row in rows if left.get(theirs[row])]
         unseen, seen = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return cls(np.array(rows), unseen, seen)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The nearest training images of generated and of held-out images, in one space."""
-
-    generated: Neighbours
-    held_out: Neighbours
-    figures: Object
-    flagged: np.ndarray
 
 
 def audit(

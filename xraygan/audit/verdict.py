@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from .memorization import LEVEL, TAIL
-
-if TYPE_CHECKING:
-    from .audit import Compared
+from .nearest_neighbors import Neighbours
 
 Object = dict[str, Any]
 
 #: share of generated images that do not resemble the data from which on that is noted
 NOTED = 0.1
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The nearest training images of generated and of held-out images, in one space."""
+
+    generated: Neighbours
+    held_out: Neighbours
+    figures: Object
+    flagged: np.ndarray
 
 
 def flagged_summary(name: str, found: Compared) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from xraygan import __version__
+from xraygan._version import __version__
 from xraygan.cli.audit import audit
 from xraygan.cli.check import check
 from xraygan.cli.data import data
@@ -34,8 +34,7 @@ from xraygan.cli.report import report
 from xraygan.cli.run import run
 from xraygan.cli.schema import schema
 from xraygan.cli.sweep import sweep
-from xraygan.errors import NoFault, UserError, clipped
-from xraygan.parts.plugin_errors import describe_error
+from xraygan.errors import NoFault, UserError, clipped, describe_error
 from xraygan.utils.streams import lasting_streams
 
 #: a file or folder that does not take or give what is asked for: no defect of ours

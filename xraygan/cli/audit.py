@@ -50,7 +50,7 @@ def audit(
     is 0 whatever the verdict.
     """
     from xraygan.audit.audit import audit as measure
-    from xraygan.training.engine import restore_session
+    from xraygan.session.session import restore_session
     from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)

@@ -23,11 +23,12 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     --set evaluation.split=val the validation images are measured, and the files are
     evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
     """
-    from xraygan.training.engine import restore_session
+    from xraygan.rundir.disk_errors import disk_errors
+    from xraygan.session.session import restore_session
     from xraygan.training.final_evaluation import finish
     from xraygan.utils.progress import Display
 
     session, place, step = restore_session(directory, overrides, Display(quiet=quiet), which)
-    with place.locked(), place.said_of_the_disk():
+    with place.locked(), disk_errors(place):
         evaluation = finish(session, place, step)
     print_metrics(evaluation)

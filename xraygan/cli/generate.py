@@ -59,8 +59,8 @@ def generate(
     With --set keys can be changed that networks do not depend on, for example run.device=cpu.
     """
     from xraygan.errors import UserError
-    from xraygan.evaluation.class_sampling import write_images
-    from xraygan.training.engine import restore_session
+    from xraygan.session.sampling import write_images
+    from xraygan.session.session import restore_session
     from xraygan.utils.progress import Display
 
     metadata: dict[str, object] = {}

@@ -14,7 +14,7 @@ from xraygan.utils.limits import SEEDS
 
 def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
     """Shipped recipes, and the files that a shell would complete."""
-    from xraygan.recipe.loading import shipped
+    from xraygan.recipe.files import shipped
 
     names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
     return [*names, CompletionItem(typed, type="file")]

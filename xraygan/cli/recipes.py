@@ -16,7 +16,7 @@ from .options import SafePath, utf8
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes that come with the toolkit; copy one to edit it."""
-    from xraygan.recipe.loading import about, shipped
+    from xraygan.recipe.files import about, shipped
 
     if context.invoked_subcommand is None:
         known = shipped()
@@ -33,7 +33,7 @@ def copy(name: str, file: Path | None) -> None:
 
     What it extends is found by name, wherever the copy lies.
     """
-    from xraygan.recipe.loading import find_shipped
+    from xraygan.recipe.files import find_shipped
 
     source = find_shipped(name)
     target = file or Path(source.name)

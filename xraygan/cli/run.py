@@ -67,7 +67,8 @@ def run(
 ) -> None:
     """Train RECIPE, a file or the name of a shipped recipe."""
     from xraygan.distributed.launch import LOST, is_rank, launch
-    from xraygan.recipe.loading import load, sets_length, start_overrides
+    from xraygan.recipe.files import sets_length, start_overrides
+    from xraygan.recipe.loading import load
 
     overrides += start_overrides(from_run, from_checkpoint)
     overrides += (f"run.steps={steps}",) if steps else ()

@@ -16,18 +16,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
-from xraygan.graph.build import build
+from xraygan.parts.building import build
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
-from xraygan.rundir.file_schemas import SPLIT_NAMES
 
 from .decode import Progress
 from .image_cache import Store, open_store, some_of, unreadable
 from .index import check_classes, read_index, read_notes
 from .metadata import encode, numbers
-from .splits import SPLITS, check_validation, choose, limit, task_of
+from .splits import check_validation, choose, limit, task_of
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xraygan.errors import UserError
+from xraygan.errors import UserError, describe_error
 from xraygan.parts.interfaces import Dataset
-from xraygan.parts.plugin_errors import describe_error
 
 from .greys import Grey, reading
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from xraygan.errors import UserError, shown
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.plugin_errors import BadAnswer, asking, plugin_fault
-from xraygan.recipe.loading import Recipe, plain
-from xraygan.rundir.directory import write_json
+from xraygan.recipe.files import plain
+from xraygan.recipe.loading import Recipe
+from xraygan.utils.atomic_files import write_json
 from xraygan.utils.paths import Folder
 
 from .cache_folder import (

@@ -9,16 +9,14 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
+from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError, did_you_mean
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
-from xraygan.rundir.file_schemas import SPLIT_NAMES
 from xraygan.utils.seeding import derive_seed
 
 from .index import GIVEN_SPLITS, NO_FINDING
-
-SPLITS = ("train", "val", "test", "unlabelled")
 
 
 def task_of(recipe: Recipe, dataset: Dataset) -> Task:

@@ -1,1 +1,4 @@
-"""distributed."""
+"""Several processes that train one run.
+
+May import parts and what is below them.
+"""

@@ -15,18 +15,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from xraygan import __version__
+from xraygan._version import __version__
 from xraygan.data.datamodule import ImageSplit, to_range
-from xraygan.errors import NoFault, UserError
-from xraygan.graph.build import build, build_extractor
+from xraygan.data.split_names import SPLIT_NAMES
+from xraygan.errors import NoFault, UserError, describe_error
+from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts import contracts as answers
+from xraygan.parts.building import build
+from xraygan.parts.choice import Choice
 from xraygan.parts.evaluation import Evaluation, Images, Measurement
 from xraygan.parts.interfaces import Classifier, Extractor, Metric
-from xraygan.parts.plugin_errors import BadAnswer, asking, describe_error
+from xraygan.parts.plugin_errors import BadAnswer, asking
 from xraygan.parts.weights import weights_digest
-from xraygan.recipe.loading import Choice, Recipe, plain
-from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.recipe.files import plain
+from xraygan.recipe.loading import Recipe
 from xraygan.statistics.intervals import CONFIDENCE, percentile_interval
 from xraygan.utils.seeding import derive_seed, rng
 

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 from xraygan.distributed.ranks import Ranks, synchronise
 from xraygan.errors import RecipeError, UserError
 from xraygan.parts import contracts as answers
+from xraygan.parts.building import build, from_random
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score
-from xraygan.parts.options import allows_literal, options_of, takes_positional
-from xraygan.parts.plugin_errors import PluginFault, asking
 from xraygan.parts.task import Task
 from xraygan.recipe import schema
-from xraygan.recipe.loading import Choice, Recipe, plain
+from xraygan.recipe.loading import Recipe
 from xraygan.utils.limits import MOST_PARAMETERS, step_of
 from xraygan.utils.planning import Blocked
-from xraygan.utils.seeding import derive_seed
 
 from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
 from .step import TrainingStep
@@ -177,48 +175,10 @@ def _integers(choice: Choice) -> list[str]:
     return [f"{k} = {v}" for k, v in choice.options.items() if type(v) is int]
 
 
-def from_random(choice: Choice) -> Choice:
-    """The same choice without the file or download that its network would start from."""
-    option = options_of(choice.part.cls).get("weights")
-    if option is None or not allows_literal(option.type, "random"):
-        return choice
-    return replace(choice, options={**choice.options, "weights": "random"})
-
-
-def rebuild_options(choice: Choice) -> dict[str, Any]:
-    """The options that build a network whose weights come from elsewhere, as TOML and JSON can
-    write them: those of the recipe, without the file or download that it would start from."""
-    return {name: plain(value) for name, value in from_random(choice).options.items()}
-
-
 def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
     """One of a recipe's extractors, frozen."""
     choice = recipe.choices[f"extractors.{name}"]
     return build(choice, task, seed=recipe.tables.run.seed).requires_grad_(False).eval()
-
-
-def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
-    """An instance of a chosen part.
-
-    ``positional`` is what the core gives to its kind, if its constructor takes any.
-
-    Raises:
-        UserError: its constructor refused; the message names the recipe's table.
-    """
-    torch.manual_seed(derive_seed(seed, "init", choice.table))
-    given = positional if takes_positional(choice.part.cls) else ()
-    try:
-        with asking(choice, "its constructor"):
-            return choice.part.cls(*given, **choice.options)
-    except PluginFault:
-        raise
-    except UserError as error:
-        raise UserError(f"[{choice.table}]: {error}") from error
-    except Blocked as error:
-        raise Blocked(
-            f"[{choice.table}]: the plugin {choice.part.name!r} of {choice.part.origin} cannot be "
-            f"built here: {error}"
-        ) from error
 
 
 def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, Any]) -> list[Term]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from xraygan.distributed.ranks import Gradients, Ranks
-from xraygan.errors import NoFault, UserError
+from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts as answers
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Extractor
-from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, describe_error, is_own
+from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, is_own
 from xraygan.parts.task import Task
-from xraygan.recipe.loading import Choice
 
 from .step import TrainingStep
 from .watching import Kept

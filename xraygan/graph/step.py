@@ -18,11 +18,11 @@ from xraygan.data.metadata import encode
 from xraygan.distributed.ranks import Ranks, gather
 from xraygan.errors import UserError
 from xraygan.parts import contracts as answers
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.plugin_errors import asking
 from xraygan.parts.step import Batch, Step, T
 from xraygan.parts.task import Task
-from xraygan.recipe.loading import Choice
 from xraygan.utils.seeding import global_stream
 from xraygan.utils.seeding import rng as rng_of
 from xraygan.utils.tensors import as_float32

@@ -17,9 +17,8 @@ from torch import Tensor
 from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
 
 if TYPE_CHECKING:
-    from xraygan.recipe.loading import Choice
-
-    from .step import TrainingStep
+    from xraygan.parts.choice import Choice
+    from xraygan.parts.step import Step
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Watch:
         return tensor
 
     @contextmanager
-    def over(self, step: TrainingStep, choice: Choice | None) -> Iterator[None]:
+    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
         """Watch a part that is asked within a step; its first time, the networks too.
 
         Raises:
@@ -81,7 +80,7 @@ class Watch:
 _BACKWARD = "called backward(); the toolkit takes all gradients itself, so return the value alone"
 
 
-def _check_networks(step: TrainingStep, networks: list[Any], before: list[Any]) -> None:
+def _check_networks(step: Step, networks: list[Any], before: list[Any]) -> None:
     names = {id(network): name for name, network in step.networks.items()}
     for network, was in zip(networks, before, strict=True):
         if _state(network) != was:
@@ -116,12 +115,13 @@ class Kept:
         self._choices = [choice for choice in choices if not is_own(choice)]
         self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
 
-    def note(self, step: TrainingStep) -> None:
-        """Look at a step that was just taken; the last of :data:`LOOKED_AT` says what was found."""
+    def note(self, step: Step, watch: Watch) -> None:
+        """Look at a step that was just taken, and at what was watched in it; the last of
+        :data:`LOOKED_AT` says what was found."""
         if not self._choices or len(self._steps) == LOOKED_AT:
             return
         graph = [v for v in vars(step).values() if isinstance(v, Tensor) and v.requires_grad]
-        self._steps.append({"": [ref(step), *map(ref, graph)], **step.watch.values})
+        self._steps.append({"": [ref(step), *map(ref, graph)], **watch.values})
         if len(self._steps) == LOOKED_AT and self._alive(""):
             gc.collect()  # of what waits to be collected nobody is to blame
             if self._alive(""):

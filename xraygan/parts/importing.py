@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .plugin_errors import describe_error
+from xraygan.errors import describe_error
 
 #: after how long it is said which plugin is being imported
 SECONDS = 5.0

@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from xraygan.errors import NoFault, UserError
+from xraygan.errors import NoFault, UserError, describe_error
 
 if TYPE_CHECKING:
-    from xraygan.recipe.loading import Choice
-
-#: letters of what a plugin says that a message repeats
-MOST = 500
+    from xraygan.parts.choice import Choice
 
 
 class BadAnswer(Exception):
@@ -35,21 +32,6 @@ class PluginFault(UserError):
     """
 
     spoilt: bool = False
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception as one line: its type and message, cut short if that is long."""
-    kind = type(error).__name__
-    try:
-        text = " ".join(str(error)[: 4 * MOST].split())
-    except Exception:  # it is the exception's own code that makes the text
-        text = "(its message cannot be read)"
-    return f"{kind}: {cut(text)}" if text else kind
-
-
-def cut(text: str, most: int = MOST) -> str:
-    """A text, cut short if it is long."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def is_own(choice: Choice | None) -> bool:

@@ -38,52 +38,65 @@ class Run(Table):
     """``[run]``: how long, how large, where, and how often something is kept."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
-        None, description="name of the run directory; the recipe's own name"
+        None, description="name of the run directory; by default the recipe's file name"
     )
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] = Field(
-        0, description="fixes every random number of the run"
+        0, description="seed of all random numbers of the run"
     )
-    steps: Some | None = Field(None, description="batches to train on")
-    epochs: Some | None = Field(None, description="passes over the training images, not steps")
-    batch_size: Annotated[int, Field(ge=2, le=MOST)] = Field(12, description="N, images in a step")
+    steps: Some | None = Field(
+        None, description="number of training steps, one batch each; set steps or epochs"
+    )
+    epochs: Some | None = Field(
+        None, description="number of passes over the training images; set steps or epochs"
+    )
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = Field(
+        12, description="N, images in a training step, over all GPUs together"
+    )
     accumulate: Annotated[int, Field(gt=0, le=MOST)] = Field(
         1,
-        description="equal parts of a batch, one after another, where it does not fit into memory; "
-        "batch norm and scores then see a part",
+        description="gradient accumulation: number of equal parts that a batch is computed in, for "
+        "a batch that does not fit into memory; batch norm and scores then see one part at a time",
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        "auto", description="of the networks; auto is bf16 on a GPU that has it, else fp32"
+        "auto",
+        description="floating-point precision of the networks (mixed precision for bf16); auto is "
+        "bf16 on a GPU that supports it, otherwise fp32",
     )
     compile: Literal["off", "default", "graphs"] = Field(
         "off",
-        description="torch.compile the networks; graphs: as CUDA graphs too, for small batches",
+        description="compile the networks with torch.compile: off, default, or graphs, which also "
+        "uses CUDA graphs and helps with small batches",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$")] = Field(
-        "auto", description="auto, cpu, cuda or cuda:INDEX"
+        "auto", description="device to run on: auto, cpu, cuda or cuda:INDEX"
     )
     threads: Annotated[int, Field(gt=0, le=4096)] | None = Field(
         None,
-        description="processor threads of each process, torch's own choice by default; another "
-        "number adds up in another order, to other bits",
+        description="CPU threads of each process; by default PyTorch chooses. Another number of "
+        "threads sums in another order, so results are not bit-identical",
     )
-    log_every: Some = Field(10, description="steps between logged lines")
-    save_every: Count = Field(1000, description="steps between checkpoints; 0 for the last only")
-    keep: Count = Field(2, description="newest checkpoints kept; 0 for all")
-    sample_every: Count = Field(500, description="steps between sample grids; 0 for the last only")
+    log_every: Some = Field(10, description="training steps between lines of the log")
+    save_every: Count = Field(
+        1000, description="training steps between checkpoints; 0 saves only the last"
+    )
+    keep: Count = Field(2, description="number of newest checkpoints to keep; 0 keeps all")
+    sample_every: Count = Field(
+        500, description="training steps between sample grids; 0 draws only the last"
+    )
     evaluate_every: Count = Field(
         0,
-        description="steps between evaluations while the run trains, on the validation images if "
-        "there are any, else on the test images; 0 for the last only",
+        description="training steps between evaluations during training, on the validation images "
+        "if there are any, otherwise on the test images; 0 evaluates only at the end",
     )
     keep_best: str | None = Field(
         None,
-        description="a metric by which the best checkpoint is kept too, measured on the validation "
-        "images; needs evaluate_every, and a validation list or data.validation",
+        description="metric that selects the best checkpoint, which is kept in addition; measured "
+        "on the validation images; needs evaluate_every, and a validation list or data.validation",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop",
-        description="at a term or gradient that is not finite: stop, or leave the step out (which "
-        "waits for the device in every step)",
+        description="what to do if a loss term or gradient is NaN or infinite: stop, or skip the "
+        "training step (skip synchronises with the device in every step)",
     )
 
     def total(self, steps_per_epoch: int) -> int:
@@ -102,10 +115,14 @@ class Run(Table):
 class Augmentation(Table):
     """``[data.augmentation]``: random resized crops and mirror images of the training images."""
 
-    scale: tuple[float, float] = Field((1.0, 1.0), description="area of the crop over the image's")
-    ratio: tuple[float, float] = Field((1.0, 1.0), description="width over height of the crop")
-    flip: Fraction = Field(0.0, description="probability of a mirror image, left for right")
-    shared: bool = Field(False, description="one crop for the whole batch")
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="range of the crop's area, as a share of the image's"
+    )
+    ratio: tuple[float, float] = Field(
+        (1.0, 1.0), description="range of the crop's aspect ratio, width over height"
+    )
+    flip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    shared: bool = Field(False, description="use one crop for the whole batch")
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
@@ -121,7 +138,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    plugin: str = Field(description="the part that it names; see xraygan list-plugins")
+    plugin: str = Field(description="name of the plugin; xraygan list-plugins lists them")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -133,44 +150,59 @@ class Data(Part):
     """``[data]``: the dataset, which of its images, and how a batch is drawn from them."""
 
     root: FolderName | None = Field(
-        None, description="folder of the data, from the working directory"
+        None, description="folder of the data, relative to the working directory"
     )
     classes: Literal["all"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all", description="the label space, in order"
+        "all", description="the classes, in order; all takes those of the dataset"
     )
-    only: list[str] = Field([], description="classes whose images are kept; empty for all")
+    only: list[str] = Field([], description="use only the images of these classes; empty for all")
     label_policy: Literal["single", "multi"] = Field(
-        "single", description="images with one finding (softmax), or all findings (sigmoids)"
+        "single",
+        description="single trains on images with exactly one finding (softmax); multi trains "
+        "on images with any number of findings (sigmoids)",
     )
     metadata: list[Literal["age", "sex", "view"]] = Field(
-        [], description="what conditional networks are told beside the labels"
+        [], description="metadata that conditional networks get in addition to the labels"
     )
-    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(128, description="S, pixels")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(
+        128, description="S, height and width of the images in pixels"
+    )
     sampling: Literal["natural", "balanced", "inverse"] = Field(
         "natural",
-        description="classes as they come; each as often; or in inverse proportion to their count",
+        description="how batches are sampled: natural (as the data are), balanced (each class "
+        "equally often) or inverse (in inverse proportion to the class count)",
     )
-    value_range: tuple[float, float] = Field((-1.0, 1.0), description="what black and white become")
-    augmentation: Augmentation | None = Field(None, description="random crops and mirror images")
+    value_range: tuple[float, float] = Field(
+        (-1.0, 1.0), description="values of black and white in the tensors of real images"
+    )
+    augmentation: Augmentation | None = Field(
+        None, description="random crops and flips of the training images"
+    )
     limit: Count | dict[str, Count] | None = Field(
-        None, description="training images of each class (one number, or by class), by patient"
+        None,
+        description="number of training images of each class, as one number or as a table by "
+        "class; taken patient by patient, in random order",
     )
     unlabelled: bool = Field(
-        False, description="give the training images beyond the limit to parts without their labels"
+        False,
+        description="give the training images beyond the limit to plugins, without their labels",
     )
     validation: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
-        description="share of the training patients that are set aside as validation images, for "
-        "choices such as keep_best, where the data set has no validation images of its own",
+        description="share of the training patients to hold out as validation images, for choices "
+        "such as keep_best, if the dataset has no validation images of its own",
     )
-    on_bad_image: Literal["stop", "skip"] = Field("stop", description="at an unreadable image")
+    on_bad_image: Literal["stop", "skip"] = Field(
+        "stop", description="what to do if an image cannot be read: stop, or skip it"
+    )
     grey: Literal["full", "image"] | tuple[float, float] = Field(
         "full",
-        description="values that become black and white: the whole range of the file's bits (of "
-        "DICOM its VOI LUT or window), each image's own range without outliers, or [low, high]",
+        description="grey values that become black and white: full (the whole range of the file's "
+        "bits; for DICOM its VOI LUT or window), image (each image's own range without outliers) "
+        "or [low, high]",
     )
     cache: FolderName | None = Field(
-        None, description="folder of image stores; the user's cache folder"
+        None, description="folder of the image stores; by default the user's cache folder"
     )
 
     @field_validator("classes", "only", "metadata", mode="before")
@@ -195,21 +227,27 @@ class Data(Part):
 class Optimizer(Table):
     """``optimizer``: how a network learns."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="Adam, AdamW or SGD")
+    name: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="optimizer: Adam, AdamW or SGD"
+    )
     lr: Annotated[float, Field(gt=0, le=1e30)] = Field(0.0002, description="learning rate")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of Adam")
-    momentum: Fraction = Field(0.0, description="of SGD")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="decay rates of Adam's moments"
+    )
+    momentum: Fraction = Field(0.0, description="momentum of SGD")
     weight_decay: Annotated[float, Field(ge=0, le=1e30)] = Field(
-        0.0, description="added to the gradient (L2), or decoupled for adamw"
+        0.0, description="weight decay: L2, added to the gradient; decoupled for adamw"
     )
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="of the learning rate: as it is, or half a cosine down to the floor"
+        "constant",
+        description="learning-rate schedule: constant, or cosine (half a cosine down to floor)",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the run in which the learning rate rises linearly from 0"
+        0.0,
+        description="warm-up: share of the run in which the learning rate rises linearly from 0",
     )
     floor: Fraction = Field(
-        0.0, description="share of the learning rate that is left at the end of a cosine"
+        0.0, description="final learning rate of the cosine schedule, as a share of lr"
     )
 
     def factor(self, progress: float) -> float:
@@ -225,12 +263,14 @@ class Optimizer(Table):
 class Network(Part):
     """``[generator]``, ``[discriminator]``, ``[classifier]``."""
 
-    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(1.0, description="of its own loss")
-    optimizer: Optimizer = Field(Optimizer(), description="how it learns")
+    weight: Annotated[float, Field(ge=0, le=1e30)] = Field(
+        1.0, description="weight of the network's own loss"
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="optimizer of the network")
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
-        description="decay of an exponential average of its weights, which then stands for it in "
-        "samples and evaluations; 0 for none",
+        description="decay of the exponential moving average (EMA) of the weights; samples and "
+        "evaluations then use the average; 0 for none",
     )
 
 
@@ -246,10 +286,10 @@ class Labeler(Part):
     """``[labeler]``: labels of generated images for the classifier to learn from."""
 
     weight: Annotated[float, Field(ge=0, le=1e30)] = Field(
-        1.0, description="of the generated images' loss"
+        1.0, description="weight of the loss on generated images"
     )
     trains: Annotated[list[str], Field(min_length=1)] = Field(
-        ["classifier"], description="the networks that learn from the labels"
+        ["classifier"], description="networks that learn from the pseudo-labels"
     )
 
 
@@ -257,13 +297,16 @@ class Score(Part):
     """``[scores.NAME]``: a regularization term."""
 
     weight: Factor = Field(
-        1.0, description="of the term; negative to maximize it, 0 to leave it out"
+        1.0, description="weight of the term; a negative weight maximizes it, 0 leaves it out"
     )
     trains: list[str] | None = Field(
         None,
-        description="the networks that learn from it, none to only log it; the score's own choice",
+        description="networks that learn from the term; an empty list only logs it; by default the "
+        "score decides",
     )
-    optimizer: Optimizer = Field(Optimizer(), description="of the networks that it brings, if any")
+    optimizer: Optimizer = Field(
+        Optimizer(), description="optimizer of the networks that the score brings, if any"
+    )
 
 
 class Named(Part):
@@ -274,10 +317,12 @@ class Phase(Table):
     """One phase of ``[schedule]``."""
 
     ratio: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}:[1-9][0-9]{0,5}$")] = Field(
-        "1:1", description="generator updates to discriminator updates"
+        "1:1", description="generator updates per discriminator update, as G:D"
     )
-    until: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the run")
-    waits: list[str] = Field([], description="networks that do not learn in it")
+    until: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="end of the phase, as a share of the run"
+    )
+    waits: list[str] = Field([], description="networks that do not learn in this phase")
 
     def due(self, step: int) -> tuple[bool, bool]:
         """Whether the generator and the discriminator are updated in step 0, 1, 2, ...
@@ -296,7 +341,9 @@ class Phase(Table):
 class Schedule(Table):
     """``[schedule]``: how often the generator and the discriminator are updated."""
 
-    phases: Annotated[list[Phase], Field(min_length=1)] = [Phase()]
+    phases: Annotated[list[Phase], Field(min_length=1)] = Field(
+        [Phase()], description="phases of the run, in order; the last ends at 1.0"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Schedule:
@@ -315,38 +362,42 @@ class Evaluation(Table):
 
     protocol: Literal["official", "paper", "multilabel14"] = Field(
         "official",
-        description="test images: the dataset's test list; those of it with exactly one finding, a "
-        "selected one; or the test list with all 14 findings, as CheXNet's; validation images "
-        "likewise",
+        description="which test images are measured: official (the dataset's test list), paper "
+        "(those of the list with exactly one finding, one of the recipe's classes) or multilabel14 "
+        "(the test list with all 14 findings, as in CheXNet); the same for validation images",
     )
     split: Literal["test", "val"] = Field(
         "test",
-        description="the images that the final figures are of: test, or val for a run that serves "
-        "to choose something",
+        description="images of the final evaluation: test, or val for a run that serves to choose "
+        "something, such as a hyperparameter",
     )
-    generated: Annotated[int, Field(ge=2, le=MOST)] = Field(1000, description="images to generate")
+    generated: Annotated[int, Field(ge=2, le=MOST)] = Field(
+        1000, description="number of images to generate for the metrics"
+    )
     bootstrap: Annotated[int, Field(ge=0, le=MOST)] = Field(
-        1000, description="resamples per interval"
+        1000, description="bootstrap resamples per confidence interval"
     )
     batch_size: Annotated[int, Field(gt=0, le=MOST)] = Field(
-        64, description="images in a forward pass"
+        64, description="batch size of the evaluation, images in a forward pass"
     )
 
 
 class Start(Table):
     """``[start]``: the run whose networks this one starts from, instead of random weights."""
 
-    run: FolderName = Field(description="the other run's directory, from the working directory")
+    run: FolderName = Field(
+        description="directory of the other run, relative to the working directory"
+    )
     checkpoint: str = Field(
-        "latest", description="which of its checkpoints: latest, best or a step"
+        "latest", description="checkpoint of the other run: latest, best or a step"
     )
     networks: list[str] | None = Field(
-        None, description="which of its networks are taken; all that this recipe has too"
+        None, description="networks to take; by default all that this recipe has too"
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None,
-        description="of the checkpoint's manifest.json; the run fills it in, and refuses to start "
-        "from other files",
+        description="SHA-256 of the checkpoint's manifest.json; the run fills it in and refuses to "
+        "start from other files",
     )
 
 

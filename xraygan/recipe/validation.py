@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
+from xraygan.parts.choice import Choice
 from xraygan.parts.options import check_options, plain_reason
 from xraygan.parts.registry import Registry
 from xraygan.utils.naming import HALVES, LOGGED, folder_fault, same_file, word_fault
 
 from . import schema
-from .loading import Choice, Key, Recipe, Tree, run_name
+from .files import Key, Tree, run_name
 
 #: parts that make no sense one without the other
 _ADVERSARIAL = ("generator", "discriminator", "objective")
@@ -54,7 +55,12 @@ class Checker:
     faults: list[str] = field(default_factory=list)
     files: bool = True
 
-    def check(self, tree: Tree) -> Recipe:
+    def check(self, tree: Tree) -> tuple[schema.Tables, dict[str, Choice]]:
+        """The checked tables, and the chosen parts by table name.
+
+        Raises:
+            RecipeError: with every fault that was found.
+        """
         self._check_values((), tree)
         if self.faults:
             raise RecipeError(self.faults)
@@ -77,7 +83,7 @@ class Checker:
             self._check_together(checked, choices)
         if self.faults:
             raise RecipeError(self.faults)
-        return Recipe(self.path, checked, choices)
+        return checked, choices
 
     def fault(self, key: Key, message: str) -> None:
         """Record a fault, naming the file that set the key or the nearest table above it."""

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, written beside, hashed, renamed into place.
 
-A run's randomness is a function of its seed and step (see :mod:`xraygan.utils.seeding`), so
-networks, optimizer states and the step are all that it takes to go on to the same bits.
+A run's randomness is a function of its seed and step (see :mod:`xraygan.utils.seeding`), so the
+networks, the optimizer states and the step are all that a bit-identical continuation needs.
 """
 
 from __future__ import annotations

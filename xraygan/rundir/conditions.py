@@ -16,10 +16,10 @@ from xraygan.data.metadata import numbers as as_numbers
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
-from xraygan.utils.csv_cells import numbers, parse_csv
+from xraygan.utils.csv_cells import numbers, parse_csv, write_table
 
 from . import file_readers as parsing
-from .directory import RunDirectory, write_table
+from .directory import RunDirectory
 from .provenance import read_environment
 
 #: years; some data sets have ages in months among them

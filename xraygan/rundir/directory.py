@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -16,18 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import tomli_w
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image
-from torch import Tensor
 
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
-from xraygan.utils.atomic_files import building_name, write_atomically
-from xraygan.utils.csv_cells import as_csv
+from xraygan.utils.atomic_files import building_name, write_atomically, write_json
 from xraygan.utils.parsing import sha256
 from xraygan.utils.precision import thread_settings
 
@@ -163,26 +157,6 @@ class RunDirectory:
                         path.rmdir()
             lock.release()
 
-    @contextmanager
-    def said_of_the_disk(self) -> Iterator[None]:
-        """Within it, a disk that takes no more is a user's error, whatever was to be written."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG):
-                raise
-            raise UserError(
-                f"{error.filename or self.path}: cannot be written ({error.strerror}). "
-                f"{self.what_is_saved()}; make room, and continue the run with --resume"
-            ) from error
-
-    def what_is_saved(self) -> str:
-        """Which checkpoint there is to go on from, in words."""
-        from .checkpoint import latest  # it imports the graph
-
-        found = latest(self.checkpoints)
-        return f"The checkpoint of step {found.step} is intact" if found else "Nothing was saved"
-
     def is_locked(self) -> bool:
         """Whether a process is writing the run now."""
         if not self.path.exists():
@@ -305,33 +279,6 @@ def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) ->
         "plugins": parts,
         "files": {k: sha256(path) for k, path in recipe.files().items() if path.is_file()},
     }
-
-
-def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
-    """``(N, S, S)`` uint8 images as one picture, ``columns`` a row, 2 pixels apart."""
-    n, side, _ = images.shape
-    rows, gap = -(-n // columns), 2
-    canvas = np.zeros((rows * (side + gap) - gap, columns * (side + gap) - gap), dtype=np.uint8)
-    for i, image in enumerate(images.numpy()):
-        top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
-        canvas[top : top + side, left : left + side] = image
-    return Image.fromarray(canvas)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file whose texts no spreadsheet takes for formulas.
-
-    See :mod:`xraygan.utils.csv_cells`.
-    """
-    write_atomically(path, as_csv(table))
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, as_json(content))
-
-
-def as_json(content: Any) -> str:
-    return json.dumps(content, indent=1) + "\n"
 
 
 def device_name(device: torch.device) -> str:

@@ -10,11 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import clipped, shown
-
-#: the splits as a sentence names their images
-SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
-
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -17,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from xraygan.data.file_digests import content_of
-from xraygan.data.splits import SPLITS
+from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
-from xraygan.utils.atomic_files import write_together
+from xraygan.utils.atomic_files import write_json, write_together
 
-from .directory import RunDirectory, flat, write_json
-from .file_schemas import SPLIT_NAMES
+from .directory import RunDirectory, flat
 from .provenance import read_environment, trained_on
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class ImageRecord:
         labels: ``(N,)`` int32, of the label vector.
         patient: ``(N,)`` int32, the same for images of one patient; it is made of their paths, and
             not of who the patient is.
-        split: ``(N,)`` uint8, the place of its split in :data:`xraygan.data.splits.SPLITS`.
+        split: ``(N,)`` uint8, the place of its split in :data:`xraygan.data.split_names.SPLITS`.
     """
 
     path: np.ndarray

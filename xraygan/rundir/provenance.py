@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load_tree
-from xraygan.utils.atomic_files import write_together
+from xraygan.utils.atomic_files import as_json, write_together
 from xraygan.utils.parsing import parse_toml, sha256
 
 from . import checkpoint
 from . import file_readers as parsing
-from .directory import RunDirectory, as_json, flat
-from .file_schemas import SPLIT_NAMES
+from .directory import RunDirectory, flat
 
 if TYPE_CHECKING:
     from xraygan.data.datamodule import ImageData

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import UserError
 from xraygan.utils.parsing import read_bytes, read_text
 
 from . import file_readers as parsing
 from .file_readers import LARGEST, Object, Predictions, Read
-from .file_schemas import SPLIT_NAMES
 
 GAP = 2  # pixels between the images of a sample grid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
@@ -14,8 +14,7 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import material_changes, trained_on
 from xraygan.training.starting import pinned
 
-if TYPE_CHECKING:
-    from .runner import Run
+from .plan import Run
 
 #: keys shown of each run that differs
 SHOWN = 5

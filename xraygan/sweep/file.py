@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.options import plain_reason
+from xraygan.recipe import files
 from xraygan.recipe import loading as recipes
 from xraygan.recipe.schema import GROUPS, Table
 from xraygan.utils.limits import MOST_RUNS, SEEDS
@@ -136,12 +137,12 @@ class Sweep:
 
     def recipe_text(self, row: Row, seed: int) -> str:
         """One run as a recipe file that extends no other, so that it can be taken elsewhere."""
-        return tomli_w.dumps(recipes.merged(self.tree(row, seed), self.source))
+        return tomli_w.dumps(files.merged(self.tree(row, seed), self.source))
 
 
 def shipped() -> dict[str, Path]:
     """The sweeps that come with the toolkit, by name."""
-    folder = next(iter(recipes.shipped().values())).parent / "sweeps"
+    folder = next(iter(files.shipped().values())).parent / "sweeps"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
@@ -178,7 +179,7 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
             f"{path}: no preset is named {preset!r}; {did_you_mean(preset, words.presets)}"
         )
     chosen = words.presets.get(preset, Preset())
-    given = {".".join(key): value for key, value in map(recipes.parse_override, overrides)}
+    given = {".".join(key): value for key, value in map(files.parse_override, overrides)}
     changed = {**flatten(chosen.set), **given}
     # One more than there may be: a grid of eight axes of a hundred values has no end.
     rows = list(itertools.islice(_rows(path, words, chosen, given), MOST_RUNS + 1))
@@ -250,11 +251,9 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
-        file = recipes.find(reference, beside=path.parent).resolve()
+        file = files.find(reference, beside=path.parent).resolve()
         own = flatten(variant.set)
-        has = recipes.tables_of(file) | {
-            _table(k) for k, value in own.items() if value is not False
-        }
+        has = files.tables_of(file) | {_table(k) for k, value in own.items() if value is not False}
 
         def fitting(tree: Mapping[str, Any], has: set[str] = has) -> dict[str, Any]:
             """What is for all rows, less what is inside tables that this row has not."""

@@ -16,7 +16,7 @@ from xraygan.statistics.paired_bootstrap import Estimate, Resampled, difference,
 from xraygan.statistics.seed_variance import LEVEL, holm
 
 from .file import Row, Sweep
-from .runner import Run
+from .plan import Run
 
 
 @dataclass(frozen=True)

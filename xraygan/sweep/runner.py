@@ -7,70 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from xraygan.rundir import file_readers as parsing
-from xraygan.rundir.completion import lacking
-from xraygan.rundir.directory import RunDirectory
 from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, noting_signals
 
 from .earlier import differing, refuse_others, remove
-from .file import Row, Sweep
+from .file import Sweep
+from .plan import Run, plan, tail
 
 POLL_SECONDS = 0.5
-TAIL = 8192  # bytes of a file's end that are read
-
-
-@dataclass
-class Run:
-    """One row with one seed.
-
-    Attributes:
-        failure: why it failed, empty otherwise.
-        code: its exit code, once it has ended.
-    """
-
-    row: Row
-    seed: int
-    place: RunDirectory
-    recipe: Path
-    log: Path
-    failure: str = ""
-    code: int | None = None
-    process: subprocess.Popen | None = field(default=None, repr=False)
-    slot: int = 0
-
-    @property
-    def done(self) -> bool:
-        return not self.failure and not lacking(self.place.path)
-
-    def progress(self) -> float:
-        """How much of it is done, in [0, 1), as its log says."""
-        try:
-            last = _tail(self.place.metrics).splitlines()[-1]
-            return 0.99 * parsing.lines(last)[0]["progress"]  # the rest is its evaluation
-        except (OSError, ValueError, KeyError, IndexError):
-            return 0.0
-
-
-def plan(sweep: Sweep, out: Path) -> list[Run]:
-    """Every run of a sweep, seed by seed, with its place below ``out``."""
-    runs = []
-    for seed in sweep.seeds:
-        for row in sweep.rows:
-            name = f"{row.slug}-seed-{seed}"
-            place = RunDirectory(out / "runs" / name)
-            runs.append(
-                Run(
-                    row, seed, place, out / "recipes" / f"{name}.toml", out / "logs" / f"{name}.log"
-                )
-            )
-    return runs
 
 
 def begin(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
@@ -173,7 +122,7 @@ def _end(run: Run, display: Display) -> None:
     run.code = run.process.returncode
     if run.code == 0 and run.done:
         return
-    said = _tail(run.log).strip().splitlines()
+    said = tail(run.log).strip().splitlines()
     why = next((line for line in reversed(said) if line.startswith("xraygan: ")), "")
     last = why.removeprefix("xraygan: ") or (said[-1] if said else "it said nothing")
     if run.code == -getattr(signal, "SIGBUS", 0):
@@ -190,9 +139,3 @@ def _stop(running: list[Run]) -> None:
     for run in running:
         if run.process:
             run.process.wait()
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
-        return file.read().decode("utf-8", errors="replace")

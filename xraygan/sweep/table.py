@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraygan.rundir.directory import write_table
-from xraygan.rundir.file_schemas import SPLIT_NAMES
+from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.statistics.paired_bootstrap import ONE_SEED, Estimate
 from xraygan.statistics.seed_variance import LEVEL, MOST_SEEDS, POWER
 from xraygan.utils.atomic_files import write_atomically
+from xraygan.utils.csv_cells import write_table
 
 from .file import Sweep
+from .plan import Run
 from .provenance import incomparable, provenance
 from .results import Cell, Difference, Differences, Results, differences, gather, published
-from .runner import Run
 
 NONE = "n/a"
 PATHS = ("data.root", "data.cache")  # of no concern to a reader of the table

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xraygan.errors import UserError
+from xraygan.errors import UserError, describe_error
 from xraygan.parts import interfaces
 from xraygan.parts.options import REQUIRED, check_options, options_of, takes_positional
-from xraygan.parts.plugin_errors import BadAnswer, PluginFault, describe_error
+from xraygan.parts.plugin_errors import BadAnswer, PluginFault
 from xraygan.parts.registry import docstring, first_line
 
 

@@ -8,8 +8,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from xraygan.errors import UserError
-from xraygan.parts.plugin_errors import describe_error
+from xraygan.errors import UserError, describe_error
 
 from .checks import Blocks, expect
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from xraygan.data.batches import rows_of
 from xraygan.data.metadata import encode
 from xraygan.graph.step import TrainingStep
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
 from xraygan.parts.registry import Part
 from xraygan.parts.task import Task
-from xraygan.recipe.loading import Choice
 from xraygan.utils.precision import choose_precision
 from xraygan.utils.seeding import rng
 

@@ -17,17 +17,19 @@ from torch import Tensor
 from xraygan.errors import did_you_mean
 from xraygan.evaluation.evaluation import evaluate, failure
 from xraygan.evaluation.generation import generate
-from xraygan.graph.build import build
+from xraygan.parts.building import build
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import missing_results
-from xraygan.rundir.directory import RunDirectory, image_grid, write_table
+from xraygan.rundir.directory import RunDirectory
+from xraygan.utils.csv_cells import write_table
+from xraygan.utils.images import image_grid
 from xraygan.utils.seeding import rng
 
 from .collapse_monitor import Watch, diversity
 from .trackers import Trackers
 
 if TYPE_CHECKING:
-    from .engine import Session
+    from xraygan.session.session import Session
 
 GRID = 32  # images in a sample grid
 

@@ -12,14 +12,15 @@ import pandas as pd
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation, evaluate, failure
 from xraygan.rundir import completion as ending
-from xraygan.rundir.directory import RunDirectory, as_json, write_json
+from xraygan.rundir.directory import RunDirectory
+from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import note_use
 from xraygan.rundir.provenance import material_changes, read_environment, trained_on
-from xraygan.utils.atomic_files import write_together
+from xraygan.utils.atomic_files import as_json, write_json, write_together
 from xraygan.utils.csv_cells import as_csv
 
 if TYPE_CHECKING:
-    from .engine import Session
+    from xraygan.session.session import Session
 
 
 def end(session: Session, place: RunDirectory, step: int, *, anew: bool) -> None:
@@ -82,7 +83,7 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
     written[files.evaluation] = as_json(result).encode()
     # What is there is of other figures, from the moment when the first of these is moved.
     stale = (files.evaluation, files.bootstrap, *((place.report,) if own else ()))
-    with place.said_of_the_disk():
+    with disk_errors(place):
         write_together(written, remove=stale)
         note_use(place, step, session.data, session.differs)
     if own:

@@ -14,7 +14,7 @@ from torch import Tensor
 from xraygan.distributed.ranks import Gradients, Ranks
 from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.step import TrainingStep
-from xraygan.rundir.directory import write_json
+from xraygan.utils.atomic_files import write_json
 
 #: steps in a row that [run] on_nonfinite = "skip" may leave out before the run is beyond help
 PATIENCE = 20

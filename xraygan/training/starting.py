@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from xraygan.errors import UserError, did_you_mean
-from xraygan.graph.build import build
 from xraygan.graph.graph import AUGMENTER, MODELS, TrainingGraph
+from xraygan.parts.building import build
+from xraygan.parts.choice import Choice
 from xraygan.parts.task import Task
-from xraygan.recipe.loading import Choice, Recipe
+from xraygan.recipe.loading import Recipe
 from xraygan.recipe.schema import Start
 from xraygan.rundir import checkpoint
 from xraygan.rundir.checkpoint import Checkpoint

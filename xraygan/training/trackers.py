@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from xraygan.errors import describe_error
+from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Tracker
-from xraygan.parts.plugin_errors import describe_error
-from xraygan.recipe.loading import Choice
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from .callbacks import Keeper, Meter
 from .collapse_monitor import discriminator_accuracy
 
 if TYPE_CHECKING:
-    from .engine import Session
+    from xraygan.session.session import Session
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Loop:
         if "discriminator" in current.learning:
             accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
             current.record("discriminator_accuracy", accuracy)
-        self.graph.kept.note(current)
+        self.graph.kept.note(current, current.watch)
         return values, current.records, gradients
 
     def _share(self, step: int, part: int) -> TrainingStep:

@@ -1,1 +1,4 @@
-"""utils."""
+"""Utilities that know nothing of runs, recipes or plugins.
+
+May import errors alone.
+"""

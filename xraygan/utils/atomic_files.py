@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def building_name(path: Path) -> str:
@@ -44,3 +46,11 @@ def write_together(files: Mapping[Path, bytes], remove: Iterable[Path] = ()) -> 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file beside its place and move it there when it is whole."""
     write_together({path: text.encode()})
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"

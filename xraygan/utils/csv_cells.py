@@ -12,9 +12,12 @@ import csv
 import io
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from .atomic_files import write_atomically
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _QUOTED = re.compile(r"'+[=+\-@\t\r]")
@@ -102,3 +105,8 @@ def numbers(table: pd.DataFrame, column: str, low: float, high: float) -> np.nda
                 f"line {table.index[i]}, column {column!r}: expected {span}, found {cell[:40]!r}"
             )
     return found
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file whose texts no spreadsheet takes for formulas; see :func:`guarded`."""
+    write_atomically(path, as_csv(table))

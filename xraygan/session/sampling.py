@@ -13,13 +13,13 @@ from torch import Tensor
 
 from xraygan.data.metadata import parse
 from xraygan.errors import UserError, did_you_mean
-from xraygan.training.engine import Session
+from xraygan.evaluation.generation import Generated, generate
 from xraygan.utils.csv_cells import as_csv
 from xraygan.utils.output_folder import require_empty_folder, write_folder
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng
 
-from .generation import Generated, generate
+from .session import Session
 
 #: draws for one image of a class before an unconditional generator is given up
 PATIENCE = 200

@@ -1,0 +1,6 @@
+"""The names of the splits, in recipes and files and in sentences."""
+
+#: split -> how a sentence names its images; in the order in which the splits are stored
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
+
+SPLITS = tuple(SPLIT_NAMES)
