@@ -247,11 +247,12 @@ def python() -> Iterator[str]:
         testing: "Checks of plugins.",
     }
     for home, what in homes.items():
-        yield f"\n# `{home.__name__}`\n\n{what}"
+        yield f"\n## `{home.__name__}`\n\n{what}"
         for name in home.__all__:
             found = getattr(home, name)
-            if inspect.isclass(found) or inspect.isfunction(found):
-                yield f"\n## {name}\n\n```text\n{_documented(found)}\n```"
+            ours = getattr(found, "__module__", "").startswith("xraygan")
+            if ours and (inspect.isclass(found) or inspect.isfunction(found)):
+                yield f"\n### {name}\n\n```text\n{_documented(found)}\n```"
 
 
 def _documented(found: Any) -> str:
