@@ -26,7 +26,7 @@ from torch import Tensor
 
 from xraygan import UserError
 from xraygan.audit import memorization as copying
-from xraygan.audit.audit import HeldOut, closest, resembling
+from xraygan.audit.audit import HeldOut, closest, measure_resemblance
 from xraygan.audit.memorization import (
     auc,
     chance,
@@ -37,10 +37,15 @@ from xraygan.audit.memorization import (
     swapping,
     tail_rank,
 )
-from xraygan.audit.nearest_neighbors import Neighbours, as_greys, nearest, squared_distances
+from xraygan.audit.nearest_neighbors import (
+    Neighbours,
+    as_greys,
+    nearest_neighbors,
+    squared_distances,
+)
 from xraygan.cli import main
 from xraygan.data.datamodule import ImageSplit, StoredImages, prepare
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.recipe.loading import load
 from xraygan.session.session import Session
@@ -94,7 +99,7 @@ def test_the_nearest_are_those_of_a_loop(chunk: int, grouped: bool) -> None:
         return reference[which]
 
     apart = (ours, theirs) if grouped else None
-    found = nearest(queries, part, len(reference), 5, apart=apart, chunk=chunk)
+    found = nearest_neighbors(queries, part, len(reference), 5, apart=apart, chunk=chunk)
     assert (max(asked), sum(asked)) == (min(chunk, 13), 13)
     for q, query in enumerate(queries.tolist()):
         loop = sorted(
@@ -109,14 +114,13 @@ def test_the_nearest_are_those_of_a_loop(chunk: int, grouped: bool) -> None:
 def test_nothing_but_its_own_group_is_infinitely_far() -> None:
     one = torch.zeros(2, dtype=torch.int64)
     x = points(np.random.default_rng(0), 2)
-    assert np.isinf(nearest(x, x.__getitem__, 2, apart=(one, one)).distances).all()
+    assert np.isinf(nearest_neighbors(x, x.__getitem__, 2, apart=(one, one)).distances).all()
 
 
 def test_generated_images_have_the_greys_that_the_discriminator_sees() -> None:
     """A generator's -1 is black only where a real image's black is -1."""
     for low in (-1.0, 0.0):
-        data = SimpleNamespace(value_range=(low, 1.0))
-        evaluation: Any = SimpleNamespace(recipe=SimpleNamespace(tables=SimpleNamespace(data=data)))
+        evaluation: Any = SimpleNamespace(value_range=(low, 1.0))
         greys = torch.tensor([0.0, 0.2, 1.0])
         made = (greys * (1 - low) + low + 1) * 127.5  # as they are saved
         for images, real in ((greys * 255, True), (made, False)):
@@ -241,7 +245,9 @@ def test_none_flagged_is_not_certain() -> None:
 
 
 def look(train: Tensor, *queries: Tensor) -> list[Neighbours]:
-    return [nearest(x, train.__getitem__, len(train), min(50, len(train))) for x in queries]
+    return [
+        nearest_neighbors(x, train.__getitem__, len(train), min(50, len(train))) for x in queries
+    ]
 
 
 def test_planted_copies_are_flagged_and_fresh_images_are_not() -> None:
@@ -465,7 +471,7 @@ def test_membership_is_judged_where_the_splits_are_alike(
     assert said.startswith("LEAKS MEMBERSHIP: ")
     evaluation = Session.evaluation
 
-    def darker(session: Session, split: str | None = None) -> Evaluation:
+    def darker(session: Session, split: str | None = None) -> RunEvaluation:
         found = evaluation(session, split)
         dark = StoredImages(found.test.images[:] // 2, torch.arange(len(found.test)))
         found.test = replace(found.test, images=dark)
@@ -655,7 +661,11 @@ def test_radiographs_resemble_radiographs_and_textures_do_not(
     loaded = load("audit_memorising", sets)
     splits = prepare(loaded).splits
     evaluation: Any = SimpleNamespace(
-        recipe=loaded, train=splits["train"], test=splits["test"], device=torch.device("cpu")
+        value_range=loaded.tables.data.value_range,
+        batch_size=loaded.tables.evaluation.batch_size,
+        train=splits["train"],
+        test=splits["test"],
+        device=torch.device("cpu"),
     )
     held = HeldOut.draw(splits["train"], splits["test"], np.random.default_rng(0))
     half = len(held.rows) // 2
@@ -665,10 +675,10 @@ def test_radiographs_resemble_radiographs_and_textures_do_not(
     blurred = torch.nn.functional.interpolate(small, size=32, mode="bilinear")[:, 0].byte()
     quiet = Display(quiet=True)
     for like in (images, blurred, images // 2):
-        assert resembling(evaluation, like, held, quiet)["share"] < 0.1
+        assert measure_resemblance(evaluation, like, held, quiet)["share"] < 0.1
     for kind, texture in textures(64).items():
         made = torch.from_numpy((texture.reshape(-1, 32, 32) * 255).round().astype("uint8"))
-        assert resembling(evaluation, made, held, quiet)["share"] > 0.9, kind
+        assert measure_resemblance(evaluation, made, held, quiet)["share"] > 0.9, kind
 
 
 @pytest.mark.slow

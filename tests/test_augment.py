@@ -19,9 +19,8 @@ from xraygan_augment.diffaugment import DiffAugment, _whole, cut, moved, recolou
 from xraygan_augment.geometry import chained, resampled, scaled, shifted, turned
 from xraygan_objectives.losses import Hinge
 
-from xraygan import Task
+from xraygan import Step, Task
 from xraygan.graph.build import assemble
-from xraygan.graph.step import Step
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.testing.stand_ins import Bench

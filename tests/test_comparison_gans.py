@@ -17,7 +17,7 @@ from xraygan_pseudolabel.labelers import FillUp, missing
 from xraygan import Task, UserError
 from xraygan.graph.build import assemble
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.recipe.loading import load
 from xraygan.utils.seeding import rng
 
@@ -30,7 +30,7 @@ def graph_of(recipe: str, *overrides: str, counts: tuple[int, ...] | None = None
     return assemble(chosen, Task(32, CLASSES, exclusive=True, counts=counts))
 
 
-def step_of(graph: TrainingGraph, n: int = 12) -> Step:
+def step_of(graph: TrainingGraph, n: int = 12) -> TrainingStep:
     real = torch.rand(n, 1, 32, 32, generator=rng("cpu", 0, "real")) * 2 - 1
     return graph.step(real, torch.arange(n) % 3, rng("cpu", 0, "latent"))
 

@@ -20,9 +20,9 @@ from xraygan import Labeler, Objective, Score
 from xraygan.recipe.loading import Recipe
 from xraygan.report.run_report import report
 from xraygan.rundir import checkpoint
-from xraygan.rundir.completion import lacking, total_steps, unmeasured
+from xraygan.rundir.completion import lacking, missing_results, total_steps
 from xraygan.rundir.reader import RunFiles
-from xraygan.session.session import restore
+from xraygan.session.session import restore_session
 from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trackers import Trackers
@@ -169,11 +169,11 @@ def test_evaluating_an_unfinished_run_does_not_end_it(
 ) -> None:
     place = tmp_path / "run"
     shutil.copytree(stopped, place)
-    session, opened, step = restore(place, [], Display())
+    session, opened, step = restore_session(place, [], Display())
     assert "is not finished, 2 of 4 steps are trained; this is step 2" in capsys.readouterr().err
     found = json.loads(finish(session, opened, step).read_text())
     assert found["step"] == 2 and found["protocol"]["unfinished"] == "2 of 4 steps are trained"
-    assert unmeasured(place) == lacking(place) == ["steps 3 to 4 of its training"]
+    assert missing_results(place) == lacking(place) == ["steps 3 to 4 of its training"]
     page = report(RunFiles(place))
     assert "Not finished: it lacks steps 3 to 4 of its training." in page
     assert "Measured before the run was finished: 2 of 4 steps are trained." in page
@@ -188,7 +188,7 @@ def test_a_run_whose_end_was_measured_otherwise_is_measured_as_its_recipe_says(
     """Killed before its own evaluation, and measured with other keys meanwhile."""
     place = tmp_path / "run"
     shutil.copytree(trained, place)
-    finish(*restore(place, ["evaluation.generated=6"], SILENT))
+    finish(*restore_session(place, ["evaluation.generated=6"], SILENT))
     assert lacking(place) == ["the evaluation of step 4, its last"]
     run(recipe(), place, resume=True, display=SILENT)
     assert outcome(place) == outcome(whole)
@@ -199,7 +199,7 @@ def test_a_done_run_that_was_measured_at_another_step_is_done(
 ) -> None:
     place = tmp_path / "run"
     shutil.copytree(whole, place)
-    finish(*restore(place, [], SILENT, "2"))
+    finish(*restore_session(place, [], SILENT, "2"))
     assert not lacking(place)
     run(recipe(), place, resume=True, display=Display())
     assert "is complete; its evaluation.json is of step 2" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from saved_run import CLASSIFIER, gan, saved, xraygan
 from torch import Tensor
 
 from xraygan.cli import cli
-from xraygan.session.session import restore
+from xraygan.session.session import restore_session
 from xraygan.utils.progress import Display
 
 NETWORKS = ("generator", "classifier")
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def graph(place: Path) -> Any:
-    return restore(place, (), Display(quiet=True))[0].graph
+    return restore_session(place, (), Display(quiet=True))[0].graph
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from xraygan_metrics.kernel import KID
 from xraygan_metrics.manifold import DensityCoverage, PrecisionRecall
 
 from xraygan import Extractor, Metric, Task, UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.graph.build import assemble, rehearse
-from xraygan.parts.weights import digest
+from xraygan.parts.weights import weights_digest
 from xraygan.recipe.loading import load
 from xraygan.testing import check_metric
 from xraygan.testing.runs import evaluation
@@ -264,19 +264,19 @@ def test_what_only_a_metric_reads_is_built_for_it_and_rehearsed(tmp_path: Path) 
     graph = assemble(recipe, task)
     assert set(graph.extractors) == {"classifier"}
     data = evaluation()
-    given = Evaluation(recipe, graph, data.train, data.test, data.device)
+    given = RunEvaluation(recipe, graph, data.train, data.test, data.device)
     found = given.features("vgg16", "generated")
     assert found.shape == (16, 512) and np.isfinite(found).all()
     own, vgg = given.network("classifier", "vgg16").split()
-    assert own == digest(graph.networks["classifier"]) != vgg
+    assert own == weights_digest(graph.networks["classifier"]) != vgg
     with torch.no_grad():  # other weights are another network
         next(graph.networks["classifier"].parameters()).add_(1e-6)
-    assert digest(graph.networks["classifier"]) != own
+    assert weights_digest(graph.networks["classifier"]) != own
     (kid,) = KID(extractor="vgg16").compute(given).values()
     assert (
         kid.network
         == vgg
-        == Evaluation(recipe, graph, data.train, data.test, data.device).network("vgg16")
+        == RunEvaluation(recipe, graph, data.train, data.test, data.device).network("vgg16")
     )
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     wrong = load("ucgan_full", [*sets, f"extractors.vgg16.weights={tmp_path / 'wrong.pth'}"])

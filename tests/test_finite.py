@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from xraygan_scores.distributions import MMD
 
-from xraygan import UserError
-from xraygan.graph.step import Step
+from xraygan import Step, UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir import checkpoint
 from xraygan.training.callbacks import Keeper

@@ -19,7 +19,7 @@ from torch import Tensor
 from xraygan import Task
 from xraygan.graph.build import assemble, rehearse
 from xraygan.graph.graph import Term, TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
 from xraygan.recipe.schema import Phase
@@ -37,7 +37,7 @@ def graph_of(name: str, *overrides: str) -> TrainingGraph:
     return assemble(recipe, Task(32, ("Pneumonia", "Edema", "Hernia"), exclusive=True))
 
 
-def step_of(graph: TrainingGraph, n: int = 6, **context: object) -> Step:
+def step_of(graph: TrainingGraph, n: int = 6, **context: object) -> TrainingStep:
     source = rng("cpu", 0, "test")
     real = torch.rand(n, 1, 32, 32, generator=source) * 2 - 1
     labels = torch.arange(n) % 3
@@ -207,7 +207,7 @@ def test_a_score_that_reads_anothers_network_does_not_train_it() -> None:
     graph = graph_of("ucgan_full")
     _, before = graph.gradients(step_of(graph))
 
-    def intruder(step: Step) -> Tensor:
+    def intruder(step: TrainingStep) -> Tensor:
         pair = torch.cat([step.real, step.fake], dim=1)
         return graph.networks["style_transfer"].transfer(pair).square().mean()
 
@@ -343,7 +343,7 @@ def drawing() -> TrainingGraph:
     return graph
 
 
-def drawn_step(graph: TrainingGraph, **context: object) -> Step:
+def drawn_step(graph: TrainingGraph, **context: object) -> TrainingStep:
     unlabelled = torch.rand(4, 1, 32, 32, generator=rng("cpu", 0, "unlabelled"))
     real = torch.rand(4, 1, 32, 32, generator=rng("cpu", 0, "real")) * 2 - 1
     context = {"unlabelled": unlabelled, "progress": 0.9, **context}

@@ -15,7 +15,7 @@ from xraygan_metrics.fresh import ClassificationAccuracyScore
 
 from xraygan.audit.audit import HeldOut
 from xraygan.data.datamodule import StoredImages
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.testing.runs import evaluation
 
@@ -105,7 +105,7 @@ def test_pairs_are_of_one_class_and_share_no_image() -> None:
 # -- what a fresh classifier learns ----------------------------------------------------------------
 
 
-def bright(given: Evaluation, *, right: bool) -> Evaluation:
+def bright(given: RunEvaluation, *, right: bool) -> RunEvaluation:
     """Images as bright as their class; generated ones labelled so, or each as the next class."""
     levels = torch.tensor([20, 120, 220], dtype=torch.uint8)
     truth = torch.from_numpy(given.test.label_matrix.argmax(axis=1))

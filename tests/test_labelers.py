@@ -19,7 +19,7 @@ from xraygan_pseudolabel.unlabelled import UnlabelledPseudoLabel
 from xraygan import Labeler, Task, UserError, run
 from xraygan.graph.build import assemble
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.recipe.loading import load
 from xraygan.testing.stand_ins import Bench, task
 from xraygan.utils.seeding import rng
@@ -132,7 +132,7 @@ def middle(probs: list[list[float]], exclusive: bool) -> float:
 # -- real images without labels --------------------------------------------------------------------
 
 
-def said(step: Step, images: Tensor) -> list[list[float]]:
+def said(step: TrainingStep, images: Tensor) -> list[list[float]]:
     return step.task.probabilities(step.classify(images)["logits"]).double().tolist()
 
 

@@ -15,7 +15,7 @@ from xraygan_meanteacher.consistency import MeanTeacher, sigmoid_ramp, translate
 from xraygan import Task
 from xraygan.graph.build import assemble
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.recipe.loading import load
 from xraygan.utils.seeding import rng
 
@@ -34,7 +34,7 @@ def graph_of(*overrides: str) -> TrainingGraph:
     return assemble(chosen, Task(32, FINDINGS, exclusive=False))
 
 
-def step_of(graph: TrainingGraph, number: int = 0, **context: object) -> Step:
+def step_of(graph: TrainingGraph, number: int = 0, **context: object) -> TrainingStep:
     images = torch.rand(2, 6, 1, 32, 32, generator=rng("cpu", number, "images")) * 2 - 1
     labels = torch.eye(3).repeat(2, 1)
     given = {"unlabelled": images[1], "progress": 0.9, **context}

@@ -138,11 +138,11 @@ def test_metadata_needs_a_table_and_a_reader() -> None:
     with pytest.raises(UserError, match=r"\[classifier\].*\[data\] metadata names none"):
         Session.of(recipe("data.metadata=[]"), silent)
     unconditional = load("ucgan_full", [*SMALL, "classifier.weights=random"])
-    from xraygan.session.sampling import sample
+    from xraygan.session.sampling import sample_images
 
     session = Session.of(unconditional, silent)
     with pytest.raises(UserError, match="generator is unconditional"):
-        sample(session, 1, None, 0, silent, {"age": 60})
+        sample_images(session, 1, None, 0, silent, {"age": 60})
 
 
 def own(root: Path, ages: list[str], sexes: list[str]) -> list[str]:

@@ -27,11 +27,11 @@ from xraygan_metrics.distances import (
 from xraygan_metrics.inception import Inception
 
 from xraygan import Task, UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 
 
-class Measured(Evaluation):
-    """An Evaluation whose arrays are given, not computed."""
+class Measured(RunEvaluation):
+    """A RunEvaluation whose arrays are given, not computed."""
 
     probs = fake_probs = fake_features = reference_features = None  # type: ignore[assignment]
     labels = patients = fake_images = reference_images = None  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from xraygan_objectives.losses import WGANGP, Hinge, LeastSquares, Relativistic
 from xraygan import Discriminator, Objective, Task, UserError, testing
 from xraygan.graph.build import assemble
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.testing.stand_ins import Bench
 from xraygan.utils.seeding import rng
 
@@ -76,7 +76,9 @@ class Labelled(Discriminator):
         return (self.head(self.layers(images)) * self.classes(labels.to(images.dtype))).flatten()
 
 
-def loss_by_images(kind: type, step: Step, gammas: dict[str, float], penalty: float) -> float:
+def loss_by_images(
+    kind: type, step: TrainingStep, gammas: dict[str, float], penalty: float
+) -> float:
     """L_D with its penalties, image by image: each is differentiated alone, in its own pass."""
     judge = step.networks["discriminator"]
     real = zip(step.real, step.label_vectors("real"), strict=True)
@@ -144,7 +146,7 @@ def graph_of(objective: str, normalization: str = "none", **options: Any) -> Tra
     return assemble(recipe, Task(32, ("Edema", "Mass"), exclusive=True))
 
 
-def step_of(graph: TrainingGraph, **context: Any) -> Step:
+def step_of(graph: TrainingGraph, **context: Any) -> TrainingStep:
     real = torch.rand(6, 1, 32, 32, generator=rng("cpu", 0, "real")) * 2 - 1
     return graph.step(real, torch.arange(6) % 2, rng("cpu", 0, "latent"), **context)
 

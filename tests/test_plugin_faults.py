@@ -27,17 +27,17 @@ from xraygan import (
     Metric,
     Objective,
     Score,
+    Step,
     Task,
     Tracker,
     UserError,
 )
 from xraygan.cli import main
 from xraygan.errors import describe_error
-from xraygan.graph.step import Step
 from xraygan.parts.registry import Part, installed
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir import checkpoint
-from xraygan.session.session import restore
+from xraygan.session.session import restore_session
 from xraygan.testing.stand_ins import (
     StandInClassifier,
     StandInDiscriminator,
@@ -601,7 +601,7 @@ def test_a_metric_at_fault_costs_no_other_figure(
     compute, words = METRICS[fault]
     register("metric", One, "one")
     register("metric", metric(compute))
-    session, place, step = restore(trained, (), silent())
+    session, place, step = restore_session(trained, (), silent())
     with pytest.raises(UserError) as caught:
         finish(session, place, step)
     said = f"[metrics.bad]: the metric 'bad' of third-bad 1.0: compute() {words}"
@@ -627,7 +627,7 @@ def test_numbers_of_any_kind_are_figures(
 ) -> None:
     register("metric", One, "one")
     register("metric", metric(measured(value, interval=(np.float32(0), np.float64(4)))))
-    session, place, step = restore(trained, (), silent())
+    session, place, step = restore_session(trained, (), silent())
     place.evaluation = tmp_path / "evaluation.json"
     finish(session, place, step)
     found = figures(tmp_path)
@@ -647,7 +647,7 @@ def test_what_failed_is_measured_again_and_what_is_whole_is_kept(
     assert figures(out)["metrics"]["bad"]["value"] == 2.0 and "failed" not in figures(out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     register("metric", metric(lambda _: 1 / 0))
-    session, place, step = restore(out, (), silent())
+    session, place, step = restore_session(out, (), silent())
     with pytest.raises(UserError, match="is left as it was"):
         finish(session, place, step)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -25,7 +25,7 @@ from conftest import SMALL
 
 from xraygan import UserError
 from xraygan.cli import main
-from xraygan.errors import nearest
+from xraygan.errors import did_you_mean
 from xraygan.parts import importing as loading
 from xraygan.parts.options import REQUIRED, check_options, check_value, options_of
 from xraygan.parts.registry import KINDS, Part, Registry, docstring, first_line, installed
@@ -508,7 +508,7 @@ def test_every_built_in_plugin_is_declared_and_packed() -> None:
 
 def test_an_empty_environment_says_so() -> None:
     registry = Registry(points=[])
-    with pytest.raises(UserError, match=f"no score is named 'mmd': {nearest('mmd', [])}"):
+    with pytest.raises(UserError, match=f"no score is named 'mmd': {did_you_mean('mmd', [])}"):
         registry.get("score", "mmd")
 
 

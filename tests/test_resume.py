@@ -29,7 +29,7 @@ from xraygan.rundir.conditions import recorded_task
 from xraygan.rundir.directory import RunDirectory, flat
 from xraygan.rundir.provenance import RESUMABLE, trained_on
 from xraygan.rundir.reader import RunFiles
-from xraygan.session.session import restore
+from xraygan.session.session import restore_session
 from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trainer import Loop
@@ -328,7 +328,9 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     )
     said = StringIO()
     overrides = ["data.images=90", "evaluation.generated=6"]
-    session, opened, step = restore(place, overrides, Display(Console(file=said, width=300)))
+    session, opened, step = restore_session(
+        place, overrides, Display(Console(file=said, width=300))
+    )
     found = json.loads(finish(session, opened, step).read_text())
     assert "these are not the images of the run: train images: " in said.getvalue()
     assert found["protocol"]["trained_on_fingerprint"] == trained_on
@@ -339,13 +341,13 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
         assert "Measured on other data than the run was trained on" in page
         assert "Not measured as the run's recipe says: data.images = 90, evaluation" in page
     said = StringIO()
-    session, opened, step = restore(place, [], Display(Console(file=said)))
+    session, opened, step = restore_session(place, [], Display(Console(file=said)))
     found = json.loads(finish(session, opened, step).read_text())
     assert not said.getvalue() and "changed" not in found["protocol"]
     assert "trained_on_fingerprint" not in found["protocol"]
     # The same images, and another order of the networks' outputs.
     with pytest.raises(UserError, match=r"data\.classes: .*'Edema', 'Mass'.*'Mass', 'Edema'"):
-        restore(place, ["data.classes=['Mass', 'Edema']"], SILENT)
+        restore_session(place, ["data.classes=['Mass', 'Edema']"], SILENT)
 
 
 def test_a_long_list_of_images_that_were_left_out_hides_nothing(

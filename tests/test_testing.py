@@ -28,13 +28,13 @@ from xraygan import (
     Metric,
     Objective,
     Score,
+    Step,
     Task,
     Tracker,
     UserError,
     testing,
 )
-from xraygan.cli.common import run_argument
-from xraygan.graph.step import Step
+from xraygan.cli.options import run_argument
 from xraygan.parts.registry import Part, installed
 
 CHECKS: dict[str, Callable[..., list[str]]] = {

@@ -24,7 +24,7 @@ from xraygan.cli import cli
 from xraygan.recipe.loading import load
 from xraygan.rundir.conditions import read_conditions
 from xraygan.rundir.directory import RunDirectory
-from xraygan.session.session import restore
+from xraygan.session.session import restore_session
 from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 
@@ -105,7 +105,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     given += [f"classifier.weights={weights}", "extractors.vgg19.weights=random"]
     out = folder / "run"
     run(load(folder / "gan.toml", given), out, display=SILENT)
-    session = restore(out, (), SILENT)[0]
+    session = restore_session(out, (), SILENT)[0]
     train = session.data.splits["train"]
     rows = torch.cat(
         [torch.from_numpy(train.label_matrix).float(), train.encoded(session.graph.task.metadata)],
@@ -163,7 +163,7 @@ def test_what_measures_asks_for_the_data(left: Left, command: str) -> None:
 
 
 def test_conditions_are_those_of_the_training_images_and_name_none(left: Left) -> None:
-    task = restore(left.run, (), SILENT, measure=False)[0].graph.task
+    task = restore_session(left.run, (), SILENT, measure=False)[0].graph.task
     place = RunDirectory(left.run)
     found = read_conditions(place, task)
     rows = torch.cat([found.labels.float(), found.metadata], dim=1)

@@ -122,12 +122,12 @@ class Run:
 
     @cached_property
     def _session(self) -> Session:
-        from xraygan.session.session import restore
+        from xraygan.session.session import restore_session
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
         which = self._checkpoint
-        return restore(self.path, self._overrides, display, which, measure=False)[0]
+        return restore_session(self.path, self._overrides, display, which, measure=False)[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -169,11 +169,11 @@ class Run:
             UserError: the run has no generator or no such class, or an unconditional generator
                 hardly ever makes it.
         """
-        from xraygan.session.sampling import sample
+        from xraygan.session.sampling import sample_images
         from xraygan.utils.progress import Display
 
         display = Display(quiet=True)
-        return sample(self._session, n, class_, seed, display, metadata)[0].images.numpy()
+        return sample_images(self._session, n, class_, seed, display, metadata)[0].images.numpy()
 
 
 def run(

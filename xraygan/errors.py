@@ -51,7 +51,7 @@ def clipped(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that ends a message about an unknown name: the nearest names, or all of them."""
     known = sorted(known)
     if not known:

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Score, hookimpl
-from xraygan.graph.step import Step
+from xraygan import Score, Step, hookimpl
 
 
 class EnergyDistance(Score):

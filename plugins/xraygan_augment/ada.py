@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Augmenter
-from xraygan.graph.step import Step
+from xraygan import Augmenter, Step
 
 from .geometry import chained, resampled, scaled, shifted, turned
 

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xraygan import Augmenter
-from xraygan.graph.step import Step
+from xraygan import Augmenter, Step
 
 Change = Literal["color", "translation", "cutout"]
 

@@ -11,11 +11,17 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.data.images import file_identity, read_grey
-from xraygan.data.index import NORMAL
-from xraygan.data.tables import read_ages, read_lines, read_table, stop_at
-from xraygan.utils.parsing import unreadable
-from xraygan.utils.paths import data_folder
+from xraygan.plugin_api import (
+    NO_FINDING,
+    describe_read_error,
+    file_identity,
+    raise_at_row,
+    read_ages,
+    read_grey,
+    read_lines,
+    read_table,
+    require_data_folder,
+)
 
 # Columns of the table that are read. Releases differ in the others, and in the word for sex.
 COLUMNS = {
@@ -70,11 +76,11 @@ class ChestXray14(Dataset):
     )
 
     def __init__(self, root: Path | None) -> None:
-        self.root = data_folder(root, "chestxray14", HELP)
+        self.root = require_data_folder(root, "chestxray14", HELP)
         try:
             missing = _missing(self.root)
         except OSError as error:
-            raise UserError(unreadable(error)) from None
+            raise UserError(describe_read_error(error)) from None
         if missing:
             what = f"not laid out as ChestX-ray14; missing: {', '.join(missing)}"
             raise UserError(f"{root}: {what}{HELP}")
@@ -83,7 +89,7 @@ class ChestXray14(Dataset):
         try:
             return self._index()
         except OSError as error:
-            raise UserError(unreadable(error)) from None
+            raise UserError(describe_read_error(error)) from None
 
     def _index(self) -> pd.DataFrame:
         path = _tables(self.root)[-1]
@@ -163,9 +169,9 @@ def _image_files(root: Path) -> dict[str, str]:
 def _read_table(path: Path) -> pd.DataFrame:
     """The table's rows as text, indexed by their line in the file."""
     table = read_table(path, list(COLUMNS), aliases=ALIASES, remedy=AGAIN).rename(columns=COLUMNS)
-    stop_at(path, table, table["name"] == "", "no Image Index")
-    stop_at(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
-    stop_at(path, table, table["name"].duplicated(), "this image has a row above; remove one")
+    raise_at_row(path, table, table["name"] == "", "no Image Index")
+    raise_at_row(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
+    raise_at_row(path, table, table["name"].duplicated(), "this image has a row above; remove one")
     return table
 
 
@@ -176,10 +182,10 @@ def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.S
         for name in found:
             if name not in classes:
                 what = f"unknown finding {name!r}; known: {', '.join(classes)}"
-                stop_at(path, table, table["labels"] == text, what)
-        if NORMAL in found and len(found) > 1:
-            what = f"the labels {text!r} say {NORMAL!r} and a finding; remove one of them"
-            stop_at(path, table, table["labels"] == text, what)
+                raise_at_row(path, table, table["labels"] == text, what)
+        if NO_FINDING in found and len(found) > 1:
+            what = f"the labels {text!r} say {NO_FINDING!r} and a finding; remove one of them"
+            raise_at_row(path, table, table["labels"] == text, what)
     return table["labels"].map(tuples)
 
 

@@ -14,10 +14,17 @@ import pandas as pd
 from pydantic import Field
 
 from xraygan import Dataset, UserError
-from xraygan.data.images import file_identity, read_grey
-from xraygan.data.index import NORMAL
-from xraygan.data.tables import read_ages, read_table, spelling, stop_at
-from xraygan.utils.paths import data_folder, path_fault
+from xraygan.plugin_api import (
+    NO_FINDING,
+    file_identity,
+    normalized_name,
+    path_fault,
+    raise_at_row,
+    read_ages,
+    read_grey,
+    read_table,
+    require_data_folder,
+)
 
 SPLITS = ("train", "val", "test")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "": ""}
@@ -98,7 +105,7 @@ class Csv(Dataset):
         val_fraction: Fraction = 0.0,
         seed: Annotated[int, Field(ge=0, lt=2**63)] = 0,
     ) -> None:
-        self.root = data_folder(root, "csv", HELP)
+        self.root = require_data_folder(root, "csv", HELP)
         if fault := path_fault(table):
             raise UserError(f"[data] table: {table!r} {fault}")
         _check(label, findings, test_fraction, val_fraction)
@@ -139,9 +146,11 @@ class Csv(Dataset):
     def _paths(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Paths with ``/``, each written in one way only."""
         faults = rows[column].map(path_fault)
-        stop_at(self.file, rows, faults != "", f"the {column} {next(filter(None, faults), '')}")
+        raise_at_row(
+            self.file, rows, faults != "", f"the {column} {next(filter(None, faults), '')}"
+        )
         paths = rows[column].map(lambda text: str(PurePosixPath(text.replace("\\", "/"))))
-        stop_at(self.file, rows, paths.duplicated(), "this image has a row above; remove one")
+        raise_at_row(self.file, rows, paths.duplicated(), "this image has a row above; remove one")
         return paths
 
     def _named(
@@ -149,16 +158,18 @@ class Csv(Dataset):
     ) -> pd.Series:
         """``"Mass|Edema"`` to ``("Mass", "Edema")``."""
         tuples: dict[str, tuple[str, ...]] = {}
-        spelt = {spelling(NORMAL): (NORMAL, "")}  # spelling -> the name, and where it stands first
+        spelt = {
+            normalized_name(NO_FINDING): (NO_FINDING, "")
+        }  # spelling -> the name, and where it stands first
         for line, text in rows[column].drop_duplicates().items():
             names = tuple(dict.fromkeys(name.strip() for name in text.split(separator)))
             fault = _fault(names, column, findings)
             for name in names if not fault else ():
-                known, where = spelt.setdefault(spelling(name), (name, f" in line {line}"))
+                known, where = spelt.setdefault(normalized_name(name), (name, f" in line {line}"))
                 if known != name:
                     fault = f"the {column} {name!r} is spelt {known!r}{where or ' elsewhere'}; "
                     fault += "a class has one spelling: write the same in all rows"
-            stop_at(self.file, rows, (rows[column] == text) & bool(fault), fault)
+            raise_at_row(self.file, rows, (rows[column] == text) & bool(fault), fault)
             tuples[text] = names
         if not findings:
             self._check_joined(rows, column, separator, tuples)
@@ -168,34 +179,34 @@ class Csv(Dataset):
         self, rows: pd.DataFrame, column: str, separator: str, found: Mapping[str, tuple[str, ...]]
     ) -> None:
         """Refuse ``"Effusion;Mass"`` as one label where ``"Effusion"`` is a label too."""
-        known = {spelling(name) for names in found.values() for name in names}
+        known = {normalized_name(name) for names in found.values() for name in names}
         for text, names in found.items():
             for name in names:
                 parts = [part.strip() for part in SEPARATORS.split(name)]
-                if len(parts) > 1 and any(spelling(part) in known for part in parts):
+                if len(parts) > 1 and any(normalized_name(part) in known for part in parts):
                     what = f"the {column} {name!r} joins labels with another separator than "
                     what += f"{separator!r}; write that, or name theirs with data.separator; if it "
                     what += "is one label, list all labels in data.findings"
-                    stop_at(self.file, rows, rows[column] == text, what)
+                    raise_at_row(self.file, rows, rows[column] == text, what)
 
     def _marked(self, rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:
         """The names of the columns that hold a 1."""
         for name in columns:
             wrong = ~rows[name].isin(["0", "1", "0.0", "1.0"])
-            stop_at(self.file, rows, wrong, f"the column {name!r} holds neither 0 nor 1")
+            raise_at_row(self.file, rows, wrong, f"the column {name!r} holds neither 0 nor 1")
         marks = rows[list(columns)].isin(["1", "1.0"]).to_numpy()
-        if NORMAL in columns:
+        if NO_FINDING in columns:
             none = pd.Series(~marks.any(axis=1), index=rows.index)
-            stop_at(self.file, rows, none, f"every finding is 0, {NORMAL!r} too")
-            both = (rows[NORMAL].isin(["1", "1.0"])) & (marks.sum(axis=1) > 1)
-            stop_at(
-                self.file, rows, both, f"{NORMAL!r} is 1, and so is a finding; mend one of them"
+            raise_at_row(self.file, rows, none, f"every finding is 0, {NO_FINDING!r} too")
+            both = (rows[NO_FINDING].isin(["1", "1.0"])) & (marks.sum(axis=1) > 1)
+            raise_at_row(
+                self.file, rows, both, f"{NO_FINDING!r} is 1, and so is a finding; mend one of them"
             )
         kinds = {
             mark: tuple(name for name, marked in zip(columns, mark, strict=True) if marked)
             for mark in set(map(tuple, marks.tolist()))
         }
-        found = [kinds[tuple(mark)] or (NORMAL,) for mark in marks.tolist()]
+        found = [kinds[tuple(mark)] or (NO_FINDING,) for mark in marks.tolist()]
         return pd.Series(found, index=rows.index)
 
     def _patients(
@@ -204,10 +215,10 @@ class Csv(Dataset):
         """Of a column, else of a pattern of the paths, else each image's own."""
         if column:
             what = f'no {column}; name one, or set data.patient = "" if the table has none'
-            stop_at(self.file, rows, rows[column] == "", what)
+            raise_at_row(self.file, rows, rows[column] == "", what)
             none = rows[column].str.lower().isin([*NO_VALUE, "none"])
             what = f"the {column} says that there is none, and many images would be of one; "
-            stop_at(self.file, rows, none, f'{what}name it, or set data.patient = ""')
+            raise_at_row(self.file, rows, none, f'{what}name it, or set data.patient = ""')
             return rows[column]
         if pattern is None:
             self.notes = (NO_PATIENTS,)
@@ -215,7 +226,7 @@ class Csv(Dataset):
         found = {path: pattern.search(path) for path in paths}
         patients = paths.map({path: (match and match[1]) or "" for path, match in found.items()})
         what = f"data.patient_pattern {pattern.pattern!r} finds no patient in this path"
-        stop_at(self.file, rows, patients == "", what)
+        raise_at_row(self.file, rows, patients == "", what)
         return patients
 
     def _metadata(self, rows: pd.DataFrame, age: str, sex: str, view: str) -> dict[str, Any]:
@@ -230,7 +241,7 @@ class Csv(Dataset):
         """In years, NaN where unknown."""
         ages = read_ages(self.file, rows, column, column)
         what = f"the {column} is above {MAX_AGE} years; leave it empty if it is unknown"
-        stop_at(self.file, rows, ages > MAX_AGE, what)
+        raise_at_row(self.file, rows, ages > MAX_AGE, what)
         return ages
 
     def _words(
@@ -241,23 +252,24 @@ class Csv(Dataset):
         wrong = ~lower.isin(list(known))
         if wrong.any():
             what = f"the {column} is {rows.at[wrong.idxmax(), column]!r}; expected {expected}, or "
-            stop_at(self.file, rows, wrong, f"{what}nothing if it is unknown")
+            raise_at_row(self.file, rows, wrong, f"{what}nothing if it is unknown")
         return lower.map(known)
 
     def _splits(self, rows: pd.DataFrame, column: str) -> pd.Series:
         what = f'the {column} is none of {", ".join(SPLITS)}; data.split = "" draws them'
-        stop_at(self.file, rows, ~rows[column].isin(SPLITS), what)
+        raise_at_row(self.file, rows, ~rows[column].isin(SPLITS), what)
         return rows[column]
 
 
 def _check(label: str, findings: tuple[str, ...], test: float, val: float) -> None:
     """Options that are well by themselves and do not fit each other."""
-    if len({*map(spelling, findings)}) < len(findings):
+    if len({*map(normalized_name, findings)}) < len(findings):
         raise UserError("[data] findings: a finding is named twice, perhaps in two spellings")
     for name in findings:
-        if spelling(name) == spelling(NORMAL) and name != NORMAL:
+        if normalized_name(name) == normalized_name(NO_FINDING) and name != NO_FINDING:
             raise UserError(
-                f"[data] findings: {name!r} is spelt {NORMAL!r}; write it so here and in the table"
+                f"[data] findings: {name!r} is spelt {NO_FINDING!r}; write it so here and in the "
+                "table"
             )
     if not label and not findings:
         raise UserError(
@@ -297,21 +309,24 @@ def _pattern(patient: str, pattern: str) -> re.Pattern[str] | None:
 def _fault(names: tuple[str, ...], column: str, findings: tuple[str, ...]) -> str:
     """What is wrong with the labels of an image; empty if nothing is."""
     if "" in names:
-        return f"an empty {column}; write {NORMAL!r} where nothing was found"
+        return f"an empty {column}; write {NO_FINDING!r} where nothing was found"
     for name in names:
         if name.lower() in NO_VALUE:
-            return f"the {column} is {name!r}, which is none; write {NORMAL!r} if nothing was found"
+            return (
+                f"the {column} is {name!r}, which is none; write {NO_FINDING!r} if nothing was "
+                "found"
+            )
         if LIST_SYNTAX.search(name):
-            plain = LIST_SYNTAX.sub("", name) or NORMAL
+            plain = LIST_SYNTAX.sub("", name) or NO_FINDING
             return (
                 f"the {column} {name!r} has the brackets or quotes of a list; write {plain!r}, and "
                 "data.separator between several"
             )
         if findings and name not in findings:
             return f"unknown finding {name!r}; data.findings are {', '.join(findings)}"
-    if NORMAL in names and len(names) > 1:
-        finding = next(name for name in names if name != NORMAL)
-        return f"{NORMAL!r} and {finding!r} of one image; remove one of them"
+    if NO_FINDING in names and len(names) > 1:
+        finding = next(name for name in names if name != NO_FINDING)
+        return f"{NO_FINDING!r} and {finding!r} of one image; remove one of them"
     return ""
 
 

@@ -7,9 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from xraygan import Score, UserError
-from xraygan.graph.step import Step
-from xraygan.parts.interfaces import wide
+from xraygan import Score, Step, UserError
+from xraygan.plugin_api import as_float32
 
 
 class DistanceScore(Score):
@@ -56,7 +55,7 @@ class DistanceScore(Score):
                 f"layer: the extractor {self.extractor!r} has no {layer!r}; it has "
                 + ", ".join(maps)
             )
-        found = wide(maps[layer])
+        found = as_float32(maps[layer])
         return step.gather(found.reshape(*found.shape[:2], -1).mean(dim=2))
 
 

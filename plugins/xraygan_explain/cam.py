@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xraygan import Classifier, UserError
-from xraygan.errors import nearest
+from xraygan.plugin_api import did_you_mean
 
 
 def grad_cam(
@@ -62,5 +62,5 @@ def _layer(found: dict[str, Tensor], name: str | None) -> str:
     if not maps:
         raise UserError("the classifier returns no feature map, and Grad-CAM weighs one")
     if name is not None and name not in maps:
-        raise UserError(f"--layer: no feature map is named {name!r}; {nearest(name, maps)}")
+        raise UserError(f"--layer: no feature map is named {name!r}; {did_you_mean(name, maps)}")
     return name or maps[-1]

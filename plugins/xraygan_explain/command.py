@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from xraygan.cli.common import (
-    SEED,
-    Place,
-    Whole,
+from xraygan.plugin_api import (
+    SEED_TYPE,
+    BoundedInt,
+    SafePath,
     checkpoint_option,
     quiet_option,
     run_argument,
@@ -24,7 +24,7 @@ from xraygan.cli.common import (
 @click.option(
     "--images",
     "count",
-    type=Whole(1, 16),
+    type=BoundedInt(1, 16),
     default=4,
     show_default=True,
     help="How many images of a class, and how many pairs of latents at least.",
@@ -39,14 +39,14 @@ from xraygan.cli.common import (
 )
 @click.option(
     "--seed",
-    type=SEED,
+    type=SEED_TYPE,
     default=0,
     show_default=True,
     help="Which real images and which latents.",
 )
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="The folder of the pictures; RUN/explain by default.",
 )
 @quiet_option
@@ -68,13 +68,12 @@ def explain(
     What RUN has no network for, or whose real images are not there, is left out and named.
     Pictures of the same names are replaced.
     """
-    from xraygan.session.session import restore
-    from xraygan.utils.progress import Display
+    from xraygan.plugin_api import Display, restore_session
 
     from .pictures import Explanation, write
 
     display = Display(quiet=quiet)
-    session, _, _ = restore(directory, overrides, display, which, measure=False)
+    session, _, _ = restore_session(directory, overrides, display, which, measure=False)
     explanation = Explanation(session, count, classes, layer, seed, display)
     paths, notes = write(explanation, out or directory / "explain")
     for line in (*paths, *notes):

@@ -11,7 +11,7 @@ from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from xraygan.report.plots import STYLE, axes_at, mosaic, rendered
+from xraygan.plugin_api import FIGURE_STYLE, axes_in_inches, draw_mosaic, figure_bytes
 
 IMAGE = 0.9  # inches
 APART = 0.25
@@ -36,16 +36,16 @@ class Panel(NamedTuple):
 
 def draw(panels: Sequence[Panel]) -> bytes:
     """Draw panels with the same names of their rows side by side."""
-    with style.context(["default", STYLE]), matplotlib.rc_context({"font.size": 7}):
+    with style.context(["default", FIGURE_STYLE]), matplotlib.rc_context({"font.size": 7}):
         height = max(len(panel.rows) for panel in panels) * IMAGE
         across = sum(panel.columns for panel in panels) * IMAGE + (len(panels) - 1) * APART
         figure = Figure(figsize=(across, height))
         left = 0.0
         for panel in panels:
-            axes = axes_at(figure, left, 0, panel.columns * IMAGE, height)
+            axes = axes_in_inches(figure, left, 0, panel.columns * IMAGE, height)
             side = next((image.shape[0] for row in panel.rows for image, _ in row), 1)
             images = [[image for image, _ in row] for row in panel.rows]
-            pitch = mosaic(axes, images, panel.columns, side)
+            pitch = draw_mosaic(axes, images, panel.columns, side)
             for y, row in enumerate(panel.rows):
                 for x, (_, words) in enumerate(row):
                     place = (x * pitch + side * 0.04, y * pitch + side * 0.96)
@@ -55,7 +55,7 @@ def draw(panels: Sequence[Panel]) -> bytes:
             if not left:
                 axes.set_yticks(axes.get_yticks(), panel.names)
             left += panel.columns * IMAGE + APART
-        return rendered(figure, bbox_inches="tight", pad_inches=0.08)
+        return figure_bytes(figure, bbox_inches="tight", pad_inches=0.08)
 
 
 def heated(greys: np.ndarray, heat: np.ndarray) -> np.ndarray:

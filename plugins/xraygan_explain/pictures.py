@@ -12,19 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xraygan import UserError
-from xraygan.audit.nearest_neighbors import as_greys, spaces
-from xraygan.audit.nearest_neighbors import nearest as nearest_rows
-from xraygan.data.datamodule import StoredImages, open_dataset, to_range
-from xraygan.errors import nearest
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.evaluation.generation import Generated, to_bytes
-from xraygan.rundir.reader import Lacking
-from xraygan.session.sampling import sample
-from xraygan.session.session import Session
-from xraygan.utils.atomic_files import write_together
-from xraygan.utils.progress import Display
-from xraygan.utils.seeding import rng
+from xraygan import Evaluation, UserError
+from xraygan.plugin_api import (
+    Display,
+    Generated,
+    Session,
+    as_shown,
+    did_you_mean,
+    nearest_training_images,
+    open_dataset,
+    rng,
+    sample_images,
+    to_range,
+    to_uint8,
+    write_together,
+)
 
 from .cam import grad_cam
 from .drawing import Panel, draw, heated
@@ -34,6 +36,10 @@ POOL = 256  # images of an unconditional generator among which those of each cla
 BETWEEN = 8  # images in a row from one end to the other, both included
 NEIGHBOURS = 5
 MOST = 16  # generated images whose neighbours are shown
+
+
+class LeftOut(Exception):
+    """Why a picture is left out, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Explanation:
         known = self.evaluation.classes
         for name in self.classes:
             if name not in known:
-                raise UserError(f"--class: no class is named {name!r}; {nearest(name, known)}")
+                raise UserError(f"--class: no class is named {name!r}; {did_you_mean(name, known)}")
         if self.classes and not self.conditional and not self.has("classifier"):
             raise UserError(
                 "--class: the run's generator is unconditional and it has no classifier"
@@ -104,15 +110,15 @@ class Explanation:
         return {name: images[taken[:, k]][: self.count] for name, k in self.columns.items()}
 
     def _sample(self, count: int, name: str | None = None) -> tuple[Generated, Tensor | None]:
-        return sample(self.session, count, name, self.seed, self.display)
+        return sample_images(self.session, count, name, self.seed, self.display)
 
-    def real(self, column: int) -> StoredImages:
-        """Random test images of a class, ``count`` at most."""
+    def real(self, column: int) -> Tensor:
+        """Random test images ``(n, S, S)`` uint8 of a class, ``count`` at most."""
         test = self.evaluation.test
         rows = torch.from_numpy(np.flatnonzero(test.label_matrix[:, column]))
         source = rng("cpu", self.seed, "explain", "real", column)
         chosen = rows[torch.randperm(len(rows), generator=source)][: self.count]
-        return StoredImages(test.images.pixels, test.images.rows[chosen])
+        return test.images[chosen]
 
     def random_latents(self, count: int, purpose: str) -> Tensor:
         """``(count, latent_size)``, standard normal."""
@@ -129,7 +135,7 @@ class Explanation:
         if self.conditional:
             given.append(labels.to(z).flatten(0, 1))
         with torch.inference_mode(), self.session.graph.autocast():
-            made = to_bytes(generator(*given)[:, 0].float())
+            made = to_uint8(generator(*given)[:, 0].float())
         return made.unflatten(0, z.shape[:2]).cpu().numpy()
 
     def one_hot(self, columns: list[int]) -> Tensor:
@@ -154,8 +160,8 @@ def write(asked: Explanation, out: Path) -> tuple[list[Path], list[str]]:
     for name, panels in PICTURES.items():
         try:
             drawn[out / f"{name}.png"] = draw(panels(asked))
-        except Lacking as lacking:
-            notes.append(f"{name}: left out, for {lacking}")
+        except LeftOut as reason:
+            notes.append(f"{name}: left out, for {reason}")
     if asked.has("classifier") and not asked.has("generator"):
         notes.append("grad_cam: real images alone, for the run has no generator")
     try:
@@ -172,10 +178,10 @@ def write(asked: Explanation, out: Path) -> tuple[list[Path], list[str]]:
 def cams(asked: Explanation) -> list[Panel]:
     """Grad-CAM: a row a class, real test images beside generated ones."""
     if not asked.has("classifier"):
-        raise Lacking("the run has no classifier")
+        raise LeftOut("the run has no classifier")
     _needs_data(asked)
     names = list(asked.columns)
-    real = [_heated(asked, name, asked.real(k)[:], real=True) for name, k in asked.columns.items()]
+    real = [_heated(asked, name, asked.real(k), real=True) for name, k in asked.columns.items()]
     panels = [Panel("real test images", names, real, asked.count)]
     if asked.has("generator"):
         made = [_heated(asked, name, asked.generated[name], real=False) for name in names]
@@ -200,9 +206,9 @@ def classes(asked: Explanation) -> list[Panel]:
     """From one class to the next with one latent: conditions on the straight line between them."""
     _needs_generator(asked)
     if not asked.conditional:
-        raise Lacking("the generator is not conditional")
+        raise LeftOut("the generator is not conditional")
     if len(asked.columns) < 2:
-        raise Lacking("there is only one class")
+        raise LeftOut("there is only one class")
     steps = list(pairwise(asked.columns))
     starts, ends = (asked.one_hot([asked.columns[pair[i]] for pair in steps]) for i in (0, 1))
     conditions = torch.lerp(
@@ -226,21 +232,15 @@ def neighbours(asked: Explanation) -> list[Panel]:
         if i < len(images)
     ][:MOST]
     if not turns:
-        raise Lacking(f"none of {POOL} generated images is of a class that is shown")
+        raise LeftOut(f"none of {POOL} generated images is of a class that is shown")
     names, made = [name for name, _ in turns], torch.stack([image for _, image in turns])
     evaluation, train = asked.evaluation, asked.evaluation.train
     k = min(NEIGHBOURS, len(train))
     panels = []
-    for space, embed in spaces(evaluation).items():
-
-        def part(which: slice, embed: Callable = embed) -> Tensor:
-            rows = train.images.rows[which]
-            return embed(StoredImages(train.images.pixels, rows), True)
-
-        found = nearest_rows(embed(made, False), part, len(train), k)
+    for space, found in nearest_training_images(evaluation, made, k).items():
         rows = []
-        for i, image in enumerate(greys(evaluation, made, real=False)):
-            theirs = greys(evaluation, train.images[torch.from_numpy(found.rows[i])], real=True)
+        for i, image in enumerate(as_shown(evaluation, made, real=False)):
+            theirs = as_shown(evaluation, train.images[torch.from_numpy(found.rows[i])], real=True)
             far = [f"{distance:.3g}" for distance in found.distances[i]]
             rows.append([(image, ""), *zip(theirs, far, strict=True)])
         panels.append(Panel(f"generated | nearest training images, in {space}", names, rows, 1 + k))
@@ -257,7 +257,7 @@ PICTURES: dict[str, Callable[[Explanation], list[Panel]]] = {
 
 def _needs_generator(asked: Explanation) -> None:
     if not asked.has("generator"):
-        raise Lacking("the run has no generator")
+        raise LeftOut("the run has no generator")
 
 
 def _needs_data(asked: Explanation) -> None:
@@ -267,7 +267,7 @@ def _needs_data(asked: Explanation) -> None:
     try:
         open_dataset(asked.session.recipe)  # there are datasets that need no folder
     except UserError:
-        raise Lacking(
+        raise LeftOut(
             f"it shows real images, and their folder {root} is not there; --set data.root=DIR says "
             "where it is"
         ) from None
@@ -281,15 +281,9 @@ def _heated(
         return []
     evaluation, column = asked.evaluation, asked.columns[name]
     classifier = asked.session.graph.trained("classifier")
-    span = evaluation.recipe.tables.data.value_range if real else (-1.0, 1.0)
+    span = evaluation.value_range if real else (-1.0, 1.0)
     given = to_range(images.to(asked.session.device)[:, None], span)
     heat = grad_cam(classifier, given, column, asked.layer).cpu().numpy()
     probs = evaluation.classify(images, real=real)[1][:, column]
-    tiles = heated(greys(evaluation, images, real=real), heat)
+    tiles = heated(as_shown(evaluation, images, real=real), heat)
     return [(tile, f"{p:.2f}") for tile, p in zip(tiles, probs, strict=True)]
-
-
-def greys(evaluation: Evaluation, images: Tensor, *, real: bool) -> np.ndarray:
-    """Images ``(N, S, S)`` uint8 with the greys that the discriminator sees."""
-    found = as_greys(evaluation, images, real)[:, 0].clamp(0, 1)
-    return (found * 255).round().byte().cpu().numpy()

@@ -10,15 +10,15 @@ from typing import Any
 
 import tomli_w
 
-from xraygan import __version__
-from xraygan.data.split_names import SPLIT_NAMES
-from xraygan.rundir.completion import untrained
-from xraygan.rundir.directory import RunDirectory
-from xraygan.rundir.file_readers import audit as parse_audit
-from xraygan.rundir.file_readers import needed
-from xraygan.rundir.file_schemas import cautions
-from xraygan.rundir.provenance import read_environment
-from xraygan.session.session import Session
+from xraygan._version import __version__
+from xraygan.plugin_api import (
+    SPLIT_NAMES,
+    RunDirectory,
+    Session,
+    cautions,
+    read_environment,
+    training_left,
+)
 
 from .loading import loading
 from .models import Model
@@ -141,7 +141,7 @@ It was trained on the weighted sum of these terms: {terms}."""
 
 
 def _unfinished(place: RunDirectory) -> str:
-    left = untrained(place.path)
+    left = training_left(place.path)
     return f"\n\n**The run was not finished: {left}.**" * bool(left)
 
 
@@ -215,7 +215,7 @@ Intervals are over {kind} patients, or over generated images; they hold the trai
 
 def _audit(place: RunDirectory, step: int) -> str:
     try:
-        found = needed(place.audit, parse_audit, f"make it again with `xraygan audit {place.path}`")
+        found = place.read_audit()
         about = found["protocol"]
         said = (
             f"{_of_another_step('made', found['step'], step)}{_of_other_data(about)}"

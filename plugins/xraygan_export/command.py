@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from xraygan.cli.common import Place, checkpoint_option, quiet_option, run_argument, set_option
+from xraygan.plugin_api import (
+    SafePath,
+    checkpoint_option,
+    quiet_option,
+    run_argument,
+    set_option,
+)
 
 FORMATS = ("onnx", "torch", "safetensors")
 
@@ -26,7 +32,7 @@ FORMATS = ("onnx", "torch", "safetensors")
 )
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="A new or empty folder; RUN/export by default.",
 )
 @quiet_option
@@ -45,9 +51,7 @@ def export(
     loads each file. Where an average of a network is kept, that is written. Nothing is written
     over.
     """
-    from xraygan.rundir.directory import RunDirectory
-    from xraygan.session.session import restore
-    from xraygan.utils.progress import Display
+    from xraygan.plugin_api import Display, RunDirectory, restore_session
 
     from .writing import refuse_early, write
 
@@ -56,6 +60,6 @@ def export(
     RunDirectory.open(directory)
     refuse_early(wanted, out)
     display = Display(quiet=quiet)
-    session, place, step = restore(directory, overrides, display, which, measure=False)
+    session, place, step = restore_session(directory, overrides, display, which, measure=False)
     for path in write(session, place, step, wanted, out):
         click.echo(path)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xraygan.parts.building import from_random
-from xraygan.parts.choice import Choice
-from xraygan.recipe.files import plain
-from xraygan.session.session import Session
+from xraygan.plugin_api import Session, rebuild_options
 
 from .models import Model
 
@@ -48,10 +45,10 @@ def _lines(session: Session, model: Model, file: str, suffix: str) -> Iterator[s
         yield f"{', '.join(model.outputs)} = {model.name}({', '.join(model.inputs)})"
     else:
         yield from ("import torch", "from safetensors.torch import load_file", "")
-        yield from ("from xraygan import Task", "from xraygan.registry import installed", "")
+        yield from ("from xraygan import Task", "from xraygan.plugin_api import installed", "")
         yield from _inputs(session, model, numpy=False)
         choice = session.recipe.choices[model.name]
-        options = "".join(f", {name}={value!r}" for name, value in _options(choice).items())
+        options = "".join(f", {name}={value!r}" for name, value in rebuild_options(choice).items())
         yield f"task = {session.graph.task!r}"
         yield f'part = installed().get("{model.name}", {choice.part.name!r})'
         yield f"{model.name} = part.cls(task{options}).eval()"
@@ -90,14 +87,9 @@ def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
     yield f"images = {wide} / 255 * {high - low!r} + {low!r}"
     if "metadata" in model.inputs:
         unknown = "np.zeros({}, np.float32)" if numpy else "torch.zeros({})"
-        yield f"metadata = {unknown.format((2, c - k))}  # see xraygan.metadata"
+        yield f"metadata = {unknown.format((2, c - k))}  # see xraygan.data.metadata"
 
 
 def _unpacked(model: Model) -> str:
     """What takes a list of outputs apart."""
     return ", ".join(model.outputs) if len(model.outputs) > 1 else f"({model.outputs[0]},)"
-
-
-def _options(choice: Choice) -> dict[str, object]:
-    """The options that build a network again, without weights to start from: it gets its own."""
-    return {name: plain(value) for name, value in from_random(choice).options.items()}

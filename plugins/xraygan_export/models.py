@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xraygan import Classifier, UserError
-from xraygan.errors import describe_error
-from xraygan.session.session import Session
+from xraygan.plugin_api import Session, describe_error
 
 EXAMPLES = 2  # images in the batch that is traced; one alone would be taken for a constant
 

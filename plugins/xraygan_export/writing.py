@@ -6,9 +6,7 @@ import importlib
 from pathlib import Path
 
 from xraygan import UserError
-from xraygan.rundir.directory import RunDirectory
-from xraygan.session.session import Session
-from xraygan.utils.output_folder import fill, refuse_filled
+from xraygan.plugin_api import RunDirectory, Session, require_empty_folder, write_folder
 
 from .card import card
 from .models import files, models
@@ -20,7 +18,7 @@ def refuse_early(formats: tuple[str, ...], out: Path) -> None:
     Raises:
         UserError: the folder is not empty, or a package is missing.
     """
-    refuse_filled(out)
+    require_empty_folder(out)
     if "onnx" in formats:
         for package in ("onnx", "onnxscript"):
             try:
@@ -46,4 +44,4 @@ def write(
     found = models(session)
     contents = {name: data for model in found for name, data in files(model, formats)}
     text = card(session, place, step, found, list(contents))
-    return fill(out, {**contents, "README.md": text.encode()})
+    return write_folder(out, {**contents, "README.md": text.encode()})

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Score
-from xraygan.graph.step import Step
+from xraygan import Score, Step
 
 
 def sigmoid_ramp(progress: float, length: float) -> float:

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from xraygan import Measurement, Metric
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.statistics.intervals import percentile_interval
+from xraygan import Evaluation, Measurement, Metric
+from xraygan.plugin_api import percentile_interval
 
 from .classification import SHARE, Judged, mean_of, ratio
 
@@ -76,7 +75,7 @@ class Calibration(Metric):
         self.binning = binning
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "classifier" not in evaluation.graph.networks:
+        if "classifier" not in evaluation.networks:
             return {}
         judged = Judged.of(evaluation, evaluation.probs)
         if not judged.counted.any():

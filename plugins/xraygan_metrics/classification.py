@@ -8,14 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from xraygan import Measurement, Metric
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.statistics.intervals import (
-    auc_interval,
-    bootstrap_variance,
-    mean_interval,
-    share_interval,
-)
+from xraygan import Evaluation, Measurement, Metric
+from xraygan.plugin_api import auc_interval, bootstrap_variance, mean_interval, share_interval
 
 #: patients of a class below which no interval of its AUC was tried (docs/metrics.md)
 FEW = 5
@@ -60,7 +54,7 @@ class AUC(Metric):
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "classifier" not in evaluation.graph.networks:
+        if "classifier" not in evaluation.networks:
             return {}
         return auc_of(evaluation, evaluation.probs)
 
@@ -186,7 +180,7 @@ class Classification(Metric):
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "classifier" not in evaluation.graph.networks:
+        if "classifier" not in evaluation.networks:
             return {}
         judged = Judged.of(evaluation, evaluation.probs)
         truth, predicted, counted = judged.truth, judged.predicted, judged.counted

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
-from xraygan import Measurement, Metric, UserError
-from xraygan.audit.audit import HeldOut, compare, resembling
-from xraygan.audit.nearest_neighbors import spaces
-from xraygan.audit.verdict import Compared, few, flagged, unlike
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.utils.progress import Display
-from xraygan.utils.seeding import derive_seed
+from xraygan import Evaluation, Measurement, Metric
+from xraygan.plugin_api import copy_shares
 
 
 class Copies(Metric):
@@ -44,34 +37,7 @@ class Copies(Metric):
         self.features = features
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "generator" not in evaluation.graph.networks:
+        if "generator" not in evaluation.networks:
             return {}
-        seed = derive_seed(evaluation.recipe.tables.run.seed, "copies")
-        random = np.random.default_rng(seed)
-        try:
-            held = HeldOut.draw(evaluation.train, evaluation.test, random)
-        except UserError as error:
-            return {"copies/pixels": Measurement(None, 0, note=str(error), better="lower")}
-        embeds = {n: s for n, s in spaces(evaluation).items() if self.features or n == "pixels"}
-        images = evaluation.fake_images[: self.generated]
-        quiet = Display(quiet=True)
-        compared = compare(evaluation, embeds, images, held, seed, quiet)
-        alike = resembling(evaluation, images, held, quiet)
-        found = {f"copies/{name}": _measured(name, one, alike) for name, one in compared.items()}
-        if "features" in compared:
-            network = evaluation.network("classifier")
-            found["copies/features"] = replace(found["copies/features"], network=network)
-        return found
-
-
-def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:
-    if alike["share"] > 0.5 and not found.figures["copies"]:
-        note = f"{unlike(alike)}; verdict: unlike"
-        return Measurement(None, len(found.flagged), note=note, better="lower")
-    share, p = found.figures["share"], found.figures["p"]
-    doubt = few(name, found)
-    if found.figures["needed"] is None:
-        return Measurement(None, len(found.flagged), note=f"{doubt}; verdict: few", better="lower")
-    verdict = "copies" if found.figures["copies"] else "none"
-    note = f"{flagged(name, found)}; verdict: {verdict}, p = {p:.2g}" + (doubt and f"; {doubt}")
-    return Measurement(share["value"], len(found.flagged), share["interval"], note, better="lower")
+        shares = copy_shares(evaluation, self.generated, features=self.features)
+        return {f"copies/{space}": share for space, share in shares.items()}

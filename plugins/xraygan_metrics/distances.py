@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from xraygan import Measurement, Metric, UserError
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.parts.weights import digest
+from xraygan import Evaluation, Measurement, Metric, UserError
+from xraygan.plugin_api import weights_digest
 
 from .features import FeatureMetric, counts, generated_labels
 from .inception import Inception
@@ -77,7 +76,7 @@ class InceptionScore(Metric):
     """
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if not {"generator", "classifier"} <= set(evaluation.graph.networks):
+        if not {"generator", "classifier"} <= set(evaluation.networks):
             return {}
         key = "inception_score_classifier"
         if not evaluation.task.exclusive:
@@ -140,7 +139,7 @@ class FrechetPerClass(FeatureMetric):
         self.least = least
 
     def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
-        if evaluation.graph.networks["generator"].conditional or self.extractor == "classifier":
+        if evaluation.networks["generator"].conditional or self.extractor == "classifier":
             return (self.extractor,)
         return self.extractor, "classifier"  # which says of what class an image is
 
@@ -200,7 +199,7 @@ class FID(Metric):
         self.weights = weights
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if "generator" not in evaluation.graph.networks:
+        if "generator" not in evaluation.networks:
             return {}
         try:
             network = Inception(weights=self.weights)
@@ -215,4 +214,4 @@ class FID(Metric):
         both = evaluation.reference_images, evaluation.fake_images
         real, generated = (evaluation.extract(network.eval(), images) for images in both)
         found = frechet(real, generated, f"{note}; {counts(real, generated)}")
-        return {"fid": replace(found, network=digest(network))}
+        return {"fid": replace(found, network=weights_digest(network))}

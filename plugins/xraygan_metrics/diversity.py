@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Measurement, Metric
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.utils.seeding import rng
+from xraygan import Evaluation, Measurement, Metric
+from xraygan.plugin_api import rng
 
 #: exponents of the scales, the finest first
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -89,7 +88,7 @@ class MSSSIM(Metric):
         self.pairs = pairs
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        generator = evaluation.graph.networks.get("generator")
+        generator = evaluation.networks.get("generator")
         if generator is None:
             return {}
         kinds = {
@@ -109,14 +108,14 @@ class MSSSIM(Metric):
     def _mean(self, evaluation: Evaluation, name: str, images: Tensor, rows: Tensor) -> Measurement:
         """The mean over random pairs of some of the images."""
         size = images.shape[-1]
-        source = rng("cpu", evaluation.recipe.tables.run.seed, name)
+        source = rng("cpu", evaluation.seed, name)
         order = rows[torch.randperm(len(rows), generator=source)]
         count = min(len(rows) // 2, self.pairs)
         note = f"{count} pairs, {scales(size)} scales"
         if not count or not scales(size):
             few = "too few images" if scales(size) else f"no {WINDOW} pixels across"
             return Measurement(None, 2 * count, note=f"{note}: {few}", better="lower")
-        batch = evaluation.recipe.tables.evaluation.batch_size
+        batch = evaluation.batch_size
         values = []
         for pair in order[: 2 * count].view(-1, 2).split(batch):
             x, y = (images[pair[:, i]].to(evaluation.device)[:, None] / 255.0 for i in (0, 1))

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from xraygan import Measurement, Metric
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan import Evaluation, Measurement, Metric
 
 
 class FeatureMetric(Metric):
@@ -23,7 +22,7 @@ class FeatureMetric(Metric):
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
         needed = {"generator"} | ({"classifier"} & {self.extractor})
-        if not needed <= set(evaluation.graph.networks):
+        if not needed <= set(evaluation.networks):
             return {}
         real = evaluation.features(self.extractor, "reference")
         generated = evaluation.features(self.extractor, "generated")
@@ -59,7 +58,7 @@ def generated_labels(evaluation: Evaluation) -> tuple[np.ndarray, str] | None:
     Those that a conditional generator was given, else what the run's classifier takes the images
     for: the likeliest class, or every finding above 0.5. None if there is neither.
     """
-    networks = evaluation.graph.networks
+    networks = evaluation.networks
     if networks["generator"].conditional:
         return evaluation.fake_labels.numpy(), "made for"
     if "classifier" not in networks:

@@ -10,12 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Classifier, Measurement, Metric
-from xraygan.data.datamodule import to_range
-from xraygan.evaluation.evaluation import Evaluation
-from xraygan.parts.building import build
-from xraygan.parts.interfaces import wide
-from xraygan.utils.seeding import derive_seed, rng
+from xraygan import Classifier, Evaluation, Measurement, Metric
+from xraygan.plugin_api import as_float32, derive_seed, rng, to_range
 
 from .classification import Judged, auc_of
 from .features import generated_labels
@@ -55,7 +51,7 @@ class ClassificationAccuracyScore(Metric):
         self.seed = seed
 
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
-        if not {"generator", "classifier"} <= set(evaluation.graph.networks):
+        if not {"generator", "classifier"} <= set(evaluation.networks):
             return {}
         labelled = generated_labels(evaluation)
         assert labelled is not None  # there is a classifier
@@ -75,9 +71,8 @@ class ClassificationAccuracyScore(Metric):
     def _train(self, evaluation: Evaluation, labels: Tensor) -> Classifier:
         """A classifier of the run's kind that has seen generated images alone."""
         device, task, images = evaluation.device, evaluation.task, evaluation.fake_images
-        choice = evaluation.recipe.choices["classifier"]
         seed = derive_seed(self.seed, "classification_accuracy_score")
-        network: Classifier = build(choice, task, seed=seed).to(device).train()
+        network: Classifier = evaluation.new_classifier(seed).to(device).train()
         optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)
         given = labels.argmax(dim=1) if task.exclusive else labels.float()
         source = rng("cpu", seed, "batches")
@@ -85,9 +80,9 @@ class ClassificationAccuracyScore(Metric):
         for _ in range(self.steps):
             rows = torch.randint(len(images), (self.batch_size,), generator=source)
             batch = to_range(images[rows].to(device)[:, None], (-1.0, 1.0))
-            with evaluation.graph.autocast():
+            with evaluation.autocast():
                 logits = network(batch)["logits"]
-            loss = network.losses(wide(logits), given[rows].to(device)).mean()
+            loss = network.losses(as_float32(logits), given[rows].to(device)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -15,8 +15,7 @@ from pytorch_fid.inception import InceptionV3
 from torch import Tensor, nn
 
 from xraygan import Extractor, UserError
-from xraygan.parts.weights import read_weights
-from xraygan.utils.planning import is_planning
+from xraygan.plugin_api import read_weights
 
 #: the maps in which pytorch-fid's four blocks end
 LAYERS = ("pool1", "pool2", "mixed6", "features")
@@ -53,7 +52,7 @@ class Inception(Extractor):
         if isinstance(weights, Path):
             found = read_weights(weights)
         else:
-            found = _random() if weights == "random" or is_planning() else _downloaded()
+            found = _random() if weights == "random" else _downloaded()
         try:
             self.network = _built(found)
         except RuntimeError as error:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xraygan import Measurement
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan import Evaluation, Measurement
 
 from .features import FeatureMetric, counts
 from .intervals import with_jackknife

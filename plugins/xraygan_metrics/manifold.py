@@ -11,22 +11,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Measurement
-from xraygan.audit.nearest_neighbors import CHUNK, nearest, squared_distances
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan import Evaluation, Measurement
+from xraygan.plugin_api import nearest_neighbors, squared_distances
 
 from .features import FeatureMetric, counts
 from .intervals import with_jackknife
 
 Statistic = Callable[[Tensor], float]
 
+CHUNK = 1024  # points, and centres, whose distances are in memory at a time
 SLACK = 1 + 1e-9  # so that rounding does not put a point's k-th neighbour outside its ball
 
 
 def radii(points: Tensor, k: int) -> Tensor:
     """How far ``(N,)`` the balls of ``(N, D)`` points reach: each to its k-th nearest other."""
     own = torch.arange(len(points), device=points.device)
-    found = nearest(points, points.__getitem__, len(points), k, apart=(own, own))
+    found = nearest_neighbors(points, points.__getitem__, len(points), k, apart=(own, own))
     return torch.from_numpy(found.distances[:, -1] * SLACK).to(points.device)
 
 
@@ -68,7 +68,7 @@ def coverage(real: Tensor, k: int) -> Statistic:
     """The share of real points whose balls hold a generated one."""
     radius = radii(real, k).cpu().numpy()
     return lambda made: float(
-        (nearest(real, made.__getitem__, len(made)).distances[:, 0] <= radius).mean()
+        (nearest_neighbors(real, made.__getitem__, len(made)).distances[:, 0] <= radius).mean()
     )
 
 

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Objective
-from xraygan.graph.penalties import zero_centred
-from xraygan.graph.step import Step
+from xraygan import Objective, Step
+from xraygan.plugin_api import zero_centred_penalty
 
 Gamma = Annotated[float, Field(ge=0)]
 
@@ -45,4 +44,4 @@ class MinMax(Objective):
     def discriminator_loss(self, step: Step) -> Tensor:
         real, fake = step.real_scores, step.fake_scores
         loss = -(F.logsigmoid(real).mean() + F.logsigmoid(-fake).mean())
-        return loss + zero_centred(step, self.r1, self.r2)
+        return loss + zero_centred_penalty(step, self.r1, self.r2)

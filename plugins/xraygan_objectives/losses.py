@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Objective
-from xraygan.graph.penalties import gradients, zero_centred
-from xraygan.graph.step import Step
+from xraygan import Objective, Step
+from xraygan.plugin_api import image_gradients, zero_centred_penalty
 
 Gamma = Annotated[float, Field(ge=0)]
 
@@ -29,7 +28,7 @@ class _Penalized(Objective):
         """Scalar loss of the discriminator without R1 and R2."""
 
     def discriminator_loss(self, step: Step) -> Tensor:
-        return self.adversarial_loss(step) + zero_centred(step, self.r1, self.r2)
+        return self.adversarial_loss(step) + zero_centred_penalty(step, self.r1, self.r2)
 
 
 class Hinge(_Penalized):
@@ -114,7 +113,7 @@ class WGANGP(_Penalized):
         if step.networks["discriminator"].conditional:
             x, y = step.label_vectors("real"), step.label_vectors("fake")
             labels = y + share[:, :, 0, 0] * (x - y)
-        found = gradients(between, step.discriminate(between, labels))
+        found = image_gradients(between, step.discriminate(between, labels))
         distance = (torch.linalg.vector_norm(found, dim=1) - 1).square().mean()
         step.record("gradient_penalty", distance)
         return loss + self.penalty * distance

@@ -11,9 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Labeler, Task, UserError
-from xraygan.graph.step import Step
-from xraygan.parts.interfaces import wide
+from xraygan import Labeler, Step, Task, UserError
+from xraygan.plugin_api import as_float32
 
 
 class PseudoLabeler(Labeler):
@@ -90,7 +89,7 @@ class Teacher(Confidence):
     @torch.no_grad()
     def probabilities(self, step: Step) -> Tensor:
         logits = step.classify(step.fake, lambda: step.fake_metadata, averaged=True)["logits"]
-        return step.task.probabilities(step.gather(wide(logits)))
+        return step.task.probabilities(step.gather(as_float32(logits)))
 
 
 class Margin(PseudoLabeler):

@@ -8,9 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from xraygan import Score, Task, UserError
-from xraygan.graph.step import Step
-from xraygan.parts.interfaces import wide
+from xraygan import Score, Step, Task, UserError
+from xraygan.plugin_api import as_float32
 
 from .labelers import Confidence
 
@@ -60,7 +59,7 @@ class UnlabelledPseudoLabel(Score):
                 "unlabelled_pseudo_label needs images without labels: set [data] unlabelled = true "
                 "and [data] limit, the number of images of each class whose labels are used"
             )
-        logits = wide(step.classify(self._disturbed(images, step))["logits"])
+        logits = as_float32(step.classify(self._disturbed(images, step))["logits"])
         said = logits.detach()
         if self.noise:
             with torch.no_grad():

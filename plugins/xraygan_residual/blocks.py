@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xraygan import UserError
-from xraygan.parts.interfaces import wide
+from xraygan.plugin_api import as_float32
 
 SIZES = (32, 64, 128, 256, 512)
 COARSEST = 4  # pixels a side of the coarsest feature map
@@ -173,7 +173,7 @@ def with_deviation(maps: Tensor) -> Tensor:
 
     Source: Sec. 3 of Karras et al., arXiv:1710.10196.
     """
-    deviation = (wide(maps).var(dim=0, correction=0) + 1e-8).sqrt().mean().to(maps.dtype)
+    deviation = (as_float32(maps).var(dim=0, correction=0) + 1e-8).sqrt().mean().to(maps.dtype)
     return torch.cat([maps, deviation.expand(len(maps), 1, *maps.shape[2:])], dim=1)
 
 

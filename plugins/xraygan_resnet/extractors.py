@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from xraygan import Extractor
-from xraygan.parts.weights import load_matching, read_weights
+from xraygan.plugin_api import load_matching, read_weights
 
 from .networks import feature_maps, grey_resnet
 

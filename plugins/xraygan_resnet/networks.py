@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task, UserError
-from xraygan.parts.weights import (
+from xraygan.plugin_api import (
     GREY_MEAN,
     GREY_STD,
     download_weights,

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xraygan import Score
-from xraygan.graph.step import Step
+from xraygan import Score, Step
 
 
 def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:

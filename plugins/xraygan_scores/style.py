@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from xraygan import Score, UserError
-from xraygan.graph.step import Step
-from xraygan.parts.interfaces import wide
+from xraygan import Score, Step, UserError
+from xraygan.plugin_api import as_float32
 
 Formula = Literal["paper", "released"]
 
@@ -50,7 +49,7 @@ def _products(flat: Tensor, scale: float) -> Tensor:
     telling processors that have the format that they may read float32 as such; it is half the time.
     """
     if flat.dtype != torch.bfloat16:
-        flat = wide(flat)
+        flat = as_float32(flat)
         return _scaled_product(flat, scale)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -121,7 +120,7 @@ def content_loss(ours: Tensor, target: Tensor) -> Tensor:
     """
     # Flat, because gradients of maps would get another order in memory than the maps have, and the
     # network behind them would reorder them.
-    return F.mse_loss(wide(_flat(ours)), wide(_flat(target)))
+    return F.mse_loss(as_float32(_flat(ours)), as_float32(_flat(target)))
 
 
 class _StyleScore(Score):

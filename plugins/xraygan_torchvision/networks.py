@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task, UserError
-from xraygan.parts.weights import (
+from xraygan.plugin_api import (
     GREY_MEAN,
     GREY_STD,
     download_weights,

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xraygan import Tracker, UserError
-from xraygan.rundir.completion import unmeasured
-from xraygan.rundir.directory import RunDirectory
+from xraygan.plugin_api import RunDirectory, missing_results
 
 
 class TensorBoard(Tracker):
@@ -50,7 +49,7 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
-        if not unmeasured(self.directory):  # or the figures are of an earlier step
+        if not missing_results(self.directory):  # or the figures are of an earlier step
             metrics = RunDirectory(self.directory).read_evaluation().get("metrics", {})
             values = {name: found.get("value") for name, found in metrics.items()}
             figures = {name: value for name, value in values.items() if isinstance(value, float)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from xraygan import Tracker
-from xraygan.rundir.file_readers import needed
-from xraygan.utils.csv_cells import numbers, parse_csv, write_table
+from xraygan.plugin_api import read_number_table, write_table
 
 
 class CSV(Tracker):
@@ -41,14 +39,9 @@ class CSV(Tracker):
         row.to_csv(self.path, mode="a", header=False, index=False)
 
     def _read(self) -> pd.DataFrame:
-        return needed(self.path, _parse, "delete it, and the rows of the steps to come are kept")
+        remedy = "delete it, and the rows of the steps to come are kept"
+        return read_number_table(self.path, remedy, whole="step")
 
     def _write(self, rows: pd.DataFrame) -> None:
         self.columns = list(rows.columns)
         write_table(self.path, rows)
-
-
-def _parse(text: str) -> pd.DataFrame:
-    table = parse_csv(text)
-    rows = {name: numbers(table, name, -math.inf, math.inf) for name in ("step", *table)}
-    return pd.DataFrame(rows).astype({"step": int})

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from xraygan import Extractor, UserError
-from xraygan.graph.step import Step
-from xraygan.parts.weights import download_weights, load_matching, read_weights
+from xraygan import Extractor, Step, UserError
+from xraygan.plugin_api import download_weights, load_matching, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from xraygan import Classifier, Extractor, Task, UserError
-from xraygan.parts.weights import load_matching, read_weights
+from xraygan.plugin_api import load_matching, read_weights
 
 Weights = (
     Literal[

@@ -12,9 +12,7 @@ import numpy as np
 import pandas as pd
 
 from xraygan import Dataset, UserError
-from xraygan.data.images import file_identity, read_grey
-from xraygan.utils.parsing import unreadable
-from xraygan.utils.paths import data_folder
+from xraygan.plugin_api import describe_read_error, file_identity, read_grey, require_data_folder
 
 SPLITS = ("train", "val", "test")
 PATIENT = re.compile(r"person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+")
@@ -73,14 +71,14 @@ class Zhang(Dataset):
 
     def __init__(self, root: Path | None, *, val: Literal["val", "train"] = "val") -> None:
         self.val = val
-        self.root = data_folder(root, "zhang", HELP)
+        self.root = require_data_folder(root, "zhang", HELP)
         try:
             prefix = _prefix(self.root)
             needed = [f"{prefix}{split}/{c}" for split in ("train", "test") for c in self.classes]
             missing = [folder for folder in needed if not (self.root / folder).is_dir()]
             others = [] if missing else self._other_folders()
         except OSError as error:
-            raise UserError(unreadable(error)) from None
+            raise UserError(describe_read_error(error)) from None
         if missing:
             what = f"not laid out as the set; missing: {', '.join(missing)}"
             raise UserError(f"{root}: {what}{HELP}")
@@ -117,7 +115,7 @@ class Zhang(Dataset):
                         raise UserError(f"{self.root / folder}: no .jpeg file is in it{HELP}")
                     rows += [(f"{folder}/{image}", (name,), given) for image in images]
             except OSError as error:
-                raise UserError(unreadable(error)) from None
+                raise UserError(describe_read_error(error)) from None
         self.left_out = {"files in the image folders that are no .jpeg": others} if others else {}
         table = pd.DataFrame(rows, columns=["path", "labels", "split"])
         table = table.assign(patient=table["path"].map(_patient), age=math.nan, sex="", view="AP")

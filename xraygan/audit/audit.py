@@ -17,13 +17,14 @@ from torch import Tensor
 
 from xraygan._version import __version__
 from xraygan.audit.verdict import Compared
-from xraygan.data.datamodule import ImageSplit, StoredImages, to_range
+from xraygan.data.datamodule import ImageSplit, to_range
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import CONFIDENCE, Evaluation
+from xraygan.evaluation.evaluation import CONFIDENCE, RunEvaluation
+from xraygan.parts.evaluation import Evaluation, Images, SplitImages
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.image_record import note_use
 from xraygan.rundir.provenance import trained_on
-from xraygan.session.sampling import sample
+from xraygan.session.sampling import sample_images
 from xraygan.session.session import Session
 from xraygan.utils.atomic_files import as_json, write_together
 from xraygan.utils.progress import Display
@@ -40,7 +41,15 @@ from .memorization import (
     relative,
     resemblance,
 )  # fmt: skip
-from .nearest_neighbors import SIDE, Embed, Neighbours, as_greys, nearest, patterns, spaces
+from .nearest_neighbors import (
+    SIDE,
+    Embed,
+    Neighbours,
+    as_shown,
+    nearest_neighbors,
+    patterns,
+    spaces,
+)
 from .verdict import notes, splits_differ, verdict
 
 NEIGHBOURS = 50  # training images that are looked for; the nearest is compared with the others
@@ -67,7 +76,7 @@ class HeldOut:
     seen: np.ndarray
 
     @classmethod
-    def draw(cls, train: ImageSplit, test: ImageSplit, random: np.random.Generator) -> HeldOut:
+    def draw(cls, train: SplitImages, test: SplitImages, random: np.random.Generator) -> HeldOut:
         """Draw them at random.
 
         Raises:
@@ -111,11 +120,11 @@ def audit(
         raise UserError(f"{place.path}: the run has no generator, so there is nothing to audit")
     evaluation = session.evaluation("test")
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
-    images = sample(session, count, None, seed, display)[0].images
+    images = sample_images(session, count, None, seed, display)[0].images
     embeds = spaces(evaluation)
     compared = compare(evaluation, embeds, images, held, seed, display)
     members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
-    alike = resembling(evaluation, images, held, display)
+    alike = measure_resemblance(evaluation, images, held, display)
     content = {
         **verdict(compared, members, alike),
         "step": step,
@@ -162,7 +171,7 @@ def compare(
     for name, embed in embeds.items():
         queries = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
         with _passing(train, embed, f"nearest in {name}", display) as part:
-            near = nearest(queries, part, len(train), min(NEIGHBOURS, len(train)))
+            near = nearest_neighbors(queries, part, len(train), min(NEIGHBOURS, len(train)))
         generated = Neighbours(near.distances[:cut], near.rows[:cut])
         held_out = Neighbours(near.distances[cut:], near.rows[cut:])
         random = _random(seed, name)
@@ -171,19 +180,21 @@ def compare(
     return found
 
 
-def resembling(evaluation: Evaluation, images: Tensor, held: HeldOut, display: Display) -> Object:
+def measure_resemblance(
+    evaluation: Evaluation, images: Tensor, held: HeldOut, display: Display
+) -> Object:
     """Whether generated images ``(N, S, S)`` uint8 look like the data at all; see
     :func:`xraygan.audit.memorization.resemblance`."""
     embed, cut = partial(patterns, evaluation), len(images)
     both = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
     with _passing(evaluation.train, embed, "resemblance", display) as part:
-        far = nearest(both, part, len(evaluation.train)).distances[:, 0]
+        far = nearest_neighbors(both, part, len(evaluation.train)).distances[:, 0]
     correlation = 1 - far**2 / 2  # of points of length 1
     return resemblance(correlation[:cut], correlation[cut:])
 
 
 def _membership(
-    evaluation: Evaluation,
+    evaluation: RunEvaluation,
     embed: Embed,
     images: Tensor,
     held: HeldOut,
@@ -205,15 +216,15 @@ def _membership(
     # Neither image of a pair is compared with the patient of the one that was seen: the training
     # images that are left are to both what others are.
     own = patients[torch.from_numpy(held.seen).to(evaluation.device)].repeat(2)
-    to_made = nearest(both, made.__getitem__, len(made)).distances[:, 0]
+    to_made = nearest_neighbors(both, made.__getitem__, len(made)).distances[:, 0]
     with _passing(train, embed, "membership", display) as part:
-        to_train = nearest(both, part, len(train), apart=(own, patients)).distances[:, 0]
+        to_train = nearest_neighbors(both, part, len(train), apart=(own, patients)).distances[:, 0]
     scores = {
         "relative": ratio(to_made, to_train),
         "distance": to_made,
         "control": to_train,
     }
-    if "discriminator" in evaluation.graph.networks:
+    if "discriminator" in evaluation.networks:
         seen = _discriminate(evaluation, train, held.seen)
         scores["discriminator"] = -np.concatenate(
             [seen, _discriminate(evaluation, test, held.unseen)]
@@ -224,7 +235,7 @@ def _membership(
     return {"pairs": count, "level": LEVEL, "leaks": leaks, **found}
 
 
-def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -> np.ndarray:
+def _discriminate(evaluation: RunEvaluation, split: ImageSplit, rows: np.ndarray) -> np.ndarray:
     """The discriminator's logits ``(N,)`` for real images and, if it wants them, their labels."""
     graph, words = evaluation.graph, evaluation.recipe.tables
     discriminator = graph.trained("discriminator")
@@ -250,7 +261,7 @@ def _discriminate(evaluation: Evaluation, split: ImageSplit, rows: np.ndarray) -
     return found
 
 
-def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> Object:
+def _protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -> Object:
     train, size = evaluation.train, evaluation.task.image_size
     side = min(SIDE, size)
     return {
@@ -282,7 +293,7 @@ def _data(session: Session, place: RunDirectory) -> Object:
 # -- pairs -----------------------------------------------------------------------------------------
 
 
-def _pairs(compared: dict[str, Compared], evaluation: Evaluation) -> list[Object]:
+def _pairs(compared: dict[str, Compared], evaluation: RunEvaluation) -> list[Object]:
     """Each generated image, as ``xraygan generate`` names it, and the training image it is nearest
     to; of each space the relatively nearest first."""
     pairs = []
@@ -303,14 +314,10 @@ def _pairs(compared: dict[str, Compared], evaluation: Evaluation) -> list[Object
 
 
 def _panels(
-    compared: dict[str, Compared], evaluation: Evaluation, images: Tensor, held: HeldOut
+    compared: dict[str, Compared], evaluation: RunEvaluation, images: Tensor, held: HeldOut
 ) -> list[tuple[str, list[tuple[np.ndarray, np.ndarray, str, bool]]]]:
     """Of each space, the closest pairs of generated and of held-out images, as the picture wants
     them; no training image twice."""
-
-    def pictures(images: Tensor, real: bool) -> np.ndarray:
-        greys = as_greys(evaluation, images, real)[:, 0].clamp(0, 1)
-        return (greys * 255).round().byte().cpu().numpy()
 
     panels = []
     test = evaluation.test.images
@@ -325,7 +332,11 @@ def _panels(
             theirs = evaluation.train.images[torch.from_numpy(near.rows[order, 0])]
             flags = np.zeros(len(order), dtype=bool) if real else found.flagged[order]
             cells = zip(
-                pictures(shown, real), pictures(theirs, True), how_near[order], flags, strict=True
+                as_shown(evaluation, shown, real),
+                as_shown(evaluation, theirs, True),
+                how_near[order],
+                flags,
+                strict=True,
             )
             title = f"{name} | nearest training image, in {space}"
             panels.append((title, [(a, b, f"{d:.2f}", bool(flag)) for a, b, d, flag in cells]))
@@ -348,7 +359,7 @@ def _random(seed: int, *purpose: str) -> np.random.Generator:
 
 @contextmanager
 def _passing(
-    split: ImageSplit, embed: Embed, what: str, display: Display
+    split: SplitImages, embed: Embed, what: str, display: Display
 ) -> Iterator[Callable[[slice], Tensor]]:
     """Parts of a split as points, with a line that says how far the pass over it is."""
     with display.progress(what, len(split)) as advance:
@@ -361,17 +372,17 @@ def _passing(
         yield part
 
 
-def _rows(split: ImageSplit, rows: Sequence[int] | np.ndarray) -> StoredImages:
+def _rows(split: SplitImages, rows: Sequence[int] | np.ndarray) -> Images:
     """Some images of a split, not yet read."""
-    return StoredImages(split.images.pixels, split.images.rows[torch.as_tensor(rows)])
+    return split.images.take(torch.as_tensor(rows))
 
 
-def _kinds(split: ImageSplit) -> list[bytes]:
+def _kinds(split: SplitImages) -> list[bytes]:
     """The labels of each image as something to compare."""
     return [row.tobytes() for row in split.label_matrix]
 
 
-def _one_a_patient(split: ImageSplit, random: np.random.Generator) -> np.ndarray:
+def _one_a_patient(split: SplitImages, random: np.random.Generator) -> np.ndarray:
     """A random image of each patient, in random order."""
     order = random.permutation(len(split))
     first = np.unique(split.patients[order], return_index=True)[1]

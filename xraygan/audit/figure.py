@@ -11,7 +11,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xraygan.report.plots import COLOURS, STYLE, rendered
+from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 
 ACROSS = 4  # pairs in a row of a panel
 IMAGE = 0.6  # inches
@@ -33,8 +33,8 @@ def draw_pairs(panels: Sequence[tuple[str, Sequence[Pair]]]) -> bytes:
         panels: a title each, and pairs: two images ``(S, S)`` uint8, what stands below them, and
             whether they are framed.
     """
-    with style.context(["default", STYLE]), matplotlib.rc_context({"font.size": 7}):
-        return rendered(_figure(panels), bbox_inches="tight", pad_inches=0.08)
+    with style.context(["default", FIGURE_STYLE]), matplotlib.rc_context({"font.size": 7}):
+        return figure_bytes(_figure(panels), bbox_inches="tight", pad_inches=0.08)
 
 
 def _figure(panels: Sequence[tuple[str, Sequence[Pair]]]) -> Figure:

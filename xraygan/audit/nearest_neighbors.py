@@ -11,18 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xraygan.data.datamodule import StoredImages, to_range
+from xraygan.data.datamodule import to_range
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.parts.evaluation import Evaluation, Images
 
 #: queries, and reference images, whose distances are in memory at a time
 CHUNK = 1024
 #: pixels across, of the small images that are compared
 SIDE = 32
 
-Images = Tensor | StoredImages
 #: images, and whether they are real, as points ``(N, D)`` float64 on the run's device
-Embed = Callable[[Images, bool], Tensor]
+Embed = Callable[[Tensor | Images, bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Neighbours:
     rows: np.ndarray
 
 
-def nearest(
+def nearest_neighbors(
     queries: Tensor,
     reference: Callable[[slice], Tensor],
     count: int,
@@ -84,25 +83,53 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(lengths, x, y.T, alpha=-2).clamp_(min=0)
 
 
+def nearest_training_images(
+    evaluation: Evaluation, images: Tensor, k: int
+) -> dict[str, Neighbours]:
+    """The training images nearest to generated ones, in each space of the privacy audit.
+
+    Args:
+        images: ``(Q, S, S)`` uint8, generated.
+        k: how many for each; all training images where there are fewer.
+
+    Returns:
+        By space, ``"pixels"`` and, with a classifier, ``"features"``: their rows in
+        ``evaluation.train``, and how far they are, see :func:`thumbnails`.
+
+    Raises:
+        UserError: the classifier's features are not finite.
+    """
+    train = evaluation.train.images
+    count = len(train)
+
+    def found(embed: Embed) -> Neighbours:
+        def part(which: slice) -> Tensor:
+            return embed(train.take(torch.arange(which.start, which.stop)), True)
+
+        return nearest_neighbors(embed(images, False), part, count, min(k, count))
+
+    return {name: found(embed) for name, embed in spaces(evaluation).items()}
+
+
 # -- images as points ------------------------------------------------------------------------------
 
 
 def spaces(evaluation: Evaluation) -> dict[str, Embed]:
     """Where distances are measured: in pixels and, with a classifier, in its features."""
     found: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
-    if "classifier" in evaluation.graph.networks:
+    if "classifier" in evaluation.networks:
         found["features"] = partial(_features, evaluation)
     return found
 
 
-def thumbnails(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
+def thumbnails(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
     """Images as points ``(N, D)`` whose distance is the root mean square difference of greys.
 
     Greys are in [0, 1]. Images are averaged down to 32 x 32 first: without that, the fine grain
     that a generator adds is as far from a copied image as it is from any other, and an image that
     is moved by a pixel is another.
     """
-    size = evaluation.recipe.tables.evaluation.batch_size
+    size = evaluation.batch_size
     points = []
     for start in range(0, len(images), size):
         greys = as_greys(evaluation, images[start : start + size].to(evaluation.device), real)
@@ -111,7 +138,7 @@ def thumbnails(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
     return torch.cat(points)
 
 
-def patterns(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
+def patterns(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
     """Images as points ``(N, D + 1)`` of length 1 whose products are the correlations of greys.
 
     Of greys as :func:`thumbnails` has them, so that neither brightness nor contrast counts. The
@@ -128,12 +155,19 @@ def patterns(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
 def as_greys(evaluation: Evaluation, images: Tensor, real: bool) -> Tensor:
     """``(N, S, S)`` uint8 images as greys ``(N, 1, S, S)``, 0 and 1 where real ones are black and
     white in the recipe's value range; generated ones are in [-1, 1] whatever that is."""
-    low, high = evaluation.recipe.tables.data.value_range
+    low, high = evaluation.value_range
     span = (low, high) if real else (-1.0, 1.0)
     return (to_range(images[:, None], span) - low) / (high - low)
 
 
-def _features(evaluation: Evaluation, images: Images, real: bool) -> Tensor:
+def as_shown(evaluation: Evaluation, images: Tensor, real: bool) -> np.ndarray:
+    """``(N, S, S)`` uint8 images with the greys that the discriminator sees, to be shown beside
+    each other: ``(N, S, S)`` uint8; see :func:`as_greys`."""
+    greys = as_greys(evaluation, images, real)[:, 0].clamp(0, 1)
+    return (greys * 255).round().byte().cpu().numpy()
+
+
+def _features(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
     found = torch.from_numpy(evaluation.classify(images, real=real)[0])
     if not found.isfinite().all():  # of which none would be the nearest to anything
         raise UserError(

@@ -27,7 +27,7 @@ class Compared:
     flagged: np.ndarray
 
 
-def flagged(name: str, found: Compared) -> str:
+def flagged_summary(name: str, found: Compared) -> str:
     """How many generated images are flagged in a space, beside how many fresh ones would be."""
     return (
         f"{found.figures['flagged']} of {len(found.flagged)} generated images are flagged in "
@@ -37,7 +37,7 @@ def flagged(name: str, found: Compared) -> str:
 
 def verdict(compared: Mapping[str, Compared], members: Object, alike: Object) -> Object:
     """``verdict``, one of five words, and what it ``says`` in a sentence."""
-    how_many = flagged(*min(compared.items(), key=lambda item: item[1].figures["p"]))
+    how_many = flagged_summary(*min(compared.items(), key=lambda item: item[1].figures["p"]))
     if any(found.figures["copies"] for found in compared.values()):
         return {"verdict": "copies", "says": f"COPIES TRAINING IMAGES: {how_many}"}
     found = members.get("relative", {"auc": float("nan")})
@@ -45,7 +45,7 @@ def verdict(compared: Mapping[str, Compared], members: Object, alike: Object) ->
     if members.get("leaks"):
         return {"verdict": "leaks", "says": f"LEAKS MEMBERSHIP: {tells}; {how_many}"}
     if alike["share"] > 0.5:
-        return {"verdict": "unlike", "says": f"CANNOT SPEAK: {unlike(alike)}"}
+        return {"verdict": "unlike", "says": f"CANNOT SPEAK: {dissimilarity(alike)}"}
     if all(found.figures["needed"] is None for found in compared.values()):
         few = f"CANNOT SPEAK: too few images to tell any number of copies from chance; {how_many}"
         return {"verdict": "few", "says": few}
@@ -53,7 +53,7 @@ def verdict(compared: Mapping[str, Compared], members: Object, alike: Object) ->
     return {"verdict": "none", "says": says}
 
 
-def unlike(alike: Object) -> str:
+def dissimilarity(alike: Object) -> str:
     """How many generated images do not look like the data, and by what."""
     return (
         f"{alike['unlike']} of {alike['generated']} generated images do not resemble the data: "
@@ -79,7 +79,7 @@ def notes(
     """
     notes = _few(compared, members)
     if alike["share"] > NOTED:
-        notes.append(f"{unlike(alike)}; of these nothing can be said")
+        notes.append(f"{dissimilarity(alike)}; of these nothing can be said")
     notes += [
         f"in {name} more images are flagged than chance explains, but near to so few training "
         "images that a generator without variety explains it too: look at audit.png"
@@ -105,7 +105,7 @@ def notes(
 
 def _few(compared: Mapping[str, Compared], members: Object) -> list[str]:
     """Which copies could not have been seen, for want of images."""
-    notes = [note for name, found in compared.items() if (note := few(name, found))]
+    notes = [note for name, found in compared.items() if (note := detection_limit(name, found))]
     if members["pairs"] and 0.5 ** members["pairs"] > LEVEL:
         notes.append(
             f"with {members['pairs']} pairs no membership could be told from chance, however clear"
@@ -113,7 +113,7 @@ def _few(compared: Mapping[str, Compared], members: Object) -> list[str]:
     return notes
 
 
-def few(name: str, found: Compared) -> str:
+def detection_limit(name: str, found: Compared) -> str:
     """Which copies in a space could not have been seen, for want of images; empty if all could."""
     made, held = len(found.flagged), len(found.held_out.rows)
     needed = found.figures["needed"]

@@ -9,7 +9,14 @@ import click
 
 from xraygan.utils.limits import MOST
 
-from .common import SEED, Whole, checkpoint_option, quiet_option, run_argument, set_option
+from .options import (
+    SEED_TYPE,
+    BoundedInt,
+    checkpoint_option,
+    quiet_option,
+    run_argument,
+    set_option,
+)
 
 SCORES = {
     "relative": "distance to generated over distance to training images",
@@ -26,12 +33,12 @@ SCORES = {
 @click.option(
     "--generated",
     "count",
-    type=Whole(2, MOST),
+    type=BoundedInt(2, MOST),
     default=512,
     show_default=True,
     help="How many images to generate.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--seed", type=SEED_TYPE, default=0, show_default=True)
 @quiet_option
 def audit(
     directory: Path, which: str, overrides: tuple[str, ...], count: int, seed: int, quiet: bool
@@ -43,11 +50,11 @@ def audit(
     is 0 whatever the verdict.
     """
     from xraygan.audit.audit import audit as measure
-    from xraygan.session.session import restore
+    from xraygan.session.session import restore_session
     from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)
-    session, place, step = restore(directory, overrides, display, which, measure=False)
+    session, place, step = restore_session(directory, overrides, display, which, measure=False)
     with place.locked():
         found = measure(session, place, step, count, seed, display)
     for line in _summary(found):

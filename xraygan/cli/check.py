@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import recipe_argument, set_option
+from .options import recipe_argument, set_option
 
 if TYPE_CHECKING:
     from rich.console import Console

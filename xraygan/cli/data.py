@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from .common import Place, print_images, quiet_option, recipe_argument, set_option
+from .options import SafePath, quiet_option, recipe_argument, set_option
+from .printing import print_images
 
 cache_option = click.option(
     "--cache",
     metavar="DIR",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="The folder of image stores; by default the user's cache folder.",
 )
 

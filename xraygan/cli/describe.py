@@ -6,9 +6,9 @@ import json
 
 import click
 
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 
-from .common import complete_kinds, complete_parts
+from .options import complete_kinds, complete_parts
 
 
 @click.command()
@@ -20,7 +20,7 @@ def describe(kind: str, name: str) -> None:
     from xraygan.parts.registry import KINDS, docstring, installed
 
     if kind not in KINDS:
-        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+        raise UserError(f"no kind of part is named {kind!r}; {did_you_mean(kind, KINDS)}")
     part = installed().get(kind, name)
     click.secho(f"{kind} {name}  ({part.origin})", bold=True)
     if kind == "command":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .common import checkpoint_option, print_metrics, quiet_option, run_argument, set_option
+from .options import checkpoint_option, quiet_option, run_argument, set_option
+from .printing import print_metrics
 
 
 @click.command()
@@ -23,11 +24,11 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
     """
     from xraygan.rundir.disk_errors import disk_errors
-    from xraygan.session.session import restore
+    from xraygan.session.session import restore_session
     from xraygan.training.final_evaluation import finish
     from xraygan.utils.progress import Display
 
-    session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
+    session, place, step = restore_session(directory, overrides, Display(quiet=quiet), which)
     with place.locked(), disk_errors(place):
         evaluation = finish(session, place, step)
     print_metrics(evaluation)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from .common import Place, Whole, run_argument
+from .options import BoundedInt, SafePath, run_argument
 
 
 @click.command()
 @run_argument
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="Their folder; RUN/figures by default.",
 )
 @click.option(
@@ -25,7 +25,7 @@ from .common import Place, Whole, run_argument
 )
 @click.option(
     "--dpi",
-    type=Whole(36, 1200),
+    type=BoundedInt(36, 1200),
     default=300,
     show_default=True,
     help="Dots per inch of a PNG, and of the images in a PDF or SVG.",

@@ -8,14 +8,22 @@ import click
 
 from xraygan.utils.limits import MOST
 
-from .common import SEED, Place, Whole, checkpoint_option, quiet_option, run_argument, set_option
+from .options import (
+    SEED_TYPE,
+    BoundedInt,
+    SafePath,
+    checkpoint_option,
+    quiet_option,
+    run_argument,
+    set_option,
+)
 
 
 @click.command()
 @run_argument
 @checkpoint_option
 @set_option
-@click.option("--count", type=Whole(1, MOST), required=True, help="How many images.")
+@click.option("--count", type=BoundedInt(1, MOST), required=True, help="How many images.")
 @click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
 @click.option(
     "--metadata",
@@ -25,10 +33,10 @@ from .common import SEED, Place, Whole, checkpoint_option, quiet_option, run_arg
     help="Of a patient with this: age=60, sex=F or view=PA, for generators that are told of it; "
     "repeatable.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--seed", type=SEED_TYPE, default=0, show_default=True)
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     required=True,
     help="A new or empty folder.",
 )
@@ -52,7 +60,7 @@ def generate(
     """
     from xraygan.errors import UserError
     from xraygan.session.sampling import write_images
-    from xraygan.session.session import restore
+    from xraygan.session.session import restore_session
     from xraygan.utils.progress import Display
 
     metadata: dict[str, object] = {}
@@ -62,6 +70,6 @@ def generate(
             raise UserError(f"--metadata: expected NAME=VALUE, found {word!r}")
         metadata[name] = value
     display = Display(quiet=quiet)
-    session, _, step = restore(directory, overrides, display, which, measure=False)
+    session, _, step = restore_session(directory, overrides, display, which, measure=False)
     write_images(session, step, count, class_name, seed, out, display, metadata)
     click.echo(f"{count} images in {out}")

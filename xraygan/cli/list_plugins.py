@@ -6,9 +6,9 @@ import json
 
 import click
 
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 
-from .common import complete_kinds
+from .options import complete_kinds
 
 
 @click.command("list-plugins")
@@ -23,7 +23,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 
     kind = kind.removesuffix("s") if kind else None
     if kind is not None and kind not in (*KINDS, "plugin"):
-        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+        raise UserError(f"no kind of part is named {kind!r}; {did_you_mean(kind, KINDS)}")
     parts = [part.as_dict() for part in installed().parts(kind)]
     if as_json:
         click.echo(json.dumps(parts, indent=1))

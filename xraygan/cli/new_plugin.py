@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Place, complete_kinds, utf8
+from .options import SafePath, complete_kinds, utf8
 
 
 @click.command("new-plugin")
@@ -14,7 +14,7 @@ from .common import Place, complete_kinds, utf8
 @click.argument("name", callback=utf8)
 @click.option(
     "--out",
-    type=Place(),
+    type=SafePath(),
     help="The project's folder; xraygan-NAME by default.",
 )
 def new_plugin(kind: str, name: str, out: Path | None) -> None:

@@ -9,7 +9,7 @@ import click
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_atomically
 
-from .common import Place, utf8
+from .options import SafePath, utf8
 
 
 @click.group(invoke_without_command=True)
@@ -27,7 +27,7 @@ def recipes(context: click.Context) -> None:
 
 @recipes.command()
 @click.argument("name", callback=utf8)
-@click.argument("file", required=False, type=Place(dir_okay=False))
+@click.argument("file", required=False, type=SafePath(dir_okay=False))
 def copy(name: str, file: Path | None) -> None:
     """Copy the recipe NAME to FILE, NAME.toml by default, to be edited.
 

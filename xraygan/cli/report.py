@@ -8,7 +8,7 @@ import click
 
 from xraygan.errors import UserError
 
-from .common import Place
+from .options import SafePath
 
 
 @click.command()
@@ -17,11 +17,11 @@ from .common import Place
     metavar="RUN [RUN ...]",
     nargs=-1,
     required=True,
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
 )
 @click.option(
     "--out",
-    type=Place(),
+    type=SafePath(),
     metavar="FILE",
     help="The page; RUN/report.html of one run, comparison.html of several by default. "
     "A page of this command is replaced, any other file is left alone and an error.",

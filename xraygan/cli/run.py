@@ -10,7 +10,8 @@ import click
 
 from xraygan.utils.limits import MOST_PROCESSES, MOST_STEPS
 
-from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, set_option
+from .options import BoundedInt, SafePath, quiet_option, recipe_argument, set_option
+from .printing import print_metrics
 
 
 @click.command()
@@ -18,7 +19,7 @@ from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, 
 @set_option
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="The run directory; runs/NAME by default.",
 )
 @click.option(
@@ -29,14 +30,14 @@ from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, 
 )
 @click.option(
     "--steps",
-    type=Whole(1, MOST_STEPS),
+    type=BoundedInt(1, MOST_STEPS),
     metavar="N",
     help="Train for N steps in all (--set run.steps=N); with --resume, a finished run for longer.",
 )
 @click.option(
     "--from",
     "from_run",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     metavar="RUN",
     help="Start from the networks of another run, where they fit (--set start.run=RUN).",
 )
@@ -47,7 +48,7 @@ from .common import Place, Whole, print_metrics, quiet_option, recipe_argument, 
 )
 @click.option(
     "--devices",
-    type=Whole(1, MOST_PROCESSES),
+    type=BoundedInt(1, MOST_PROCESSES),
     default=1,
     metavar="N",
     help="Spread each batch over N GPUs of this machine (or N processes, without GPUs).",

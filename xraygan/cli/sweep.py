@@ -10,7 +10,7 @@ import click
 
 from xraygan.utils.limits import MOST_PROCESSES
 
-from .common import Place, Whole, quiet_option, set_option, utf8
+from .options import BoundedInt, SafePath, quiet_option, set_option, utf8
 
 
 @click.command()
@@ -18,11 +18,15 @@ from .common import Place, Whole, quiet_option, set_option, utf8
 @set_option
 @click.option(
     "--out",
-    type=Place(file_okay=False),
+    type=SafePath(file_okay=False),
     help="The sweep's folder; runs/sweeps/NAME by default.",
 )
 @click.option(
-    "--jobs", type=Whole(1, MOST_PROCESSES), default=1, show_default=True, help="Runs at a time."
+    "--jobs",
+    type=BoundedInt(1, MOST_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Runs at a time.",
 )
 @click.option(
     "--preset", default="", metavar="NAME", callback=utf8, help="One of the sweep's presets."

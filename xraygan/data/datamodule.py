@@ -19,7 +19,8 @@ from torch import Tensor
 from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.parts.building import build
-from xraygan.parts.interfaces import Dataset, Task
+from xraygan.parts.interfaces import Dataset
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 
 from .decode import Progress
@@ -48,6 +49,10 @@ class StoredImages:
 
     def __getitem__(self, which: int | slice | Tensor) -> Tensor:
         return self.pixels[self.rows[which]]
+
+    def take(self, rows: Tensor) -> StoredImages:
+        """Some of them, not read yet, by their rows ``(n,)`` int64 among these."""
+        return StoredImages(self.pixels, self.rows[rows])
 
     @property
     def device(self) -> torch.device:

@@ -8,21 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from xraygan.errors import nearest, shown
+from xraygan.errors import did_you_mean, shown
 from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.plugin_errors import asking, plugin_fault
 from xraygan.utils.naming import label_fault
 from xraygan.utils.paths import path_fault
 
-from .tables import spelling
+from .tables import normalized_name
 
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
 GIVEN_SPLITS = ("train", "val", "test")
 SEXES = ("M", "F", "")
 
 #: the label that says that there is no finding
-NORMAL = "No Finding"
+NO_FINDING = "No Finding"
 
 
 def check_classes(choice: Choice, dataset: Dataset) -> None:
@@ -42,7 +42,7 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
             raise plugin_fault(choice, f"the class {shown(name)} {fault}")
     spelt: dict[str, str] = {}
     for name in classes:
-        if (other := spelt.setdefault(spelling(name), name)) != name:
+        if (other := spelt.setdefault(normalized_name(name), name)) != name:
             said = f"the classes {other!r} and {name!r} differ only in spelling"
             raise plugin_fault(choice, f"{said}; expected one name for each class")
 
@@ -60,7 +60,9 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
         raise plugin_fault(choice, f"index() returned {kind}; expected a pandas DataFrame")
     for name in COLUMNS:
         if (count := list(table.columns).count(name)) != 1:
-            hint = "is there twice" if count else f"is missing; {nearest(name, map(str, table))}"
+            hint = (
+                "is there twice" if count else f"is missing; {did_you_mean(name, map(str, table))}"
+            )
             raise plugin_fault(choice, f"index(): the column {name!r} {hint}")
     # Plain objects from here on: pandas takes ten times as long to go through its own strings, and
     # groups and joins categories, say, in other ways.
@@ -115,7 +117,11 @@ def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
             return f"names {unknown[0]!r}, no class"
         if len(set(value)) < len(value):
             return "names a class twice"
-        return f"says {NORMAL!r} beside a finding" if NORMAL in value and len(value) > 1 else ""
+        return (
+            f"says {NO_FINDING!r} beside a finding"
+            if NO_FINDING in value and len(value) > 1
+            else ""
+        )
 
     def text(known: tuple[str, ...] = (), *, empty: bool = True) -> Callable[[Any], str]:
         def fault(value: Any) -> str:

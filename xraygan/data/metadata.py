@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 
 #: name -> the words that stand for 1 and for 0; None for a number of its own
 WORDS: dict[str, tuple[str, str] | None] = {"age": None, "sex": ("M", "F"), "view": ("PA", "AP")}
@@ -75,7 +75,7 @@ def _number(name: str, value: object) -> float:
     words = WORDS[name]
     if words is not None:
         if value not in words:
-            raise UserError(f"metadata: {name}: {value!r}; {nearest(str(value), words)}")
+            raise UserError(f"metadata: {name}: {value!r}; {did_you_mean(str(value), words)}")
         return _coded(words)[str(value)]
     try:
         number = float(value)  # type: ignore[arg-type]

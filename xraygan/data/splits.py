@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from xraygan.data.split_names import SPLIT_NAMES, SPLITS
-from xraygan.errors import UserError, nearest
-from xraygan.parts.interfaces import Dataset, Task
+from xraygan.errors import UserError, did_you_mean
+from xraygan.parts.interfaces import Dataset
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.seeding import derive_seed
 
-from .index import GIVEN_SPLITS, NORMAL
+from .index import GIVEN_SPLITS, NO_FINDING
 
 
 def task_of(recipe: Recipe, dataset: Dataset) -> Task:
@@ -35,7 +36,9 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
     ):
         for name in names:
             if name not in known:
-                raise UserError(f"[data] {key}: no class is named {name!r}; {nearest(name, known)}")
+                raise UserError(
+                    f"[data] {key}: no class is named {name!r}; {did_you_mean(name, known)}"
+                )
         if len(set(names)) < len(names):
             raise UserError(f"[data] {key}: a class is named twice")
     exclusive = words.label_policy == "single" or dataset.exclusive
@@ -45,8 +48,8 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
             'or more, or set label_policy = "multi"'
         )
     if recipe.tables.evaluation.protocol == "multilabel14":
-        missing = [name for name in dataset.classes if name not in (*classes, NORMAL)]
-        if exclusive or missing or len(set(classes) - {NORMAL}) < 14:
+        missing = [name for name in dataset.classes if name not in (*classes, NO_FINDING)]
+        if exclusive or missing or len(set(classes) - {NO_FINDING}) < 14:
             raise UserError(
                 '[evaluation] protocol: "multilabel14" is measured on 14 findings that may occur '
                 'together; set data.label_policy = "multi" and data.classes to all 14 findings of '
@@ -161,7 +164,7 @@ def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
         return split
     limits = words.limit
     if not isinstance(limits, Mapping):
-        limits = dict.fromkeys((*task.classes, NORMAL), limits)
+        limits = dict.fromkeys((*task.classes, NO_FINDING), limits)
     source = np.random.default_rng(derive_seed(recipe.tables.run.seed, "limit"))
     train = table[split == "train"]
     patients = train["patient"].unique()
@@ -169,7 +172,7 @@ def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
     order = np.argsort(train["patient"].map(turn).to_numpy(), kind="stable")
     taken: Counter[str] = Counter()
     for row, labels in train["labels"].iloc[order].items():
-        known = [name for name in labels if name in task.classes] or [NORMAL]
+        known = [name for name in labels if name in task.classes] or [NO_FINDING]
         if all(taken[name] < limits.get(name, len(table)) for name in known):
             taken.update(known)
         else:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 from xraygan.utils.csv_cells import unguarded
-from xraygan.utils.parsing import read_bytes, unreadable
+from xraygan.utils.parsing import describe_read_error, read_bytes
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
 AGE_UNITS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -89,7 +89,7 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     return [line.strip() for line in _read(path, "list", remedy).splitlines()]
 
 
-def spelling(name: str) -> str:
+def normalized_name(name: str) -> str:
     """A name without what spellings of it differ in: case, spaces, underscores, Unicode's forms."""
     composed = unicodedata.normalize("NFC", name)
     return re.sub(r"[\s_]+", " ", composed).strip().casefold()
@@ -112,11 +112,11 @@ def read_ages(path: Path, table: pd.DataFrame, column: str, title: str) -> pd.Se
             years[text] = float(match[1]) * AGE_UNITS[match[2]]
         elif text:
             what = f"the {title} is {text!r}; expected a number such as 58 or 058Y"
-            stop_at(path, table, table[column] == text, what)
+            raise_at_row(path, table, table[column] == text, what)
     return table[column].map(years).astype(float)
 
 
-def stop_at(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
+def raise_at_row(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
     """Raise for the first row, if any, of which ``wrong`` is True."""
     if wrong.any():
         line = wrong.idxmax()
@@ -129,7 +129,7 @@ def _read(path: Path, kind: str, remedy: str) -> str:
     try:
         content = read_bytes(path, LARGEST)
     except OSError as error:
-        raise UserError(unreadable(error)) from None
+        raise UserError(describe_read_error(error)) from None
     except ValueError as error:
         raise UserError(f"{path}: not a {kind} ({error}); {remedy}") from None
     at, reason = content.find(b"\0"), "a zero byte"
@@ -156,4 +156,4 @@ def _place(path: Path, header: list[str], name: str, delimiter: str, remedy: str
     if len(header) == 1:
         said += f" (nor any {delimiter!r} between columns)"
     shown = [column[:40] for column in header if column.isprintable()][:30]
-    raise UserError(f"{said}; {remedy}; {nearest(name, shown)}")
+    raise UserError(f"{said}; {remedy}; {did_you_mean(name, shown)}")

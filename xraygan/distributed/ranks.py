@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraygan.errors import NoFault, UserError
-from xraygan.parts.interfaces import wide
+from xraygan.utils.tensors import as_float32
 
 Gradients = dict[str, list[Tensor | None]]
 
@@ -232,7 +232,7 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return super().forward(input)
-        x = wide(input)
+        x = as_float32(input)
         others = [d for d in range(x.dim()) if d != 1]
         var, mean = torch.var_mean(x, dim=others, correction=0)
         means, variances = gather(torch.stack([mean, var])[None], self.ranks).unbind(dim=1)

@@ -4,6 +4,7 @@ both."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xraygan._version import __version__
-from xraygan.data.datamodule import ImageSplit, StoredImages, to_range
+from xraygan.data.datamodule import ImageSplit, to_range
 from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.graph.build import build_extractor
@@ -23,9 +24,10 @@ from xraygan.graph.graph import TrainingGraph
 from xraygan.parts import contracts as answers
 from xraygan.parts.building import build
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Classifier, Extractor, Measurement, Metric
+from xraygan.parts.evaluation import Evaluation, Images, Measurement
+from xraygan.parts.interfaces import Classifier, Extractor, Metric
 from xraygan.parts.plugin_errors import BadAnswer, asking
-from xraygan.parts.weights import digest
+from xraygan.parts.weights import weights_digest
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
 from xraygan.statistics.intervals import CONFIDENCE, percentile_interval
@@ -34,8 +36,8 @@ from xraygan.utils.seeding import derive_seed, rng
 from .generation import Generated, generate
 
 
-class Evaluation:
-    """A trained graph and the data it is measured on; everything is computed on first use.
+class RunEvaluation(Evaluation):
+    """The evaluation of a run: what :class:`Evaluation` promises, computed by its networks.
 
     Args:
         recipe: the run's recipe.
@@ -66,65 +68,80 @@ class Evaluation:
         self.device = device
         self.split = split
         self._words = recipe.tables.evaluation
-        self._seed = recipe.tables.run.seed
         self._extracted: dict[str, dict[str, np.ndarray]] = {}
         self._digests: dict[str, str] = {}
 
     @cached_property
     def train(self) -> ImageSplit:
-        """The training images."""
         return self._train() if callable(self._train) else self._train
 
     @cached_property
     def test(self) -> ImageSplit:
-        """The test images."""
         return self._test() if callable(self._test) else self._test
 
     @property
+    def seed(self) -> int:
+        return self.recipe.tables.run.seed
+
+    @property
+    def batch_size(self) -> int:
+        return self._words.batch_size
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        return self.recipe.tables.data.value_range
+
+    @property
     def classes(self) -> dict[str, int]:
-        """The classes that are measured, and their columns in label and probability arrays."""
+        """Those of ``[data] only``, or all."""
         only = self.recipe.tables.data.only or self.task.classes
         return {name: i for i, name in enumerate(self.task.classes) if name in only}
+
+    # -- networks ----------------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        return self.graph.networks
+
+    def autocast(self) -> AbstractContextManager:
+        return self.graph.autocast()
+
+    def new_classifier(self, seed: int) -> Classifier:
+        return build(self.recipe.choices["classifier"], self.task, seed=seed)
 
     # -- the images that are measured --------------------------------------------------------------
 
     @property
     def kind(self) -> str:
-        """``"test"`` or ``"validation"``: what a note calls the images that are measured."""
         return SPLIT_NAMES[self.split]
 
     @property
     def labels(self) -> np.ndarray:
-        """``(N, K)`` 0/1 uint8: the test images' labels."""
         return self.test.label_matrix
 
     @property
     def patients(self) -> np.ndarray:
-        """``(N,)`` str: whose image each test image is."""
         return self.test.patients
 
     @cached_property
     def probs(self) -> np.ndarray:
-        """``(N, K)`` float64: the classifier's probabilities for the test images."""
         return self.classify(self.test.images, self._told(self.test), real=True)[1]
 
     # -- generated images and their reference ------------------------------------------------------
 
     @cached_property
     def reference_images(self) -> Tensor:
-        """``(M, S, S)`` uint8: training images, as many as are generated if there are so many."""
         return self.train.images[self.reference_rows]
 
     @property
     def reference_labels(self) -> np.ndarray:
-        """``(M, K)`` 0/1 uint8: the reference images' labels."""
         return self.train.label_matrix[self.reference_rows.numpy()]
 
     @cached_property
     def reference_rows(self) -> Tensor:
         """``(M,)`` int64: which of the training images those are."""
         count = min(self._words.generated, len(self.train))
-        order = torch.randperm(len(self.train), generator=rng("cpu", self._seed, "reference"))
+        order = torch.randperm(len(self.train), generator=rng("cpu", self.seed, "reference"))
         return order[:count]
 
     @cached_property
@@ -132,21 +149,19 @@ class Evaluation:
         return generate(
             self.graph,
             self._words.generated,
-            rng(self.device, self._seed, "evaluation"),
+            rng(self.device, self.seed, "evaluation"),
             device=self.device,
-            batch_size=self._words.batch_size,
+            batch_size=self.batch_size,
             labels=torch.from_numpy(self.train.label_matrix),
             metadata=self._told(self.train),
         )
 
     @property
     def fake_images(self) -> Tensor:
-        """``(M, S, S)`` uint8: generated images, as they would be saved."""
         return self._generated.images
 
     @property
     def fake_labels(self) -> Tensor:
-        """``(M, K)`` 0/1 uint8: the conditions they were generated from; zeros if none."""
         return self._generated.labels
 
     def _told(self, split: ImageSplit) -> Tensor:
@@ -155,7 +170,6 @@ class Evaluation:
 
     @cached_property
     def reference_features(self) -> np.ndarray:
-        """``(M, D)`` float64: the classifier's features of the reference images."""
         told = self._told(self.train)[self.reference_rows]
         return self.classify(self.reference_images, told, real=True)[0]
 
@@ -165,28 +179,18 @@ class Evaluation:
 
     @property
     def fake_features(self) -> np.ndarray:
-        """``(M, D)`` float64: the classifier's features of the generated images."""
         return self._fake_classified[0]
 
     @property
     def fake_probs(self) -> np.ndarray:
-        """``(M, K)`` float64: the classifier's probabilities for the generated images."""
         return self._fake_classified[1]
 
     def features(self, extractor: str, which: Literal["reference", "generated"]) -> np.ndarray:
-        """``(M, D)`` float64: a network's features of the reference or of the generated images.
-
-        Computed once for each network.
-
-        Args:
-            extractor: ``"classifier"`` for the run's own, or a name of the recipe's extractors for
-                its last map, see :meth:`extract`.
-        """
         if extractor == "classifier":
             return self.reference_features if which == "reference" else self.fake_features
         if extractor not in self._extracted:
             network = self._extractor(extractor)
-            self._digests[extractor] = digest(network)
+            self._digests[extractor] = weights_digest(network)
             images = {"reference": self.reference_images, "generated": self.fake_images}
             with asking(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
                 try:
@@ -197,16 +201,11 @@ class Evaluation:
         return self._extracted[extractor][which]
 
     def network(self, *extractors: str) -> str:
-        """What tells networks from all others, for :attr:`Measurement.network`.
-
-        Args:
-            extractors: ``"classifier"`` for the run's own, or names of the recipe's extractors.
-        """
         for name in extractors:
             if name not in self._digests:
                 own = name == "classifier"
                 found = self.graph.trained(name) if own else self._extractor(name)
-                self._digests[name] = digest(found)
+                self._digests[name] = weights_digest(found)
         return " ".join(self._digests[name] for name in extractors)
 
     def _extractor(self, name: str) -> Extractor:
@@ -223,19 +222,6 @@ class Evaluation:
         note: str = "",
         n: int | None = None,
     ) -> Measurement:
-        """A figure of the test split with its 95 % percentile-bootstrap interval over patients.
-
-        A share or an AUC has a better one, from the resamples that this returns: see
-        :func:`xraygan.statistics.intervals.share_interval` and
-        :func:`xraygan.statistics.intervals.auc_interval`.
-
-        Args:
-            value: the figure.
-            statistic: the figure from image weights ``(N,)``: how often each image's patient was
-                drawn. It returns NaN where a resample does not define it.
-            note: see :class:`Measurement`.
-            n: how many images it was measured on; all of the test split by default.
-        """
         patients, member = np.unique(self.patients, return_inverse=True)
         values = self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
         n = len(self.labels) if n is None else n
@@ -244,7 +230,6 @@ class Evaluation:
     def over_generated(
         self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
     ) -> Measurement:
-        """The same over generated images, each drawn on its own; weights ``(M,)``."""
         n = self._words.generated
         values = self._bootstrap(statistic, n, lambda drawn: drawn)
         return Measurement(value, n, percentile_interval(values), note)
@@ -267,27 +252,20 @@ class Evaluation:
 
     def classify(
         self,
-        images: Tensor | StoredImages,
+        images: Tensor | Images,
         metadata: Tensor | None = None,
         *,
         real: bool,
-        classifier: Classifier | None = None,
+        classifier: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features and probabilities of ``(N, S, S)`` uint8 images, in evaluation mode.
-
-        Args:
-            metadata: their encoded metadata ``(N, 2 M)``; all is unknown without it.
-            real: whether they are in the recipe's value range, as real images are.
-            classifier: another one than the run's.
-        """
         classifier = classifier or self.graph.trained("classifier")
-        span = self.recipe.tables.data.value_range if real else (-1.0, 1.0)
+        span = self.value_range if real else (-1.0, 1.0)
         features, probs = [], []
         was_training = classifier.training
         classifier.eval()
         with torch.inference_mode(), self.graph.autocast():
-            for start in range(0, len(images), self._words.batch_size):
-                part = slice(start, start + self._words.batch_size)
+            for start in range(0, len(images), self.batch_size):
+                part = slice(start, start + self.batch_size)
                 given = [to_range(images[part].to(self.device)[:, None], span)]
                 if classifier.metadata and metadata is not None:
                     given.append(metadata[part].to(self.device))
@@ -300,17 +278,11 @@ class Evaluation:
         classifier.train(was_training)
         return torch.cat(features).numpy(), torch.cat(probs).numpy()
 
-    def extract(self, network: Extractor, images: Tensor) -> np.ndarray:
-        """``(N, D)`` float64: an extractor's last map of ``(N, S, S)`` uint8 images, averaged over
-        its places.
-
-        Real and generated images alike are black at -1 and white at 1, and the network is in
-        float32: what is measured in a published network can be compared between runs.
-        """
+    def extract(self, network: nn.Module, images: Tensor) -> np.ndarray:
         network.to(self.device)
         found = []
         with torch.inference_mode():
-            for batch in images.split(self._words.batch_size):
+            for batch in images.split(self.batch_size):
                 given = to_range(batch.to(self.device)[:, None], (-1.0, 1.0))
                 maps = answers.named_tensors(network(given), len(given))
                 last = maps[list(maps)[-1]].double()
@@ -333,7 +305,7 @@ class Evaluated(NamedTuple):
     errors: dict[str, Exception]
 
 
-def evaluate(evaluation: Evaluation, step: int) -> Evaluated:
+def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
     """Compute every metric of the recipe; what one raises is noted, and the others go on."""
     recipe = evaluation.recipe
     metrics: dict[str, Any] = {}
@@ -383,7 +355,7 @@ def evaluate(evaluation: Evaluation, step: int) -> Evaluated:
 
 
 def _measured(
-    choice: Choice, evaluation: Evaluation, others: Mapping[str, Any]
+    choice: Choice, evaluation: RunEvaluation, others: Mapping[str, Any]
 ) -> dict[str, Measurement]:
     """What one metric measures; it must not write over the figures of ``others``."""
     metric: Metric = build(choice)

@@ -68,7 +68,7 @@ def generate(
                     "the generator makes images that are not numbers (NaN): its weights are "
                     "spoilt. Take an earlier checkpoint, or train with a lower learning rate"
                 )
-            parts.append(Generated(to_bytes(made).cpu(), wanted.byte().cpu(), told.cpu()))
+            parts.append(Generated(to_uint8(made).cpu(), wanted.byte().cpu(), told.cpu()))
     generator.train(was_training)
     return Generated(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -102,6 +102,6 @@ def _conditions(
     return wanted, metadata.to(device)[pick]
 
 
-def to_bytes(images: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -16,14 +16,16 @@ from xraygan.errors import RecipeError, UserError
 from xraygan.parts import contracts as answers
 from xraygan.parts.building import build, from_random
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
+from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score
+from xraygan.parts.task import Task
 from xraygan.recipe import schema
+from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.limits import MOST_PARAMETERS, step_of
 from xraygan.utils.planning import Blocked
 
 from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
-from .step import Step
+from .step import TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -174,6 +176,12 @@ def _integers(choice: Choice) -> list[str]:
     return [f"{k} = {v}" for k, v in choice.options.items() if type(v) is int]
 
 
+def rebuild_options(choice: Choice) -> dict[str, Any]:
+    """The options that build a network whose weights come from elsewhere, as TOML and JSON can
+    write them: those of the recipe, without the file or download that it would start from."""
+    return {name: plain(value) for name, value in from_random(choice).options.items()}
+
+
 def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
     """One of a recipe's extractors, frozen."""
     choice = recipe.choices[f"extractors.{name}"]
@@ -189,7 +197,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
     terms: list[Term] = []
 
     def add(
-        name: str, compute: Callable[[Step], Tensor], weight: float, trains: Iterable[str],
+        name: str, compute: Callable[[TrainingStep], Tensor], weight: float, trains: Iterable[str],
         choice: Choice, method: str,
     ) -> None:  # fmt: skip
         if weight != 0:
@@ -228,7 +236,7 @@ def _own_terms(recipe: Recipe, networks: Mapping[str, Any], parts: Mapping[str, 
     return terms
 
 
-def _labelled_loss(labeler: Labeler, classifier: Classifier, step: Step) -> Tensor:
+def _labelled_loss(labeler: Labeler, classifier: Classifier, step: TrainingStep) -> Tensor:
     """Mean classification loss over the generated images that the labeler keeps; 0 if none."""
     found, logits = labeler.label(step), step.fake_logits
     labels, weights = answers.labels(found, len(logits), step.task, logits.device)

@@ -17,10 +17,11 @@ from xraygan.distributed.ranks import Gradients, Ranks
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts as answers
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Extractor, Task
+from xraygan.parts.interfaces import Extractor
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, is_own
+from xraygan.parts.task import Task
 
-from .step import Step
+from .step import TrainingStep
 from .watching import Kept
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Term:
     """
 
     name: str
-    compute: Callable[[Step], Tensor]
+    compute: Callable[[TrainingStep], Tensor]
     weight: float
     trains: frozenset[str]
     choice: Choice | None = None
@@ -110,9 +111,11 @@ class TrainingGraph:
         # Where the classifier never sees a real image, only generated ones can set its statistics.
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
-    def step(self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any) -> Step:
-        """A :class:`Step` over this graph's networks; ``context`` goes to its constructor."""
-        return Step(
+    def step(
+        self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any
+    ) -> TrainingStep:
+        """A step over this graph's networks; ``context`` goes to its constructor."""
+        return TrainingStep(
             task=self.task,
             networks=self.networks,
             extractors=self.extractors,
@@ -128,7 +131,7 @@ class TrainingGraph:
             **context,
         )
 
-    def gradients(self, step: Step) -> tuple[dict[str, Tensor], Gradients]:
+    def gradients(self, step: TrainingStep) -> tuple[dict[str, Tensor], Gradients]:
         """Every term's value, and what each network that learns in this step learns from them.
 
         A network gets the gradient of the weighted sum of exactly the terms that train it; see
@@ -169,7 +172,7 @@ class TrainingGraph:
             "A plugin must not call backward(), nor change tensors that autograd needs in place"
         )
 
-    def evaluate(self, step: Step) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def evaluate(self, step: TrainingStep) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every term's value, detached, and the weighted ones that somebody learns from.
 
         Terms without an audience change nothing: they are computed last, so that no shared tensor
@@ -190,7 +193,7 @@ class TrainingGraph:
                 values[term.name] = self._computed(term, step).detach()
         return {t.name: values[t.name] for t in self.terms if t.name in values}, losses
 
-    def _computed(self, term: Term, step: Step) -> Tensor:
+    def _computed(self, term: Term, step: TrainingStep) -> Tensor:
         with (
             self._shielded(term),
             step.drawing("term", term.name),
@@ -203,7 +206,7 @@ class TrainingGraph:
                 self._prove(term, value, step)
         return value
 
-    def _prove(self, term: Term, value: Tensor, step: Step) -> None:
+    def _prove(self, term: Term, value: Tensor, step: TrainingStep) -> None:
         """Hold, where all its networks learn for the first time, that one learns from a term."""
         self._proven.add(term.name)
         if term.choice is None:
@@ -238,7 +241,7 @@ class TrainingGraph:
         return [buffer for network in every for buffer in network.buffers()]
 
     def differentiate(
-        self, step: Step, losses: Mapping[str, Tensor], *, keep: bool = False
+        self, step: TrainingStep, losses: Mapping[str, Tensor], *, keep: bool = False
     ) -> Gradients:
         """What each network that learns in this step learns from some of its weighted terms.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xraygan.parts.interfaces import wide
+from xraygan.parts.step import Batch, Step
+from xraygan.utils.tensors import as_float32
 
-from .step import Batch, Step
 
-
-def gradients(images: Tensor, logits: Tensor) -> Tensor:
+def image_gradients(images: Tensor, logits: Tensor) -> Tensor:
     """The gradient ``(n, C S S)`` of each image's logit, float32, to be differentiated again.
 
     Args:
@@ -22,10 +21,10 @@ def gradients(images: Tensor, logits: Tensor) -> Tensor:
         logits: ``(n,)``, not gathered from other ranks.
     """
     (found,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return wide(found).flatten(1)
+    return as_float32(found).flatten(1)
 
 
-def zero_centred(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor | float:
+def zero_centred_penalty(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor | float:
     """r1/2 E_x[|grad D(x)|^2] + r2/2 E_z[|grad D(G(z))|^2], D being logits, the norm over pixels.
 
     Both expectations are recorded, as ``r1`` and ``r2``; one whose weight is 0 is not computed.
@@ -40,7 +39,7 @@ def zero_centred(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor | float
     batches: tuple[tuple[str, float, Batch], ...] = (("r1", r1, "real"), ("r2", r2, "fake"))
     for name, gamma, batch in batches:
         if gamma:
-            squared = gradients(*step.judged(batch)).square().sum(dim=1).mean()
+            squared = image_gradients(*step.judged(batch)).square().sum(dim=1).mean()
             step.record(name, squared)
             total = total + gamma / 2 * squared
     return total

@@ -1,12 +1,7 @@
-"""One training step's tensors, each computed on first use and then kept.
+"""Computes a training step's tensors, each on first use, and keeps them.
 
 A term that reads ``step.fake_probs`` and another that reads ``step.fake_logits`` share one pass of
-the generator and one of the classifier.
-
-A run may be spread over ranks, processes that hold an equal part of each batch. Logits,
-probabilities, discriminator scores and labels are those of the whole batch, on every rank; images,
-feature maps, activations and metadata are this rank's rows. :meth:`Step.gather` and
-:meth:`Step.share` turn one into the other.
+the generator and one of the classifier. :class:`xraygan.parts.step.Step` has shapes and ranges.
 """
 
 from __future__ import annotations
@@ -14,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +19,22 @@ from xraygan.distributed.ranks import Ranks, gather
 from xraygan.errors import UserError
 from xraygan.parts import contracts as answers
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Extractor, Task, wide
+from xraygan.parts.interfaces import Extractor
 from xraygan.parts.plugin_errors import asking
+from xraygan.parts.step import Batch, Step, T
+from xraygan.parts.task import Task
 from xraygan.utils.seeding import global_stream
 from xraygan.utils.seeding import rng as rng_of
+from xraygan.utils.tensors import as_float32
 
 from .passes import is_compiled, keep_running_statistics, words
 from .watching import Watch
 
-T = TypeVar("T")
-Batch = Literal["real", "fake"]
 
-
-class Step:
-    """One batch and everything that is computed from it.
+class TrainingStep(Step):
+    """The step of a training graph: what :class:`Step` promises, computed by its networks.
 
     Args:
-        task: the image size and the classes.
-        networks: the run's networks by name.
-        extractors: the run's extractors by name.
         real: ``(n, 1, S, S)`` real images in [-1, 1] (or the recipe's ``value_range``): this rank's
             n = N / R of the batch of N.
         labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
@@ -113,7 +105,6 @@ class Step:
 
     @property
     def batch_size(self) -> int:
-        """N, images in the batch, those of other ranks included."""
         return self.real.shape[0] * self.ranks.count
 
     @property
@@ -121,7 +112,6 @@ class Step:
         return self.task.classes
 
     def record(self, name: str, value: Tensor) -> None:
-        """Log a scalar, under no term's name, such as the share of labels that were kept."""
         self.records[name] = answers.record(name, value, self._taken)
 
     @contextmanager
@@ -134,17 +124,13 @@ class Step:
             yield
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The whole batch's rows of a tensor that has this rank's; differentiable."""
         return gather(rows, self.ranks)
 
     def share(self, rows: Tensor) -> Tensor:
-        """This rank's rows of a tensor that has the whole batch's."""
         count = len(self.real)
         return rows[self.ranks.index * count :][:count]
 
     def draw(self, make: Callable[[int], Tensor]) -> Tensor:
-        """This step's rows of random numbers that are drawn for the whole batch; ``make`` draws
-        the rows of that many images, from :attr:`rng`."""
         part, parts = self.shard
         count = len(self.real)
         return make(parts * count)[part * count :][:count]
@@ -169,7 +155,6 @@ class Step:
 
     @cached_property
     def z(self) -> Tensor:
-        """Latent noise ``(n, latent_size)``, standard normal."""
         size = self.networks["generator"].latent_size
         with self.drawing("latents"):
             latents = self.draw(
@@ -179,11 +164,8 @@ class Step:
 
     @cached_property
     def fake_labels(self) -> Tensor:
-        """The labels that a conditional generator is given, shaped as ``labels``.
-
-        Exclusive classes are drawn uniformly; label vectors are those of the real batch, shuffled,
-        because findings occur together and a uniform vector would not look like any patient's.
-        """
+        # Label vectors are shuffled, not drawn: findings occur together, and a uniform vector would
+        # not look like any patient's.
         if self.task.exclusive:
             classes, device = len(self.task.classes), self.real.device
             with self.drawing("labels"):
@@ -201,13 +183,11 @@ class Step:
 
     @cached_property
     def real_metadata(self) -> Tensor:
-        """The encoded metadata of the real batch, ``(n, 2 M)`` float32."""
         return encode(self.metadata, self.task.metadata, len(self.real)).to(self.real.device)
 
     @cached_property
     def fake_metadata(self) -> Tensor:
-        """The encoded metadata that generated images are to have: the real batch's, shuffled; with
-        label vectors, those of the same image."""
+        """That of the real batch, shuffled; with label vectors, that of the same image."""
         if not self.task.metadata:
             return self.real_metadata
         return self.share(self.gather(self.real_metadata)[self._shuffled])
@@ -224,17 +204,12 @@ class Step:
 
     @cached_property
     def fake(self) -> Tensor:
-        """Generated images ``(n, 1, S, S)``, float32 in [-1, 1].
-
-        The same pixels as :attr:`generated`, cut off from the generator's graph: gradients of all
-        terms meet here and go through the generator once.
-        """
+        """The pixels of :attr:`generated`, cut off from the generator's graph: gradients of all
+        terms meet here and go through the generator once."""
         made = self.generated
         return self.watch.note("fake", made.detach().requires_grad_(made.requires_grad))
 
     def label_vectors(self, batch: Batch) -> Tensor:
-        """What conditional networks are told of this rank's real or generated images: ``(n, C)``
-        float32, label vectors and then the encoded metadata."""
         real = batch == "real"
         labels = self.task.one_hot(self.share(self.labels if real else self.fake_labels))
         return torch.cat([labels, self.real_metadata if real else self.fake_metadata], dim=1)
@@ -246,13 +221,12 @@ class Step:
     def run(
         self, network: nn.Module, *inputs: Tensor, shape: Sequence[int] | None = None
     ) -> Tensor:
-        """A network's output, of a ``shape``, in the run's precision, returned as float32."""
         with self._autocast():
             return answers.floating(network(*inputs), shape)
 
     @cached_property
     def real_scores(self) -> Tensor:
-        """Discriminator logits ``(N,)`` of the real batch, float32."""
+        """From :meth:`judged`, gathered; the augmenter sees them where the discriminator learns."""
         scores = self.gather(self._judged("real")[1])
         if "augmenter" in self.networks and "discriminator" in self.learning:
             with self.asking("augmenter", "watch()"):
@@ -261,19 +235,12 @@ class Step:
 
     @cached_property
     def fake_scores(self) -> Tensor:
-        """Discriminator logits ``(N,)`` of the generated batch, float32."""
         return self.gather(self._judged("fake")[1])
 
     def judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A batch as a leaf that asks for a gradient, and the logits ``(n,)`` computed from it.
+        """The pass of :attr:`real_scores` or :attr:`fake_scores`, before logits are gathered.
 
-        For penalties on the discriminator's gradient, in a step in which it learns. The pass is the
-        one of :attr:`real_scores` or :attr:`fake_scores`, before logits are gathered: differentiate
-        the sum of the logits (with ``create_graph``), and batch norms that see several ranks are
-        differentiated over all of them. The images are those before the augmenter.
-
-        Raises:
-            UserError: the discriminator is compiled, and PyTorch differentiates that once only.
+        Batch norms that see several ranks are differentiated over all of them.
         """
         if is_compiled(self.networks["discriminator"]):
             raise UserError(
@@ -296,14 +263,6 @@ class Step:
             return images, self.discriminate(images, labels)
 
     def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Discriminator logits ``(n,)`` of any images, not gathered, float32.
-
-        The augmenter changes the images first, in another way at each call.
-
-        Args:
-            images: ``(n, 1, S, S)``, as many as this rank's part of the batch has.
-            labels: their label vectors ``(n, C)``, for a conditional discriminator alone.
-        """
         if "augmenter" in self.networks:
             with self.asking("augmenter"):
                 images = answers.floating(self.networks["augmenter"](images, self), images.shape)
@@ -314,7 +273,6 @@ class Step:
 
     @cached_property
     def real_activations(self) -> dict[str, Tensor]:
-        """All that the classifier returns for the real batch."""
         classifier = self.networks["classifier"]
         given = [self.real_metadata] if classifier.metadata else []
         with self._learning("classifier"), self.drawing("classified", "real"):
@@ -322,7 +280,6 @@ class Step:
 
     @cached_property
     def fake_activations(self) -> dict[str, Tensor]:
-        """All that the classifier returns for the generated batch."""
         with self.drawing("classified", "fake"):
             return self.classify(self.fake, lambda: self.fake_metadata)
 
@@ -333,14 +290,7 @@ class Step:
         *,
         averaged: bool = False,
     ) -> dict[str, Tensor]:
-        """All that the classifier returns for images other than the real batch.
-
-        Args:
-            images: ``(N, 1, S, S)``.
-            metadata: gives their encoded metadata ``(N, 2 M)`` to a classifier that reads it;
-                without it, all is unknown.
-            averaged: ask the classifier's average instead.
-        """
+        """Without moving the running statistics (batch norm), unless generated images are to."""
         classifier = (self.averages if averaged else self.networks)["classifier"]
         keep = nullcontext() if self._fake_statistics else keep_running_statistics(classifier)
         given = [metadata()] if classifier.metadata and metadata else []
@@ -353,32 +303,21 @@ class Step:
 
     @cached_property
     def real_logits(self) -> Tensor:
-        """Classifier logits ``(N, K)`` of the real batch, float32."""
-        return self.gather(wide(self.real_activations["logits"]))
+        return self.gather(as_float32(self.real_activations["logits"]))
 
     @cached_property
     def fake_logits(self) -> Tensor:
-        """Classifier logits ``(N, K)`` of the generated batch, float32."""
-        return self.gather(wide(self.fake_activations["logits"]))
+        return self.gather(as_float32(self.fake_activations["logits"]))
 
     @cached_property
     def real_probs(self) -> Tensor:
-        """Class probabilities ``(N, K)`` of the real batch, float32."""
         return self.task.probabilities(self.real_logits)
 
     @cached_property
     def fake_probs(self) -> Tensor:
-        """Class probabilities ``(N, K)`` of the generated batch, float32."""
         return self.task.probabilities(self.fake_logits)
 
     def features(self, extractor: str, images: str | Tensor) -> dict[str, Tensor]:
-        """An extractor's feature maps.
-
-        Args:
-            extractor: its name in the recipe.
-            images: ``"real"``, ``"fake"``, or images ``(N, 1 or 3, S, S)``.
-        """
-
         def extract() -> dict[str, Tensor]:
             of = getattr(self, images) if isinstance(images, str) else images
             with self.asking(f"extractors.{extractor}"), self._autocast():
@@ -389,13 +328,6 @@ class Step:
         return self.once(("features", extractor, images), extract)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What several terms compute alike from this step, computed for the first that asks.
-
-        It draws from a stream of its own, whoever asks first.
-
-        Args:
-            key: names it, with all that it depends on beside the step.
-        """
         if key not in self._kept:
             with self.drawing("once", *words(key)):
                 self._kept[key] = make()

@@ -19,7 +19,7 @@ from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
 if TYPE_CHECKING:
     from xraygan.parts.choice import Choice
 
-    from .step import Step
+    from .step import TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Watch:
         return tensor
 
     @contextmanager
-    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
+    def over(self, step: TrainingStep, choice: Choice | None) -> Iterator[None]:
         """Watch a part that is asked within a step; its first time, the networks too.
 
         Raises:
@@ -81,7 +81,7 @@ class Watch:
 _BACKWARD = "called backward(); the toolkit takes all gradients itself, so return the value alone"
 
 
-def _check_networks(step: Step, networks: list[Any], before: list[Any]) -> None:
+def _check_networks(step: TrainingStep, networks: list[Any], before: list[Any]) -> None:
     names = {id(network): name for name, network in step.networks.items()}
     for network, was in zip(networks, before, strict=True):
         if _state(network) != was:
@@ -116,7 +116,7 @@ class Kept:
         self._choices = [choice for choice in choices if not is_own(choice)]
         self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
 
-    def note(self, step: Step) -> None:
+    def note(self, step: TrainingStep) -> None:
         """Look at a step that was just taken; the last of :data:`LOOKED_AT` says what was found."""
         if not self._choices or len(self._steps) == LOOKED_AT:
             return

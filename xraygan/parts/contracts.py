@@ -18,9 +18,11 @@ from torch import Tensor
 
 from xraygan.errors import shown
 from xraygan.utils.naming import label_fault, record_fault
+from xraygan.utils.tensors import as_float32
 
-from .interfaces import Measurement, Task, wide
+from .evaluation import Measurement
 from .plugin_errors import BadAnswer
+from .task import Task
 
 #: nodes of a term's graph that are looked at, at most
 _NODES = 1_000_000
@@ -38,7 +40,7 @@ def floating(value: Any, shape: Sequence[int] | None = None) -> Tensor:
         raise BadAnswer(f"returned {value.dtype}; expected floating point numbers")
     if shape is not None and not _fits(value, shape):
         raise BadAnswer(f"returned shape {tuple(value.shape)}; expected {_named(shape)}")
-    return wide(value)
+    return as_float32(value)
 
 
 def scalar(value: Any, device: torch.device) -> Tensor:

@@ -9,66 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .evaluation import Evaluation, Measurement
+from .step import Step
+from .task import Task
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from xraygan.evaluation.evaluation import Evaluation
-    from xraygan.graph.step import Step
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """A tensor in float32 or better: networks may run in bfloat16, losses do not."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the networks of one run have to fit.
-
-    Attributes:
-        image_size: S, the side of the square grey images, in pixels.
-        classes: the K class names, in the order of every label vector.
-        exclusive: True where an image has exactly one class (softmax over K logits), False where
-            it may have any number of them (K sigmoids).
-        counts: how many training images have each class; None before the data is known.
-        images: how many training images there are; None before the data is known.
-        metadata: what conditional networks are told beside the labels (``[data] metadata``); see
-            :mod:`xraygan.data.metadata`.
-    """
-
-    image_size: int
-    classes: tuple[str, ...]
-    exclusive: bool
-    counts: tuple[int, ...] | None = None
-    images: int | None = None
-    metadata: tuple[str, ...] = ()
-
-    @property
-    def condition_size(self) -> int:
-        """C, the numbers that a conditional network is given of an image: K labels, then two of
-        each metadata."""
-        return len(self.classes) + 2 * len(self.metadata)
-
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """Labels, ``(N,)`` int64 or ``(N, K)`` float, as ``(N, K)`` float32 vectors."""
-        if self.exclusive:
-            return F.one_hot(labels, len(self.classes)).float()
-        return labels.float()
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities ``(N, K)`` in [0, 1], float32: softmax rows, or sigmoids."""
-        logits = wide(logits)
-        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
 
 
 class Generator(nn.Module, ABC):
@@ -333,36 +288,6 @@ class Dataset(ABC):
         ``identity`` of its own and the recipe sets ``data.root``.
         """
         return path
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measured quantity with what is needed to trust it.
-
-    Attributes:
-        value: the figure, or a nested list of them (a confusion matrix); None if there is none.
-        n: how many images it was measured on.
-        interval: the bounds of its 95 % confidence interval, where one was computed.
-        note: the protocol in a few words, or why there is no value.
-        resamples: the figure in each bootstrap resample of the test patients, NaN where it is not
-            defined. Runs that are tested on the same patients share the resamples, so their
-            differences can be compared within each.
-        better: whether more of it is better, or less.
-        limits: the least and the greatest value that the figure can have; None where it has none,
-            or they are not known.
-        network: what tells the networks in whose features it was measured from all others
-            (:func:`xraygan.parts.weights.digest`); empty if it was measured in none. Figures of
-            other networks are not compared.
-    """
-
-    value: float | list[Any] | None
-    n: int
-    interval: tuple[float, float] | None = None
-    note: str = ""
-    resamples: np.ndarray | None = None
-    better: Literal["higher", "lower"] = "higher"
-    limits: tuple[float, float] | None = None
-    network: str = ""
 
 
 class Metric(ABC):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from xraygan.errors import UserError, nearest, shown
+from xraygan.errors import UserError, did_you_mean, shown
 
 REQUIRED = inspect.Parameter.empty
 
@@ -75,7 +75,7 @@ def check_options(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any],
     faults: dict[str, str] = {}
     for key in values:
         if key not in known:
-            faults[key] = f"unknown option; {nearest(key, known)}"
+            faults[key] = f"unknown option; {did_you_mean(key, known)}"
     for name, option in known.items():
         if name in values:
             try:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pluggy
 
-from xraygan.errors import UserError, nearest, shown
+from xraygan.errors import UserError, did_you_mean, shown
 from xraygan.utils.naming import label_fault
 
 from . import hookspecs
@@ -250,7 +250,7 @@ class Registry:
         """
         if part := self._parts.get((kind, name)):
             return part
-        hint = nearest(name, self.names(kind))
+        hint = did_you_mean(name, self.names(kind))
         suspects = [part for part in self._broken if part.kind in (kind, "plugin")]
         for part in suspects:
             if part.name == name:
@@ -302,7 +302,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     callers = manager.get_hookcallers(plugin) or []
     for name in sorted({caller.name for caller in callers} - set(known)):
         raise pluggy.PluginValidationError(
-            plugin, f"no hook is named {name!r}: {nearest(name, known)}"
+            plugin, f"no hook is named {name!r}: {did_you_mean(name, known)}"
         )
     if not callers:
         raise pluggy.PluginValidationError(plugin, "it implements no hook; is @hookimpl missing?")

@@ -97,7 +97,7 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
     network.load_state_dict(fitting, strict=False)
 
 
-def digest(network: nn.Module) -> str:
+def weights_digest(network: nn.Module) -> str:
     """sha256 of a network's weights: the same for the same features, wherever they come from."""
     found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from xraygan.errors import RecipeError, UserError, clipped, nearest, shown
+from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.utils.parsing import is_file, parse_toml, read_text
 
 from . import schema
@@ -53,7 +53,7 @@ def find(reference: str | Path, beside: Path | None = None) -> Path:
         return known[name]
     raise UserError(
         f"no recipe at {clipped(str(reference))}: it is neither a file nor shipped "
-        f"({nearest(name, known)})"
+        f"({did_you_mean(name, known)})"
     )
 
 
@@ -65,7 +65,7 @@ def find_shipped(name: str) -> Path:
     """
     known = shipped()
     if (name := _shipped_name(name)) not in known:
-        raise UserError(f"no recipe is shipped as {shown(name)}: {nearest(name, known)}")
+        raise UserError(f"no recipe is shipped as {shown(name)}: {did_you_mean(name, known)}")
     return known[name]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from xraygan.errors import RecipeError, UserError, clipped, nearest, shown
+from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.choice import Choice
 from xraygan.parts.options import check_options, plain_reason
 from xraygan.parts.registry import Registry
@@ -134,7 +134,8 @@ class Checker:
         if error["type"] == "extra_forbidden":
             known = _fields_at(schema.Tables, key[:-1])
             self.fault(
-                key, f"unknown {'table' if len(key) == 1 else 'key'}; {nearest(key[-1], known)}"
+                key,
+                f"unknown {'table' if len(key) == 1 else 'key'}; {did_you_mean(key[-1], known)}",
             )
         elif error["type"] == "missing":
             self.fault(key, "is required and missing")
@@ -236,14 +237,15 @@ class Checker:
             for name in choice.words.trains or ():
                 if name not in networks:
                     self.fault(
-                        (*key, "trains"), f"no network is named {name!r}; {nearest(name, networks)}"
+                        (*key, "trains"),
+                        f"no network is named {name!r}; {did_you_mean(name, networks)}",
                     )
         for i, phase in enumerate(tables.schedule.phases):
             for name in phase.waits:
                 if name not in networks:
                     self.fault(
                         ("schedule", "phases", str(i), "waits"),
-                        f"no network is named {name!r}; {nearest(name, networks)}",
+                        f"no network is named {name!r}; {did_you_mean(name, networks)}",
                     )
         if (labeler := choices.get("labeler")) and labeler.part.cls.needs_condition:  # type: ignore[attr-defined]
             generator = choices.get("generator")

@@ -14,21 +14,21 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xraygan.errors import UserError
-from xraygan.rundir.completion import unmeasured
+from xraygan.rundir.completion import missing_results
 from xraygan.rundir.reader import Lacking, Predictions, RunFiles
 from xraygan.utils.atomic_files import write_together
 
 from .html import count
 from .plots import (
     COLOURS,
+    FIGURE_STYLE,
     GREY,
-    STYLE,
-    axes_at,
+    axes_in_inches,
+    draw_mosaic,
     draw_precision_recall,
     draw_roc,
     draw_series,
-    mosaic,
-    rendered,
+    figure_bytes,
 )
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
@@ -42,7 +42,7 @@ BESIDE = 4  # images in a row on either side, and rows where there are no classe
 MOMENTS = 8  # steps of the grid over training time
 LATENTS = 6  # and its rows
 
-PAPER: Any = STYLE | {
+PAPER: Any = FIGURE_STYLE | {
     "axes.labelsize": 8,
     "axes.titlesize": 8,
     "xtick.labelsize": 7,
@@ -78,7 +78,7 @@ def write_figures(
     """
     run = RunFiles.open(run_directory)
     drawn: dict[str, bytes] = {}
-    left = unmeasured(run_directory)
+    left = missing_results(run_directory)
     notes = [f"the run is not finished: it lacks {', '.join(left)}"] if left else []
     for name, draw in FIGURES.items():
 
@@ -93,7 +93,7 @@ def write_figures(
                 say(f"left out, for {lacking}")
                 continue
             words: Any = {"bbox_inches": "tight", "pad_inches": 0.02}
-            drawn[f"{name}.{kind}"] = rendered(figure, kind, dpi, **words)
+            drawn[f"{name}.{kind}"] = figure_bytes(figure, kind, dpi, **words)
     out = out or run_directory / "figures"
     try:
         if drawn:
@@ -127,8 +127,8 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
     apart = BESIDE + 0.3
     figure = Figure(figsize=((apart + BESIDE) * size, len(names) * size))
     for i, (cells, title) in enumerate(zip(rows, titles, strict=True)):
-        axes = axes_at(figure, i * apart * size, 0, BESIDE * size, len(names) * size)
-        mosaic(axes, cells, BESIDE, both[i].shape[1])
+        axes = axes_in_inches(figure, i * apart * size, 0, BESIDE * size, len(names) * size)
+        draw_mosaic(axes, cells, BESIDE, both[i].shape[1])
         axes.set_title(title)
         if not i:
             axes.set_yticks(axes.get_yticks(), names)
@@ -147,8 +147,8 @@ def training_time(run: RunFiles, say: Say) -> Figure:
     height = min(LATENTS, *(len(tiles) for tiles in grids.values()))
     rows = [[tiles[latent] for tiles in grids.values()] for latent in range(height)]
     figure = Figure(figsize=(len(grids) * IMAGE, height * IMAGE))
-    axes = axes_at(figure, 0, 0, *figure.get_size_inches())
-    mosaic(axes, rows, len(grids), rows[0][0].shape[0])
+    axes = axes_in_inches(figure, 0, 0, *figure.get_size_inches())
+    draw_mosaic(axes, rows, len(grids), rows[0][0].shape[0])
     axes.set_xticks(axes.get_xticks(), [count(step) for step in grids])
     axes.tick_params(labeltop=True)
     axes.xaxis.set_label_position("top")
@@ -191,7 +191,7 @@ def confusion_matrix(run: RunFiles, say: Say) -> Figure:
     k = len(names)
     cell = min(0.72, 2.5 / k) if k <= 6 else min(0.5, 6 / k)  # in a column, or across the page
     figure = Figure(figsize=(cell * k, cell * k))
-    axes = axes_at(figure, 0, 0, *figure.get_size_inches())
+    axes = axes_in_inches(figure, 0, 0, *figure.get_size_inches())
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (y, x), images in np.ndenumerate(counts):
         text = count(int(images)) + (f"\n{shares[y, x] * 100:.0f} %" if totals[y, 0] else "")
@@ -233,7 +233,7 @@ def _curves(run: RunFiles, say: Say) -> Predictions:
 
 def _square() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(SQUARE, SQUARE))
-    return figure, axes_at(figure, 0, 0, SQUARE, SQUARE)
+    return figure, axes_in_inches(figure, 0, 0, SQUARE, SQUARE)
 
 
 def _line(i: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ MOST_RUNS = 12
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "0.55"
 
-STYLE: Any = {
+FIGURE_STYLE: Any = {
     "font.size": 8,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -48,7 +48,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a class may have a dollar in its name
 }
 
-RC: Any = STYLE | {
+RC: Any = FIGURE_STYLE | {
     "svg.fonttype": "none",
     "axes.edgecolor": AXIS,
     "axes.labelcolor": AXIS,
@@ -197,13 +197,13 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
-def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def axes_in_inches(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes at a place in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def mosaic(
+def draw_mosaic(
     axes: Axes, rows: Sequence[Sequence[np.ndarray] | np.ndarray], columns: int, side: int
 ) -> int:
     """Draw images in rows, white where a row ends early; a tick for each row and column, without a
@@ -233,7 +233,7 @@ def mosaic(
     return pitch
 
 
-def rendered(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
+def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
     """A figure as the content of a PNG, PDF or SVG file: the same bytes for the same figure.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from xraygan.rundir.completion import unmeasured
+from xraygan.rundir.completion import missing_results
 from xraygan.rundir.file_schemas import cautions
 from xraygan.rundir.reader import ALSO_LOGGED, Lacking, RunFiles, Series
 
@@ -127,7 +127,7 @@ def summary(run: RunFiles) -> str:
         text += f"Evaluated at step {count(run.evaluation['step'])}."
     else:
         text += "Not evaluated."
-    left = unmeasured(run.directory)
+    left = missing_results(run.directory)
     return text + (f" Not finished: it lacks {', '.join(left)}." if left else "")
 
 

@@ -22,7 +22,7 @@ _OTHERWISE = ("changed", "chosen_on", "trained_on_fingerprint")
 
 def lacking(run: Path) -> list[str]:
     """What the run in a directory lacks to be done, in words; empty if it is done."""
-    found = unmeasured(run)
+    found = missing_results(run)
     if found:
         return found
     if not (run / "report.html").is_file():
@@ -35,7 +35,7 @@ def lacking(run: Path) -> list[str]:
     return found
 
 
-def unmeasured(run: Path) -> list[str]:
+def missing_results(run: Path) -> list[str]:
     """What a run lacks before its report can be written, in words: steps, samples, figures.
 
     Of a folder without a recipe, nothing is known to be lacking if it has figures.
@@ -62,7 +62,7 @@ def unmeasured(run: Path) -> list[str]:
     return found
 
 
-def untrained(run: Path) -> str:
+def training_left(run: Path) -> str:
     """That a run's training is not over, as a clause; empty if it is, or cannot be told."""
     recipe, environment = _read(run, "recipe.toml"), _read(run, "environment.json")
     total, step = total_steps(recipe, environment), trained_steps(run)

@@ -14,7 +14,7 @@ from xraygan.data.datamodule import ImageSplit
 from xraygan.data.metadata import WORDS, encode
 from xraygan.data.metadata import numbers as as_numbers
 from xraygan.graph.graph import TrainingGraph
-from xraygan.parts.interfaces import Task
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.csv_cells import numbers, parse_csv, write_table
 

@@ -104,6 +104,16 @@ class RunDirectory:
         remedy = f"write it again with `xraygan evaluate {self.path}`"
         return parsing.needed(self.evaluation, parsing.evaluation, remedy)
 
+    def read_audit(self) -> dict[str, Any]:
+        """The content of ``audit.json``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UserError: it cannot be read.
+        """
+        remedy = f"make it again with `xraygan audit {self.path}`"
+        return parsing.needed(self.audit, parsing.audit, remedy)
+
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run.

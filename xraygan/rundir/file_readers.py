@@ -6,6 +6,7 @@ it; a command that needs the file stops with :func:`needed`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +101,26 @@ def predictions(text: str) -> Predictions:
     if not names:
         raise ValueError("line 1: expected a column of a class, such as 'label:NAME'; found none")
     return [(n, labels(table, f"label:{n}"), numbers(table, f"p:{n}", 0, 1)) for n in names]
+
+
+def read_number_table(path: Path, remedy: str, whole: str) -> pd.DataFrame:
+    """A CSV table of numbers that the toolkit wrote, NaN where a cell is empty.
+
+    Args:
+        remedy: what to do where it cannot be read, as the end of a sentence.
+        whole: the column of whole numbers, which no row may lack; it becomes int64.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it is no such table; the message names the file and the line.
+    """
+
+    def parse(text: str) -> pd.DataFrame:
+        table = parse_csv(text)
+        columns = {name: numbers(table, name, -math.inf, math.inf) for name in (whole, *table)}
+        return pd.DataFrame(columns).astype({whole: int})
+
+    return needed(path, parse, remedy)
 
 
 def labels(table: pd.DataFrame, column: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from keyword import iskeyword
 from pathlib import Path
 from string import Template
 
-from xraygan.errors import UserError, nearest, shown
+from xraygan.errors import UserError, did_you_mean, shown
 from xraygan.parts.registry import KINDS, installed
 from xraygan.utils.naming import folder_fault
 
@@ -47,7 +47,7 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
             there.
     """
     if kind not in KINDS:
-        raise UserError(f"no kind of part is named {kind!r}; {nearest(kind, KINDS)}")
+        raise UserError(f"no kind of part is named {kind!r}; {did_you_mean(kind, KINDS)}")
     if holder := installed().holder(kind, name):
         raise UserError(f"there is a {kind} {name!r} already, of {holder}; choose another name")
     if fault := _name_fault(kind, name):

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from xraygan.data.metadata import parse
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 from xraygan.evaluation.generation import Generated, generate
 from xraygan.utils.csv_cells import as_csv
-from xraygan.utils.output_folder import fill, refuse_filled
+from xraygan.utils.output_folder import require_empty_folder, write_folder
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng
 
@@ -45,9 +45,9 @@ def write_images(
             written, or the generator hardly ever makes the class.
     """
     graph = session.graph
-    refuse_filled(out)
+    require_empty_folder(out)
     names = graph.task.classes
-    made, probs = sample(session, count, class_name, seed, display, metadata)
+    made, probs = sample_images(session, count, class_name, seed, display, metadata)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
@@ -58,10 +58,10 @@ def write_images(
     for file, image in zip(table["file"], made.images.numpy(), strict=True):
         Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
         files[file] = content.getvalue()
-    fill(out, {**files, "generated.csv": as_csv(table).encode()})
+    write_folder(out, {**files, "generated.csv": as_csv(table).encode()})
 
 
-def sample(
+def sample_images(
     session: Session,
     count: int,
     class_name: str | None,
@@ -85,7 +85,9 @@ def sample(
     if "generator" not in graph.networks:
         raise UserError(f"{session.recipe.name}: the run has no generator")
     if class_name is not None and class_name not in names:
-        raise UserError(f"--class: no class is named {class_name!r}; {nearest(class_name, names)}")
+        raise UserError(
+            f"--class: no class is named {class_name!r}; {did_you_mean(class_name, names)}"
+        )
     conditional = graph.networks["generator"].conditional
     wanted = None if class_name is None else names.index(class_name)
     labels: Tensor | None = None

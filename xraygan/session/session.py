@@ -15,7 +15,7 @@ from xraygan.data.datamodule import ImageData, ImageSplit, open_dataset, prepare
 from xraygan.data.splits import task_of
 from xraygan.distributed.ranks import Ranks
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.unseen import check_unseen
 from xraygan.graph.build import assemble, rehearse
 from xraygan.graph.graph import MODELS, TrainingGraph
@@ -103,7 +103,7 @@ class Session:
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
         return cls(recipe, device, graph, prepared, place, differs=differs)
 
-    def evaluation(self, split: str | None = None) -> Evaluation:
+    def evaluation(self, split: str | None = None) -> RunEvaluation:
         """What metrics measure, with the networks as they are now.
 
         Args:
@@ -114,7 +114,7 @@ class Session:
         def images(name: str) -> Callable[[], ImageSplit]:
             return lambda: self.data.splits[name]
 
-        return Evaluation(
+        return RunEvaluation(
             self.recipe, self.graph, images("train"), images(measured), self.device, measured
         )
 
@@ -145,7 +145,7 @@ class Session:
         return Conditions(labels, train.encoded(self.graph.task.metadata))
 
 
-def restore(
+def restore_session(
     directory: Path,
     overrides: Iterable[str],
     display: Display,
@@ -172,7 +172,7 @@ def restore(
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
     found.load_networks(session.graph)
-    if (left := ending.untrained(place.path)) and which == checkpoint.LATEST:
+    if (left := ending.training_left(place.path)) and which == checkpoint.LATEST:
         display.say(
             f"warning: {place.path} is not finished, {left}; this is step {found.step}, and "
             "`xraygan run` with --resume goes on"

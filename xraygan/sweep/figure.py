@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xraygan.report.plots import COLOURS, STYLE, rendered
+from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 from xraygan.utils.atomic_files import write_together
 
 from .file import Sweep
@@ -33,7 +33,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
     columns = min(len(metrics), 4)
     rows = -(-len(metrics) // columns)
     size = (2.0 + 2.4 * columns, rows * (1.0 + 0.32 * len(results)) + 0.6)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for panel, metric in zip(axes.flat, metrics, strict=False):
@@ -45,7 +45,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
-        write_together({path: rendered(figure)})
+        write_together({path: figure_bytes(figure)})
 
 
 def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:

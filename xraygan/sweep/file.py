@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field, ValidationError
 
-from xraygan.errors import RecipeError, UserError, clipped, nearest, shown
+from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.options import plain_reason
 from xraygan.recipe import files
 from xraygan.recipe import loading as recipes
@@ -157,7 +157,7 @@ def find(reference: str | Path) -> Path:
         return known[name]
     raise UserError(
         f"no sweep at {clipped(str(reference))}: it is neither a file nor shipped "
-        f"({nearest(name, known)})"
+        f"({did_you_mean(name, known)})"
     )
 
 
@@ -175,7 +175,9 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
     path = find(reference).resolve()
     words = _read(path)
     if preset and preset not in words.presets:
-        raise UserError(f"{path}: no preset is named {preset!r}; {nearest(preset, words.presets)}")
+        raise UserError(
+            f"{path}: no preset is named {preset!r}; {did_you_mean(preset, words.presets)}"
+        )
     chosen = words.presets.get(preset, Preset())
     given = {".".join(key): value for key, value in map(files.parse_override, overrides)}
     changed = {**flatten(chosen.set), **given}
@@ -227,7 +229,7 @@ def _read(path: Path) -> SweepFile:
             reason = plain_reason({**fault, "loc": ()})  # type: ignore[typeddict-item]
             if fault["type"] == "extra_forbidden":
                 known = SweepFile.model_fields if len(fault["loc"]) == 1 else {}
-                reason = f"unknown key; {nearest(key, known)}" if known else "unknown key"
+                reason = f"unknown key; {did_you_mean(key, known)}" if known else "unknown key"
             faults.append(f"{path}: {key}: {reason}")
         raise RecipeError(faults, "sweep") from None
     except ValueError as error:
@@ -321,14 +323,14 @@ def _check_labels(sweep: Sweep) -> None:
         faults.append("two rows' names differ in signs alone and would share a folder")
     for label, figures in sweep.table.paper.items():
         if label not in labels:
-            faults.append(f"table.paper: no row is called {label!r}; {nearest(label, labels)}")
+            faults.append(f"table.paper: no row is called {label!r}; {did_you_mean(label, labels)}")
         elif len(figures) != len(sweep.table.metrics):
             wanted = len(sweep.table.metrics)
             faults.append(f"table.paper.{label!r}: {len(figures)} figures for {wanted} metrics")
     variants = {row.variant for row in sweep.rows}
     if (base := sweep.table.baseline) is not None and base not in variants | {*labels}:
-        faults.append(f"table.baseline: no row is called {base!r}; {nearest(base, labels)}")
+        faults.append(f"table.baseline: no row is called {base!r}; {did_you_mean(base, labels)}")
     if (primary := sweep.table.primary) is not None and primary not in sweep.table.metrics:
-        faults.append(f"table.primary: {nearest(primary, sweep.table.metrics)}")
+        faults.append(f"table.primary: {did_you_mean(primary, sweep.table.metrics)}")
     if faults:
         raise RecipeError([f"{sweep.source}: {fault}" for fault in faults], "sweep")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from xraygan.data.metadata import encode
 from xraygan.errors import UserError
 from xraygan.graph.graph import trained_parameters
-from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
+from xraygan.parts.task import Task
 from xraygan.utils.precision import choose_precision
 
 from .checks import Checks, devices, expect, expect_finite, expect_same

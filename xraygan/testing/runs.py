@@ -16,11 +16,12 @@ from PIL import Image
 from xraygan.data.datamodule import ImageSplit, StoredImages
 from xraygan.data.index import read_index, read_notes
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import Evaluation
+from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts.choice import Choice
 from xraygan.parts.contracts import measurements
-from xraygan.parts.interfaces import Dataset, Measurement, Metric, Tracker
+from xraygan.parts.evaluation import Measurement
+from xraygan.parts.interfaces import Dataset, Metric, Tracker
 from xraygan.parts.options import takes_positional
 from xraygan.parts.registry import Part
 from xraygan.recipe import schema
@@ -214,7 +215,7 @@ def _expect_measurement(name: Any, measured: Any) -> None:
             expect(inside, f"{name}: {value} is not in its interval {low} to {high}")
 
 
-def evaluation(*, without: str = "") -> Evaluation:
+def evaluation(*, without: str = "") -> RunEvaluation:
     """What metrics measure, of untrained stand-in networks and random images."""
     bench = Bench()
     networks = {name: network for name, network in bench.networks.items() if name != without}
@@ -230,7 +231,7 @@ def evaluation(*, without: str = "") -> Evaluation:
     graph = TrainingGraph(bench.task, networks, {}, [], {})
     graph.extractors = bench.extractors
     train, test = _split(bench, 40, seed=0), _split(bench, 36, seed=1)
-    return Evaluation(recipe, graph, train, test, torch.device("cpu"))
+    return RunEvaluation(recipe, graph, train, test, torch.device("cpu"))
 
 
 def _split(bench: Bench, count: int, seed: int) -> ImageSplit:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from xraygan.data.batches import rows_of
 from xraygan.data.metadata import encode
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator, Task
+from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
 from xraygan.parts.registry import Part
+from xraygan.parts.task import Task
 from xraygan.utils.precision import choose_precision
 from xraygan.utils.seeding import rng
 
@@ -146,7 +147,7 @@ class Bench:
 
     def step(
         self, count: int = 6, order: Tensor | None = None, shard: tuple[int, int] = (0, 1)
-    ) -> Step:
+    ) -> TrainingStep:
         """A step of ``count`` images, always the same one.
 
         Args:
@@ -168,7 +169,7 @@ class Bench:
         )
         told = {"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0}
         order = (torch.arange(count) if order is None else order)[rows_of(count, shard)]
-        step = Step(
+        step = TrainingStep(
             task=self.task,
             networks=self.networks,
             extractors=self.extractors,

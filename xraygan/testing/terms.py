@@ -14,14 +14,14 @@ from torch import Tensor
 
 from xraygan.errors import UserError
 from xraygan.graph.graph import trained_parameters
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.parts.contracts import scalar
 from xraygan.parts.interfaces import Augmenter, Labeler, Objective, Score
 
 from .checks import Checks, Failure, devices, expect, expect_finite, expect_same
 from .stand_ins import Bench, checked
 
-Compute = Callable[[Step], Tensor]
+Compute = Callable[[TrainingStep], Tensor]
 ORDER = torch.tensor([4, 2, 0, 5, 1, 3])
 
 
@@ -170,7 +170,7 @@ def check_augmenter(augmenter: type[Augmenter], **options: Any) -> list[str]:
 
 
 def _check_changes(checks: Checks, bench: Bench, part: Augmenter) -> None:
-    def change(step: Step) -> Tensor:
+    def change(step: TrainingStep) -> Tensor:
         return part(step.real, step)
 
     for count in (6, 1):
@@ -200,7 +200,7 @@ def _check_changes(checks: Checks, bench: Bench, part: Augmenter) -> None:
         _expect_untouched(bench.step(), change)
 
 
-def _expect_twice_differentiable(step: Step, part: Augmenter) -> None:
+def _expect_twice_differentiable(step: TrainingStep, part: Augmenter) -> None:
     """As penalties need it: through the changes, a gradient of something that is not linear."""
     images = step.real.detach().requires_grad_()
     value = part(images, step).pow(3).mean()
@@ -251,7 +251,7 @@ def _check_elsewhere(
 
 
 def _expect_gradients(
-    step: Step, compute: Compute, audience: tuple[str, ...], own: list[torch.nn.Parameter]
+    step: TrainingStep, compute: Compute, audience: tuple[str, ...], own: list[torch.nn.Parameter]
 ) -> None:
     """Whoever learns from a term gets a finite gradient that is not all zeros."""
     value = compute(step)
@@ -272,7 +272,7 @@ def _expect_gradients(
             expect_finite(gradient, f"its gradient towards {name}")
 
 
-def _expect_untouched(step: Step, compute: Callable[[Step], Any]) -> None:
+def _expect_untouched(step: TrainingStep, compute: Callable[[TrainingStep], Any]) -> None:
     before = {name: getattr(step, name) for name in ("real", "labels", "fake", "z", "fake_probs")}
     values = {name: tensor.detach().clone() for name, tensor in before.items()}
     state = {

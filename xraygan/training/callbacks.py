@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xraygan.errors import nearest
+from xraygan.errors import did_you_mean
 from xraygan.evaluation.evaluation import evaluate, failure
 from xraygan.evaluation.generation import generate
 from xraygan.parts.building import build
 from xraygan.rundir import checkpoint
-from xraygan.rundir.completion import unmeasured
+from xraygan.rundir.completion import missing_results
 from xraygan.rundir.directory import RunDirectory
 from xraygan.utils.csv_cells import write_table
 from xraygan.utils.images import image_grid
@@ -78,7 +78,7 @@ class Keeper:
         if not done or not (self.place.samples / "real.png").is_file():
             image_grid(images).save(self.place.samples / "real.png")
         if done == self.total and any(
-            name.startswith("samples/") for name in unmeasured(self.place.path)
+            name.startswith("samples/") for name in missing_results(self.place.path)
         ):
             self._sample(done)
 
@@ -121,7 +121,7 @@ class Keeper:
                 "[run] keep_best: step %d: there is no metric %r, so none is the best; %s",
                 done,
                 wanted,
-                nearest(wanted, values),
+                did_you_mean(wanted, values),
             )
         line = {"step": done, "split": split, "evaluation": values, "best": best}
         self.place.append_metrics(line)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 
 from xraygan.errors import UserError
-from xraygan.evaluation.evaluation import Evaluation, evaluate, failure
+from xraygan.evaluation.evaluation import RunEvaluation, evaluate, failure
 from xraygan.rundir import completion as ending
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.disk_errors import disk_errors
@@ -33,7 +33,7 @@ def end(session: Session, place: RunDirectory, step: int, *, anew: bool) -> None
         write_report,  # matplotlib takes seconds to import: only when it is needed
     )
 
-    if anew or ending.unmeasured(place.path):
+    if anew or ending.missing_results(place.path):
         finish(session, place, step)
     else:  # the run was killed after its figures
         write_report(place.path)
@@ -105,7 +105,7 @@ def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str,
         said["trained_on_fingerprint"] = trained
     if session.differs:
         said["data_differs"] = session.differs
-    if left := ending.untrained(place.path):
+    if left := ending.training_left(place.path):
         said["unfinished"] = left
     if session.chosen_on:
         said["chosen_on"] = session.chosen_on
@@ -133,7 +133,7 @@ def _say_failed(place: RunDirectory, errors: Mapping[str, Exception], kept: str)
     ) from next(iter(errors.values()))
 
 
-def predictions(evaluation: Evaluation) -> pd.DataFrame:
+def predictions(evaluation: RunEvaluation) -> pd.DataFrame:
     """One row a test image (or validation image): the content of ``predictions.csv``."""
     table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
     for name, column in evaluation.classes.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xraygan.distributed.ranks import Gradients, Ranks
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.utils.atomic_files import write_json
 
 #: steps in a row that [run] on_nonfinite = "skip" may leave out before the run is beyond help
@@ -73,7 +73,7 @@ class Guard:
         self._seen.clear()
 
 
-def diagnose(graph: TrainingGraph, step: Step) -> dict[str, Any]:
+def diagnose(graph: TrainingGraph, step: TrainingStep) -> dict[str, Any]:
     """What is not finite about a step, term by term; every term is differentiated by itself.
 
     Returns:
@@ -120,7 +120,7 @@ def describe(diagnosis: Mapping[str, Any]) -> str:
 
 
 def write_evidence(
-    folder: Path, graph: TrainingGraph, step: Step, diagnosis: Mapping[str, Any]
+    folder: Path, graph: TrainingGraph, step: TrainingStep, diagnosis: Mapping[str, Any]
 ) -> None:
     """Leave in ``folder`` what there is to look at: the batch, the networks and the diagnosis."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from xraygan.errors import UserError, nearest
+from xraygan.errors import UserError, did_you_mean
 from xraygan.graph.graph import AUGMENTER, MODELS, TrainingGraph
 from xraygan.parts.building import build
 from xraygan.parts.choice import Choice
-from xraygan.parts.interfaces import Task
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.recipe.schema import Start
 from xraygan.rundir import checkpoint
@@ -141,7 +141,7 @@ def _chosen(start: Start, found: Checkpoint, recipe: Recipe) -> list[str]:
     for name in start.networks or ():
         if name not in both:
             lacks = "this recipe has" if name in there else f"{start.run} has saved"
-            raise UserError(f"[start] networks: {lacks} no {name!r}; {nearest(name, both)}")
+            raise UserError(f"[start] networks: {lacks} no {name!r}; {did_you_mean(name, both)}")
     if not both:
         raise UserError(
             f"[start] run: {start.run} has none of this recipe's networks: it has "

@@ -13,7 +13,7 @@ from torch import Tensor
 from xraygan.data.batches import Batches
 from xraygan.distributed.ranks import Gradients, RankLost, Ranks
 from xraygan.errors import UserError
-from xraygan.graph.step import Step
+from xraygan.graph.step import TrainingStep
 from xraygan.parts.interfaces import Augmenter
 from xraygan.parts.plugin_errors import PluginFault
 from xraygan.rundir import checkpoint
@@ -184,7 +184,7 @@ class Loop:
         self.graph.kept.note(current)
         return values, current.records, gradients
 
-    def _share(self, step: int, part: int) -> Step:
+    def _share(self, step: int, part: int) -> TrainingStep:
         """This rank's share of one of the parts of a step's batch."""
         seed, progress = self.words.seed, step / self.total
         phase = self.session.recipe.tables.schedule.phase(progress)

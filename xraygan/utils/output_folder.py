@@ -17,9 +17,9 @@ UNFINISHED = ".unfinished"
 LARGEST = 1 << 26  # bytes of it
 
 
-def refuse_filled(folder: Path) -> None:
+def require_empty_folder(folder: Path) -> None:
     """Hold that a folder that is to be filled is not there, is empty, or holds what a process that
-    was killed in :func:`fill` left.
+    was killed in :func:`write_folder` left.
 
     Raises:
         UserError: it holds something else, or cannot be read.
@@ -31,7 +31,7 @@ def refuse_filled(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be read ({error})") from error
 
 
-def fill(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files into a folder, after what a process that was killed here left is removed.
 
     Until all of them are there the folder holds ``.unfinished``, the list of their names.
@@ -40,9 +40,9 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         The files.
 
     Raises:
-        UserError: see :func:`refuse_filled`; or it cannot be written, and what was is removed.
+        UserError: see :func:`require_empty_folder`; or it cannot be written; what was is removed.
     """
-    refuse_filled(folder)
+    require_empty_folder(folder)
     note = folder / UNFINISHED
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def fill(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
 
 
 def _left(folder: Path) -> set[str]:
-    """What a process that was killed in :func:`fill` may have left in a folder."""
+    """What a process that was killed in :func:`write_folder` may have left in a folder."""
     note = folder / UNFINISHED
     names = read_text(note, LARGEST).splitlines() if note.is_file() else []
     # A note that came from elsewhere names no file of another folder.

@@ -18,7 +18,7 @@ LARGEST = 1 << 20
 _ENDLESS_KEY = re.compile(r"""(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){32}""")
 
 
-def unreadable(error: OSError) -> str:
+def describe_read_error(error: OSError) -> str:
     """What says that the operating system does not give a file or folder."""
     return f"{error.filename}: cannot be read ({error.strerror})"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from xraygan.errors import UserError
 
 from .naming import HALVES
-from .parsing import unreadable
+from .parsing import describe_read_error
 
 #: bytes of a path, its end included, that an operating system takes
 LONGEST_PATH = 4096
@@ -56,7 +56,7 @@ def place_fault(path: str) -> str:
     return ""
 
 
-def data_folder(root: Path | None, plugin: str, layout: str) -> Path:
+def require_data_folder(root: Path | None, plugin: str, layout: str) -> Path:
     """``data.root``, once it is known to be a folder that holds something.
 
     Args:
@@ -75,7 +75,7 @@ def data_folder(root: Path | None, plugin: str, layout: str) -> Path:
         else:
             return root
     except OSError as error:
-        fault = unreadable(error)
+        fault = describe_read_error(error)
     raise UserError(fault + layout)
 
 

@@ -1,9 +1,7 @@
-"""What several verbs share."""
+"""Arguments and options that several commands share, and the types of options."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,8 @@ def complete_parts(context: click.Context, parameter: click.Parameter, typed: st
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
 
-class Whole(click.IntRange):
-    """A whole number of an option, between bounds that no use of it goes beyond."""
+class BoundedInt(click.IntRange):
+    """The type of an option that is a whole number: from ``least`` to ``most``, both included."""
 
     def __init__(self, least: int, most: int) -> None:
         super().__init__(least, most)
@@ -54,8 +52,13 @@ class Whole(click.IntRange):
         return super().convert(value, parameter, context)
 
 
-class Place(click.Path):
-    """A file or folder of an option, with a name that a message and a recipe can hold."""
+class SafePath(click.Path):
+    """The type of an option that is a file or folder, with a name that a message and a recipe can
+    hold.
+
+    Args:
+        words: those of :class:`click.Path`, such as ``file_okay=False``.
+    """
 
     def __init__(self, **words: Any) -> None:
         super().__init__(path_type=Path, **words)
@@ -80,8 +83,8 @@ def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     return value
 
 
-#: the seed of random numbers
-SEED = Whole(0, SEEDS - 1)
+#: the type of an option that is a seed of random numbers
+SEED_TYPE = BoundedInt(0, SEEDS - 1)
 
 recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes, callback=utf8)
 set_option = click.option(
@@ -92,7 +95,7 @@ set_option = click.option(
     metavar="TABLE.KEY=VALUE",
     help="Override a key of the recipe, for example scores.gram.weight=0; repeatable.",
 )
-run_argument = click.argument("directory", metavar="RUN", type=Place(file_okay=False))
+run_argument = click.argument("directory", metavar="RUN", type=SafePath(file_okay=False))
 checkpoint_option = click.option(
     "--checkpoint",
     "which",
@@ -104,68 +107,3 @@ checkpoint_option = click.option(
 quiet_option = click.option(
     "--quiet", "-q", is_flag=True, help="Print the result alone; warnings stay in the run's log."
 )
-
-
-def print_metrics(path: Path) -> None:
-    """Print the metrics of an ``evaluation.json`` as a table.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    from rich.table import Table
-
-    from xraygan.data.split_names import SPLIT_NAMES
-    from xraygan.rundir.directory import RunDirectory
-    from xraygan.rundir.file_schemas import cautions
-
-    place = RunDirectory(path.parent)
-    place.evaluation = path  # of another split, maybe
-    content = place.read_evaluation()
-    about = content.get("protocol", {})
-    kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
-    title = f"{path.parent.name}: {kind} images"
-    table = Table(title=title, title_justify="left")
-    for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("n", justify="right")
-    notes = []
-    for name, found in content.get("metrics", {}).items():
-        value, interval = found.get("value"), found.get("interval")
-        if value is None:
-            notes.append(f"{name}: {found.get('note')}")
-        if not isinstance(value, int | float):
-            continue  # a matrix is for the report
-        span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", span, str(found.get("n", "")))
-    _print(table)
-    for line in (*cautions(about), *notes):
-        click.echo(line)
-
-
-def print_images(summary: Mapping[str, Any]) -> None:
-    """Print how many images and patients each split and class has, and what is left out and why.
-
-    Args:
-        summary: see :meth:`xraygan.data.datamodule.ImageData.summary`.
-    """
-    from rich.table import Table
-
-    splits = [name for name, images in summary["images"].items() if images]
-    table = Table("", title_justify="left")
-    for name in splits:
-        table.add_column(name, justify="right")
-    for row in ("images", "patients"):
-        table.add_row(row, *(f"{summary[row][name]:,}" for name in splits))
-    table.add_section()
-    for label in summary["classes"]["train"]:
-        table.add_row(label, *(f"{summary['classes'][name][label]:,}" for name in splits))
-    _print(table)
-    for reason, count in summary["left_out"].items():
-        click.echo(f"left out: {reason}: {count:,}")
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
-    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
