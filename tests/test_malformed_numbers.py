@@ -232,7 +232,7 @@ def test_more_ranks_than_images_of_a_batch_start_no_process(
     (tmp_path / "recipe.toml").write_text(WHOLE)
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
     said = refused(capsys, "run", "recipe.toml", "--devices", "1000")
-    assert "[run] batch_size: 4 images cannot be shared equally by 1000 parts" in said
+    assert "[run] batch_size: 4 images cannot be divided into 1000 equal parts" in said
 
 
 def test_every_whole_number_of_a_built_in_part_has_bounds() -> None:

@@ -24,10 +24,10 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     """
     from xraygan.rundir.disk_errors import disk_errors
     from xraygan.session.session import restore
-    from xraygan.training.final_evaluation import finish
+    from xraygan.training.final_evaluation import evaluate_run
     from xraygan.utils.progress import Display
 
     session, place, step = restore(directory, overrides, Display(quiet=quiet), which)
     with place.locked(), disk_errors(place):
-        evaluation = finish(session, place, step)
+        evaluation = evaluate_run(session, place, step)
     print_metrics(evaluation)

@@ -76,7 +76,7 @@ class Ranks:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
         return found.tolist()
 
-    def most(self, value: Tensor) -> Tensor:
+    def largest_tensor(self, value: Tensor) -> Tensor:
         """The largest of the ranks' values of a tensor, on its own device.
 
         Raises:
