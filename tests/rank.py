@@ -47,7 +47,7 @@ def train(out: str, precision: str, steps: str, count: str, recipe: str, *overri
             graph.update(graph.mean_over_ranks(gradients), step)
             values.append(ranks.average({name: float(value) for name, value in found.items()}))
         if ranks.first:
-            every = {**graph.networks, **{f"{n} average": a for n, a in graph.averages.items()}}
+            every = {**graph.networks, **{f"{n} average": a for n, a in graph.ema.items()}}
             tensors = {
                 f"{name}.{key}": value.contiguous()
                 for name, network in every.items()

@@ -12,7 +12,7 @@ from test_malformed import WHOLE, refused, without_change
 from torch import nn
 
 from xraygan.errors import UserError
-from xraygan.graph import build as assemble
+from xraygan.graph import build as graph_build
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
@@ -256,9 +256,9 @@ def test_a_network_of_another_plugin_that_no_memory_has_room_for(
     def build(choice: Any, *_: Any, **__: Any) -> nn.Module:
         return nn.Linear(1, numbers, bias=False)
 
-    monkeypatch.setattr(assemble, "build", build)
+    monkeypatch.setattr(graph_build, "build", build)
     with pytest.raises(UserError, match=r"\[generator\]: the network .*width = 4"):
-        assemble.rehearse(recipe, None)  # type: ignore[arg-type]
+        graph_build.dry_build(recipe, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 8 bytes")])

@@ -256,7 +256,7 @@ def test_a_term_whose_networks_learn_nothing_is_refused_for_a_recipe_too(
     tmp_path: Path, register: Register
 ) -> None:
     register("score", score(lambda step: step.fake.mean()))
-    words = "no gradient reaches the discriminator, so nobody learns"
+    words = "no gradient reaches the discriminator, so no network learns"
     refused(with_score(trains=["discriminator"]), tmp_path / "run", words)
 
 

@@ -71,7 +71,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingGraph]:
                 self.graph.decays,
             )  # fmt: skip
             kept.networks = {n: _copy(m) for n, m in self.graph.networks.items()}
-            kept.averages = {n: _copy(m) for n, m in self.graph.averages.items()}
+            kept.ema = {n: _copy(m) for n, m in self.graph.ema.items()}
             found.append(kept)
         return take_step(self, step)
 
@@ -94,7 +94,7 @@ def test_networks_and_averages_start_from_the_checkpoint(
     [graph] = graphs
     assert same(graph.networks["generator"], saved(source, "generator", 2))
     assert same(graph.networks["discriminator"], saved(source, "discriminator", 2))
-    assert same(graph.averages["generator"], saved(source, "generator.average", 2))
+    assert same(graph.ema["generator"], saved(source, "generator.average", 2))
     start = load(place / "recipe.toml").tables.start
     assert start is not None and start.checkpoint == "2" and start.run == str(source)
     assert start.networks == ["generator", "discriminator"]
@@ -107,11 +107,11 @@ def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
     session = Session.of(_pinned(from_run(recipe(), source), source.parent / "none"), SILENT)
     load_start_networks(session.recipe, session.graph)
     graph = session.graph
-    before = {k: v.clone() for k, v in graph.averages["generator"].named_parameters()}
+    before = {k: v.clone() for k, v in graph.ema["generator"].named_parameters()}
     gradients = {"generator": [None for _ in graph.networks["generator"].parameters()]}
     graph.update(gradients, 0)
     for (name, now), network in zip(
-        graph.averages["generator"].named_parameters(),
+        graph.ema["generator"].named_parameters(),
         graph.networks["generator"].parameters(),
         strict=True,
     ):
@@ -132,7 +132,7 @@ def test_an_average_starts_as_the_network_where_there_was_none(
     plain = recipe(generator={"plugin": "cgan"})
     first = run(plain, tmp_path / "plain", display=SILENT).path
     run(from_run(recipe(), first), tmp_path / "run", display=SILENT)
-    assert same(graphs[1].averages["generator"], saved(first, "generator"))
+    assert same(graphs[1].ema["generator"], saved(first, "generator"))
 
 
 @pytest.mark.parametrize(

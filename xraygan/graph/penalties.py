@@ -21,8 +21,8 @@ def gradients(images: Tensor, logits: Tensor) -> Tensor:
         images: ``(n, C, S, S)``, of which the logits were computed.
         logits: ``(n,)``, not gathered from other ranks.
     """
-    (found,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return wide(found).flatten(1)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return wide(gradient).flatten(1)
 
 
 def zero_centred(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor | float:

@@ -17,7 +17,7 @@ from xraygan.distributed.ranks import Ranks
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import Evaluation
 from xraygan.evaluation.unseen import check_unseen
-from xraygan.graph.build import assemble, rehearse
+from xraygan.graph.build import assemble, dry_build
 from xraygan.graph.graph import MODELS, TrainingGraph
 from xraygan.parts.building import from_random
 from xraygan.recipe.loading import Recipe, load
@@ -68,7 +68,7 @@ class Session:
     def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
         """Prepare the data and build the networks."""
         device, autocast = _modes(recipe)
-        rehearse(recipe, task_of(recipe, open_dataset(recipe)))
+        dry_build(recipe, task_of(recipe, open_dataset(recipe)))
         data = prepare(recipe, display.progress)
         graph = assemble(recipe, data.task, device, autocast, ranks)
         return cls(recipe, device, graph, lambda: data)

@@ -84,11 +84,11 @@ def load_start_networks(recipe: Recipe, graph: TrainingGraph) -> list[str]:
         network = graph.networks[name]
         unlike = _tensors_of_other_meaning(recipe.network(name), graph.task, start)
         lines += _load_fitting(source, name, network, unlike)
-        if name in graph.averages:
+        if name in graph.ema:
             if f"{name}.average" in source.networks():
-                lines += _load_fitting(source, f"{name}.average", graph.averages[name], unlike)
+                lines += _load_fitting(source, f"{name}.average", graph.ema[name], unlike)
             else:
-                graph.averages[name].load_state_dict(network.state_dict())
+                graph.ema[name].load_state_dict(network.state_dict())
     if initialised := [name for name in graph.networks if name not in start.networks]:
         lines.append(f"initialised as usual: {', '.join(initialised)}")
     return lines

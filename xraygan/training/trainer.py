@@ -159,7 +159,7 @@ class Loop:
         if self.words.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         count, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
-        restorable = skip or self.ranks.count > 1 or self.graph.foreign
+        restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
         buffers = [b.clone() for b in self.graph.buffers()] if restorable else []
         try:
             values, records, gradients = self._micro_batch_gradients(step, 0)
@@ -194,7 +194,7 @@ class Loop:
         if "discriminator" in current.learning:
             accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
             current.record("discriminator_accuracy", accuracy)
-        self.graph.kept.note(current)
+        self.graph.leak_check.observe(current)
         return values, current.records, gradients
 
     def _build_step(self, step: int, micro_batch: int) -> Step:
@@ -279,7 +279,7 @@ class Loop:
         """What the guard saw in a step that is finite when it is computed again."""
         if terms := self.guard.terms(step):
             values = ", ".join(f"the term {name!r} was {v}" for name, v in terms.items())
-            origins = [self.graph.origin(name) for name in terms]
+            origins = [self.graph.describe_term_origin(name) for name in terms]
             source = f" ({', '.join(filter(None, origins))})" if any(origins) else ""
             return f"{values}{source}, and is finite when the step is computed again"
         return "a gradient is too large"
