@@ -86,7 +86,7 @@ def test_compiled_networks_compute_the_same(tmp_path: Path, mode: str) -> None:
 def test_freed_memory_is_kept() -> None:
     script = """
 import resource, sys, torch
-from xraygan.precision import keep_freed_memory
+from xraygan.utils.precision import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 torch.ones(2**25)  # with room around: an aligned block does not fit where one like it has been

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xraygan.data.metadata import parse
+from xraygan.data.metadata import parse_metadata
 from xraygan.errors import UserError, nearest
 from xraygan.evaluation.generation import Generated, generate
 from xraygan.utils.csv_cells import as_csv
@@ -95,7 +95,7 @@ def sample(
     task = graph.task
     if metadata and not conditional:
         raise UserError("metadata: the run's generator is unconditional and is told of none")
-    told = parse(metadata, task.metadata) if metadata else None
+    told = parse_metadata(metadata, task.metadata) if metadata else None
     draws_labels = labels is None and conditional and not task.exclusive
     if draws_labels or (told is None and task.metadata):
         known = session.conditions()
