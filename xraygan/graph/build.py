@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xraygan.distributed.ranks import Ranks, synchronise
+from xraygan.distributed.ranks import Ranks, synchronise_batch_norm
 from xraygan.errors import RecipeError, UserError
 from xraygan.parts.building import build, from_random
 from xraygan.parts.choice import Choice
@@ -56,7 +56,7 @@ def assemble(
     modules = [part for part in parts.values() if isinstance(part, nn.Module)]
     for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
-            synchronise(module, ranks)
+            synchronise_batch_norm(module, ranks)
         module.to(memory_format=_memory_format(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {

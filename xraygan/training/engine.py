@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xraygan.distributed.ranks import Ranks, join
+from xraygan.distributed.ranks import Ranks, join_process_group
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
 from xraygan.rundir import checkpoint, completion
@@ -63,7 +63,7 @@ def run(
     if done and not Resumption.of(place, recipe, longer=longer).lengthened:
         display.say(_describe_complete(place))
         return place
-    with join(recipe.tables.run.device) as ranks:
+    with join_process_group(recipe.tables.run.device) as ranks:
         check_batch_size(recipe, ranks.count)
         if not ranks.first:
             _run_other_rank(unpinned, place, ranks)
