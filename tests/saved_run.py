@@ -60,7 +60,7 @@ def saved(folder: Path, *tables: str) -> Path:
     place = RunDirectory(folder / "run")
     place.begin(recipe)
     session = Session.of(recipe, Display(quiet=True))
-    for name in session.graph.averages:
+    for name in session.graph.ema:
         for parameter in session.graph.networks[name].parameters():
             parameter.data.mul_(1.5)  # from where the average still is
     save(place.checkpoints, 1, session.graph)

@@ -20,7 +20,7 @@ from xraygan import Dataset, UserError
 from xraygan.data import datamodule as store
 from xraygan.data import file_digests as contents
 from xraygan.data.datamodule import ImageData, prepare
-from xraygan.data.file_digests import BLOCK, ENDS, WHOLE, file_identity, remembering
+from xraygan.data.file_digests import BLOCK, ENDS, WHOLE, digest_cache, file_identity
 from xraygan.data.images import read_grey
 from xraygan.recipe.loading import Recipe, load
 
@@ -213,7 +213,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def identities(files: Path) -> list[str]:
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         return [file_identity(files / "root", str(i)) for i in range(5)]
 
 
@@ -278,11 +278,11 @@ def test_a_table_of_another_folder_is_not_used(files: Path) -> None:
         (files / f"other/{i}").write_bytes(b"y" * 100)
     [table] = (files / "cache").glob("*.digests.json")
     content = table.read_text()
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         right = [file_identity(files / "other", str(i)) for i in range(5)]
     for path in (files / "cache").iterdir():
         path.write_text(content)
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         assert [file_identity(files / "other", str(i)) for i in range(5)] == right
 
 

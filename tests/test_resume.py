@@ -31,7 +31,7 @@ from xraygan.rundir.provenance import RESUMABLE, trained_on
 from xraygan.rundir.reader import RunFiles
 from xraygan.session.session import restore_session
 from xraygan.training.engine import run
-from xraygan.training.final_evaluation import finish
+from xraygan.training.final_evaluation import evaluate_run
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 
@@ -331,7 +331,7 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     session, opened, step = restore_session(
         place, overrides, Display(Console(file=said, width=300))
     )
-    found = json.loads(finish(session, opened, step).read_text())
+    found = json.loads(evaluate_run(session, opened, step).read_text())
     assert "these are not the images of the run: train images: " in said.getvalue()
     assert found["protocol"]["trained_on_fingerprint"] == trained_on
     assert found["protocol"]["fingerprint"] not in (trained_on, None)
@@ -342,7 +342,7 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
         assert "Not measured as the run's recipe says: data.images = 90, evaluation" in page
     said = StringIO()
     session, opened, step = restore_session(place, [], Display(Console(file=said)))
-    found = json.loads(finish(session, opened, step).read_text())
+    found = json.loads(evaluate_run(session, opened, step).read_text())
     assert not said.getvalue() and "changed" not in found["protocol"]
     assert "trained_on_fingerprint" not in found["protocol"]
     # The same images, and another order of the networks' outputs.

@@ -409,7 +409,7 @@ def test_ranks_have_the_recipes_threads(
     seen = []
     monkeypatch.setattr(Loop, "run", lambda self: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    engine._follow(
+    engine._run_other_rank(
         load(recipe.source, [f"run.threads={before + 1}"]), RunDirectory(tmp_path), Ranks()
     )
     assert seen == [before + 1] and torch.get_num_threads() == before

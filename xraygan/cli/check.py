@@ -34,7 +34,7 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
         loaded = load(recipe, overrides)
         from xraygan.data.datamodule import check_index, open_dataset
         from xraygan.data.splits import task_of
-        from xraygan.graph.build import assemble, rehearse
+        from xraygan.graph.build import assemble, dry_build
     console = Console(soft_wrap=True)
     try:
         with planning():
@@ -48,7 +48,7 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
             if start := loaded.tables.start:
                 said = f"networks start from {start.run}, checkpoint {start.checkpoint}"
                 console.print(said, markup=False)
-            rehearse(loaded, task)
+            dry_build(loaded, task)
             graph = assemble(loaded, task)
     except Blocked as blocked:
         says = "check fetches and writes nothing, so it cannot show the graph; it found no fault"

@@ -43,7 +43,7 @@ def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     for warning in images.warnings:
         display.say(f"warning: {warning}")
     print_images(images.summary())
-    click.echo(images.store.account())
+    click.echo(images.store.describe())
 
 
 @data.command("list")
@@ -54,14 +54,14 @@ def list_(cache: Path | None) -> None:
     A store that is outdated (of another version of the toolkit), damaged or left over (of a process
     that was killed) is of no use to any run.
     """
-    from xraygan.data.cache_folder import cache_folder, entries
+    from xraygan.data.cache_folder import cache_folder, list_stores
 
     folder = cache_folder(cache)
-    found = entries(folder)
-    for entry in found:
+    stores = list_stores(folder)
+    for entry in stores:
         click.echo(f"{entry.key}  {_described(entry)}")
-    total = _bytes(sum(entry.size for entry in found))
-    click.echo(f"{len(found)} image stores, {total}, in {folder}")
+    total = _bytes(sum(entry.size for entry in stores))
+    click.echo(f"{len(stores)} image stores, {total}, in {folder}")
 
 
 @data.command()
@@ -77,19 +77,19 @@ def clear(keys: tuple[str, ...], everything: bool, outdated: bool, cache: Path |
     """
     from xraygan.data.cache_folder import (
         cache_folder,
-        chosen_entries,
-        entries,
-        remove,
+        list_stores,
         remove_digests,
+        remove_stores,
+        select_stores,
     )
     from xraygan.errors import UserError
 
     if not (keys or everything or outdated):
         raise UserError("name the image stores to remove (see xraygan data list), or give --all")
     folder = cache_folder(cache)
-    chosen = entries(folder) if everything else chosen_entries(folder, keys, outdated=outdated)
+    stores = list_stores(folder) if everything else select_stores(folder, keys, outdated=outdated)
     freed = count = 0
-    for entry, fault in remove(chosen):
+    for entry, fault in remove_stores(stores):
         click.echo(f"{'left' if fault else 'removed'}  {entry.key}  {fault or _described(entry)}")
         count, freed = count + (not fault), freed + (0 if fault else entry.size)
     if everything:
@@ -99,7 +99,7 @@ def clear(keys: tuple[str, ...], everything: bool, outdated: bool, cache: Path |
 
 def _described(entry: Any) -> str:
     """A store in one line."""
-    about = entry.about
+    about = entry.metadata
     words = [entry.state, _bytes(entry.size), f"last used {entry.used:%Y-%m-%d}"]
     if isinstance(count := about.get("count"), int):
         words.insert(0, f"{count:,} images of {about.get('size')} x {about.get('size')}")

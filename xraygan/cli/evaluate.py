@@ -25,10 +25,10 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     """
     from xraygan.rundir.disk_errors import disk_errors
     from xraygan.session.session import restore_session
-    from xraygan.training.final_evaluation import finish
+    from xraygan.training.final_evaluation import evaluate_run
     from xraygan.utils.progress import Display
 
     session, place, step = restore_session(directory, overrides, Display(quiet=quiet), which)
     with place.locked(), disk_errors(place):
-        evaluation = finish(session, place, step)
+        evaluation = evaluate_run(session, place, step)
     print_metrics(evaluation)

@@ -16,13 +16,13 @@ from .options import SafePath, utf8
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes that come with the toolkit; copy one to edit it."""
-    from xraygan.recipe.files import about, shipped
+    from xraygan.recipe.files import read_description, shipped
 
     if context.invoked_subcommand is None:
         known = shipped()
         width = max(map(len, known))
         for name, path in known.items():
-            click.echo(f"{name:{width}}  {about(path)}")
+            click.echo(f"{name:{width}}  {read_description(path)}")
 
 
 @recipes.command()

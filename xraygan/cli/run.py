@@ -73,9 +73,11 @@ def run(
     overrides += start_overrides(from_run, from_checkpoint)
     overrides += (f"run.steps={steps}",) if steps else ()
     if devices > 1 and not is_rank():
-        from xraygan.training.engine import check_shares
+        from xraygan.training.engine import check_batch_size
 
-        check_shares(load(recipe, overrides), devices)  # before processes are started for nothing
+        check_batch_size(
+            load(recipe, overrides), devices
+        )  # before processes are started for nothing
         arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
         arguments += ["--out", str(out)] if out else []
         sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))

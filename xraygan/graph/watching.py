@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -15,16 +15,16 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from torch import Tensor
 
 from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
+from xraygan.parts.step import Step
 
 if TYPE_CHECKING:
     from xraygan.parts.choice import Choice
 
-    from .step import TrainingStep
 
 _log = logging.getLogger(__name__)
 
-#: steps in which it is looked for parts that keep every graph
-LOOKED_AT = 6
+#: steps after which it is known whether a part keeps every step's autograd graph
+OBSERVED_STEPS = 6
 
 #: network -> the tables of the parts that were seen to leave it as it is
 _trusted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
@@ -50,7 +50,7 @@ class Watch:
         return tensor
 
     @contextmanager
-    def over(self, step: TrainingStep, choice: Choice | None) -> Iterator[None]:
+    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
         """Watch a part that is asked within a step; its first time, the networks too.
 
         Raises:
@@ -81,7 +81,7 @@ class Watch:
 _BACKWARD = "called backward(); the toolkit takes all gradients itself, so return the value alone"
 
 
-def _check_networks(step: TrainingStep, networks: list[Any], before: list[Any]) -> None:
+def _check_networks(step: Step, networks: list[Any], before: list[Any]) -> None:
     names = {id(network): name for name, network in step.networks.items()}
     for network, was in zip(networks, before, strict=True):
         if _state(network) != was:
@@ -105,40 +105,47 @@ def _state(network: Any) -> tuple[bool, int, int]:
     return network.training, changes, sum(p.requires_grad for p in parameters)
 
 
-class Kept:
-    """Looks, in the first steps, for a part that keeps the graph of each: memory would run out.
+class GraphLeakCheck:
+    """Warns if a part keeps the autograd graph of every step, so that memory would run out.
+
+    It holds weak references to the tensors of the first steps: if some of every step are alive
+    after :data:`OBSERVED_STEPS` steps, a part keeps them.
 
     Args:
-        choices: the parts that take part in steps; nothing is done where all are ours.
+        choices: the parts that steps call; nothing is done where all are built in.
     """
 
     def __init__(self, choices: Iterable[Choice]) -> None:
         self._choices = [choice for choice in choices if not is_own(choice)]
         self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
 
-    def note(self, step: TrainingStep) -> None:
-        """Look at a step that was just taken; the last of :data:`LOOKED_AT` says what was found."""
-        if not self._choices or len(self._steps) == LOOKED_AT:
+    def observe(self, step: Step, values: Mapping[str, list[ReferenceType[Any]]]) -> None:
+        """Refer to a step that was just taken; after the last one, warn if all are alive.
+
+        Args:
+            values: :attr:`Watch.values` of the step.
+        """
+        if not self._choices or len(self._steps) == OBSERVED_STEPS:
             return
         graph = [v for v in vars(step).values() if isinstance(v, Tensor) and v.requires_grad]
-        self._steps.append({"": [ref(step), *map(ref, graph)], **step.watch.values})
-        if len(self._steps) == LOOKED_AT and self._alive(""):
-            gc.collect()  # of what waits to be collected nobody is to blame
+        self._steps.append({"": [ref(step), *map(ref, graph)], **values})
+        if len(self._steps) == OBSERVED_STEPS and self._alive(""):
+            gc.collect()  # garbage that is not collected yet is no leak
             if self._alive(""):
-                self._say()
+                self._warn()
 
-    def _say(self) -> None:
+    def _warn(self) -> None:
         tables = [c.table for c in self._choices if self._alive(c.table)]
         suspects = [c for c in self._choices if c.table in tables or not tables]
-        named = " or ".join(
+        parts = " or ".join(
             f"[{c.table}] (the {c.part.kind} {c.part.name!r} of {c.part.origin})" for c in suspects
         )
         _log.warning(
-            "%s keeps what it has seen of every step, with its graph, so memory will run out: keep "
-            "detach() or item() of it, or nothing",
-            named,
+            "%s keeps tensors of every step, with their autograd graph, so memory will run out: "
+            "keep detach() or item() of them, or nothing",
+            parts,
         )
 
     def _alive(self, table: str) -> bool:
-        """Whether something is still there of all steps but the last, which may be in use."""
+        """Whether tensors of every step are alive, but for the last, which may be in use."""
         return all(any(r() is not None for r in s.get(table, ())) for s in self._steps[:-1])

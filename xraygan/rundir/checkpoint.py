@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xraygan.errors import UserError, shown
-from xraygan.graph.graph import TrainingGraph, flattened
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.parameters import flattened
 from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.limits import step_of
 from xraygan.utils.parsing import read_text, sha256

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xraygan.graph.graph import TrainingGraph, state_of
+from xraygan.graph.graph import TrainingGraph
+from xraygan.graph.parameters import state_of
 
 STATE = ".state"  # ends the name of the file of a part that is no network
 
 
 def networks(graph: TrainingGraph) -> dict[str, nn.Module]:
     """What is saved of each network, by the name of its file."""
-    averages = {f"{name}.average": network for name, network in graph.averages.items()}
+    averages = {f"{name}.average": network for name, network in graph.ema.items()}
     return {**graph.networks, **averages}
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from xraygan.data.datamodule import ImageSplit
-from xraygan.data.metadata import WORDS, encode
-from xraygan.data.metadata import numbers as as_numbers
+from xraygan.data.metadata import CATEGORIES, encode, metadata_columns
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
@@ -86,7 +85,7 @@ def write_conditions(place: RunDirectory, train: ImageSplit, graph: TrainingGrap
     table = pd.DataFrame(columns).groupby(list(columns), dropna=False).size()
     found = table.reset_index(name="images")
     for name in task.metadata:
-        if (words := WORDS[name]) is not None:
+        if (words := CATEGORIES[name]) is not None:
             found[name] = found[name].map({1.0: words[0], 0.0: words[1]})
     write_table(place.conditions, found)
 
@@ -121,13 +120,13 @@ def _parse(text: str, task: Task) -> Conditions:
         raise ValueError(f"column 'images': {total:,} images, more than {MOST:,}")
     if total != task.images or tuple((labels * counts[:, None]).sum(axis=0)) != task.counts:
         raise ValueError("its numbers of images are not those of environment.json")
-    rows = pd.DataFrame({name: table.get(name, "") for name in WORDS}, index=table.index)
+    rows = pd.DataFrame({name: table.get(name, "") for name in CATEGORIES}, index=table.index)
     rows["age"] = numbers(table, "age", 0, OLDEST) if "age" in table else np.nan
-    for name, words in WORDS.items():
+    for name, words in CATEGORIES.items():
         if words and not rows[name].isin([*words, ""]).all():
             raise ValueError(f"column {name!r}: expected {words[0]}, {words[1]} or nothing")
     encoded = encode(
-        {name: torch.from_numpy(found) for name, found in as_numbers(rows).items()},
+        {name: torch.from_numpy(found) for name, found in metadata_columns(rows).items()},
         task.metadata,
         len(table),
     )

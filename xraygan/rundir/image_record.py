@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from xraygan.data.file_digests import content_of
+from xraygan.data.file_digests import content_identity
 from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_json, write_together
@@ -66,7 +66,7 @@ class ImageRecord:
         labels = np.array([_digest(row.tobytes(), 4) for row in kinds], np.int32)[kind.ravel()]
         patients = np.concatenate([split.patients for split in data.splits.values()])
         digests = np.array([_digest(path.encode()) for path in paths], dtype=np.int64)
-        contents = [_digest(content_of(data.store.contents[row]).encode()) for row in rows]
+        contents = [_digest(content_identity(data.store.contents[row]).encode()) for row in rows]
         order = np.argsort(digests, kind="stable")
         groups = _first(np.unique(patients[order], return_inverse=True)[1])
         found = cls(

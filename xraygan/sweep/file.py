@@ -137,7 +137,7 @@ class Sweep:
 
     def recipe_text(self, row: Row, seed: int) -> str:
         """One run as a recipe file that extends no other, so that it can be taken elsewhere."""
-        return tomli_w.dumps(files.merged(self.tree(row, seed), self.source))
+        return tomli_w.dumps(files.merge_extended(self.tree(row, seed), self.source))
 
 
 def shipped() -> dict[str, Path]:
@@ -251,7 +251,7 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
-        file = files.find(reference, beside=path.parent).resolve()
+        file = files.find_recipe(reference, folder=path.parent).resolve()
         own = flatten(variant.set)
         has = files.tables_of(file) | {_table(k) for k, value in own.items() if value is not False}
 
