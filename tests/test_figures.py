@@ -220,7 +220,7 @@ def test_what_a_run_has_no_data_for_is_left_out_with_the_reason(run: Path) -> No
     assert notes() == {
         "real_and_generated": "the run has no generator",
         "training_time": "the run has no generator",
-        "confusion_matrix": "an image can have none or several of the classes",
+        "confusion_matrix": "an image can have several of the classes or none",
     }
     write_recipe(run, without="classifier", image_size=20)
     (run / "metrics.jsonl").unlink()

@@ -265,7 +265,7 @@ def test_pages_say_which_keys_an_evaluation_changed(
     changed = {"evaluation.protocol": "paper"}
     change(runs[1] / "evaluation.json", lambda e: e["protocol"].update(changed=changed))
     assert report(runs[1])[0] == 0
-    says = "Not measured as the run's recipe says: evaluation.protocol = paper."
+    says = "Measured with other options than the run's recipe: evaluation.protocol = paper."
     assert says in Page(runs[1] / "report.html").said
     page = compared(tmp_path, *runs)
     assert f'changed.evaluation.protocol {NONE} "paper"' in page.said

@@ -244,7 +244,7 @@ CHANGED_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a patient": (
         edit(",p2,", ",p3,"), ["images of other patients: 1 (", "train patients: 30 there, 29 now"],
     ),
-    "a patient's name": (edit(",p2,", ",x2,"), ["patients have other names"]),
+    "a patient's name": (edit(",p2,", ",x2,"), ["the names of patients"]),
     "a split": (
         edit("p1,train", "p1,test"),
         ["training images that are test images now: 1 ('images/01.png'",
@@ -314,7 +314,7 @@ def test_an_environment_that_cannot_be_read_is_not_written_over(
     assert contents(place) == before
     (place / "environment.json").unlink()
     run(gan(), place, resume=True, display=SILENT)
-    assert "whether the run goes on with the same images cannot be told" in (
+    assert "it is not known whether the run continues with the same images" in (
         (place / "run.log").read_text()
     )
 
@@ -337,7 +337,10 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     write_export(session, opened, step, ("safetensors",), place / "export")
     for page in (protocol(RunFiles(place)), (place / "export/README.md").read_text()):
         assert "Measured on other data than the run was trained on" in page
-        assert "Not measured as the run's recipe says: data.images = 90, evaluation" in page
+        assert (
+            "Measured with other options than the run's recipe: data.images = 90, evaluation"
+            in page
+        )
     said = StringIO()
     session, opened, step = restore(place, [], Display(Console(file=said)))
     found = json.loads(finish(session, opened, step).read_text())
@@ -414,7 +417,7 @@ def test_fewer_steps_than_are_trained_are_refused(finished: Path, tmp_path: Path
     place = tmp_path / "run"
     shutil.copytree(finished, place, symlinks=True)
     before = contents(place)
-    with pytest.raises(UserError, match="3 steps in all, and has trained 4 already"):
+    with pytest.raises(UserError, match="trained for 4 steps already, and 3 steps in all"):
         run(gan().changed("run.steps=3"), place, resume=True, longer=True, display=SILENT)
     run(gan(), place, resume=True, longer=True, display=SILENT)  # complete, as it was
     assert contents(place) == before

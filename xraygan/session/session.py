@@ -167,7 +167,7 @@ def restore(
     place = RunDirectory.open(directory)
     found = checkpoint.find(place.checkpoints, which)
     recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
-    place.check_validation(recipe)
+    place.check_validation_share(recipe)
     if overrides:
         _check_trained(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)

@@ -66,7 +66,7 @@ def run(
             _follow(asked, place, ranks)
             return place
         with place.locked(), threads(recipe.tables.run.threads):
-            place.check(resume=resume)  # before the data is prepared, not after
+            place.check_can_start(resume=resume)  # before the data is prepared, not after
             resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
             session = Session.of(recipe, display, ranks)
             _lead(session, place, resumed, display, ranks)
@@ -89,9 +89,9 @@ def _lead(
     with disk_errors(place):
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
-        resumed = resumed.again()
+        resumed = resumed.at_latest()
     said = _start(session, place)
-    place.begin(recipe)
+    place.create(recipe)
     with disk_errors(place), logging_to(place.log, display):
         write_record(place, data)  # before what says that these are the run's images
         if resumed:
