@@ -102,7 +102,9 @@ def test_a_file_that_is_no_page_of_ours_is_left_alone(
     for words in ([runs[0]], runs):
         code, out, said = report(*words, "--out", mine)
         assert (code, out) == (2, "")
-        assert said.startswith(f"xraygan: {mine}: is there and is no page of `xraygan report`")
+        assert said.startswith(
+            f"xraygan: {mine}: already exists and is not a page of `xraygan report`"
+        )
     assert mine.read_text(encoding="utf-8") == "<!doctype html><title>mine</title>"
 
 
@@ -175,7 +177,7 @@ def test_page_is_written_without_a_damaged_file(
         code, out, said = report(*words)
         assert (code, out) == (2, f"{page}\n")
         first, second = said.splitlines()
-        assert first == "xraygan: the page is written without these files:"
+        assert first == "xraygan: the page was written without these files:"
         assert second.startswith(f"  {runs[0]}/{name} (cannot be read: ")
         assert f"{name} (cannot be read: " in Page(page).said
 

@@ -1,4 +1,4 @@
-"""What several verbs share."""
+"""Options, arguments and tables that several commands share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xraygan.errors import shown
 from xraygan.utils.limits import SEEDS
 
 
-def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
-    """Shipped recipes, and the files that a shell would complete."""
+def _complete_recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
+    """Names of shipped recipes, and files."""
     from xraygan.recipe.files import shipped
 
     names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
@@ -30,17 +30,17 @@ def complete_kinds(context: click.Context, parameter: click.Parameter, typed: st
 
 
 def complete_parts(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The names of the kind that stands before."""
+    """The names of the parts of the kind that was typed before."""
     from xraygan.parts.registry import installed
 
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
 
 class Whole(click.IntRange):
-    """A whole number of an option, between bounds that no use of it goes beyond."""
+    """A whole number of an option, within bounds that only a typing error exceeds."""
 
-    def __init__(self, least: int, most: int) -> None:
-        super().__init__(least, most)
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__(low, high)
 
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
@@ -55,7 +55,7 @@ class Whole(click.IntRange):
 
 
 class Place(click.Path):
-    """A file or folder of an option, with a name that a message and a recipe can hold."""
+    """A file or folder of an option, with a name that can be printed and written to a recipe."""
 
     def __init__(self, **words: Any) -> None:
         super().__init__(path_type=Path, **words)
@@ -71,8 +71,8 @@ class Place(click.Path):
 
 
 def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """A text, or several, if all of it can be written into a recipe."""
-    from xraygan.utils.paths import encoding_fault  # which imports what `--help` has no need of
+    """One or several texts, after a check that they can be written to a recipe."""
+    from xraygan.utils.paths import encoding_fault  # not at the top: `--help` does not need it
 
     for text in value if isinstance(value, tuple) else (value,):
         if fault := encoding_fault(text):
@@ -80,10 +80,12 @@ def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     return value
 
 
-#: the seed of random numbers
+#: type of a seed of random numbers
 SEED = Whole(0, SEEDS - 1)
 
-recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes, callback=utf8)
+recipe_argument = click.argument(
+    "recipe", metavar="RECIPE", shell_complete=_complete_recipes, callback=utf8
+)
 set_option = click.option(
     "--set",
     "overrides",
@@ -99,10 +101,10 @@ checkpoint_option = click.option(
     default="latest",
     show_default=True,
     metavar="latest|best|STEP",
-    help="Which of the run's checkpoints.",
+    help="The checkpoint of the run to use.",
 )
 quiet_option = click.option(
-    "--quiet", "-q", is_flag=True, help="Print the result alone; warnings stay in the run's log."
+    "--quiet", "-q", is_flag=True, help="Print only the result; warnings go to the run's log."
 )
 
 
@@ -110,7 +112,7 @@ def print_metrics(path: Path) -> None:
     """Print the metrics of an ``evaluation.json`` as a table.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     from rich.table import Table
 
@@ -119,34 +121,34 @@ def print_metrics(path: Path) -> None:
     from xraygan.rundir.file_schemas import cautions
 
     place = RunDirectory(path.parent)
-    place.evaluation = path  # of another split, maybe
+    place.evaluation = path  # it may be of another split
     content = place.read_evaluation()
-    about = content.get("protocol", {})
-    kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
+    protocol = content.get("protocol", {})
+    kind = SPLIT_NAMES.get(protocol.get("split", "test"), "test")
     title = f"{path.parent.name}: {kind} images"
     table = Table(title=title, title_justify="left")
     for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("n", justify="right")
     notes = []
-    for name, found in content.get("metrics", {}).items():
-        value, interval = found.get("value"), found.get("interval")
+    for name, measured in content.get("metrics", {}).items():
+        value, interval = measured.get("value"), measured.get("interval")
         if value is None:
-            notes.append(f"{name}: {found.get('note')}")
+            notes.append(f"{name}: {measured.get('note')}")
         if not isinstance(value, int | float):
-            continue  # a matrix is for the report
+            continue  # only the report shows a matrix
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", span, str(found.get("n", "")))
-    _print(table)
-    for line in (*cautions(about), *notes):
+        table.add_row(name, f"{value:.3f}", span, str(measured.get("n", "")))
+    _print_table(table)
+    for line in (*cautions(protocol), *notes):
         click.echo(line)
 
 
 def print_images(summary: Mapping[str, Any]) -> None:
-    """Print how many images and patients each split and class has, and what is left out and why.
+    """Print the numbers of images and patients of each split and class, and of images left out.
 
     Args:
-        summary: see :meth:`xraygan.data.datamodule.ImageData.summary`.
+        summary: of :meth:`xraygan.data.datamodule.ImageData.summary`.
     """
     from rich.table import Table
 
@@ -159,13 +161,13 @@ def print_images(summary: Mapping[str, Any]) -> None:
     table.add_section()
     for label in summary["classes"]["train"]:
         table.add_row(label, *(f"{summary['classes'][name][label]:,}" for name in splits))
-    _print(table)
+    _print_table(table)
     for reason, count in summary["left_out"].items():
         click.echo(f"left out: {reason}: {count:,}")
 
 
-def _print(table: Any) -> None:
+def _print_table(table: Any) -> None:
     from rich.console import Console
 
-    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
+    # Not wrapped in a pipe, which rich would assume to be 80 columns wide.
     Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)

@@ -304,22 +304,22 @@ def document(title: str, inside: Html) -> str:
     return f"<!doctype html>\n{page}\n"
 
 
-def write_page(path: Path, page: str, *, ours: bool = False) -> Path:
-    """Write a page in place of one that is there.
+def write_page(path: Path, page: str, *, overwrite: bool = False) -> Path:
+    """Write a page; a page that exists is replaced.
 
     Args:
-        ours: whether the name is ours alone. If not, only a page is replaced, and no other file.
+        overwrite: replace any other file too, since the toolkit alone uses this name.
 
     Returns:
         The path.
 
     Raises:
-        UserError: it cannot be written, or something else is there.
+        UserError: the page cannot be written, or another file exists under its name.
     """
     try:
-        if not ours and path.exists() and not _is_page(path):
+        if not overwrite and path.exists() and not _is_page(path):
             raise UserError(
-                f"{path}: is there and is no page of `{MADE_BY}`; name another --out FILE"
+                f"{path}: already exists and is not a page of `{MADE_BY}`; name another --out FILE"
             )
         write_atomically(path, page)
     except OSError as error:

@@ -78,7 +78,9 @@ def write_report(run_directory: Path) -> Path:
     Raises:
         UserError: the directory holds no file of a run, or cannot be written.
     """
-    return write_page(run_directory / "report.html", report(RunFiles(run_directory)), ours=True)
+    return write_page(
+        run_directory / "report.html", report(RunFiles(run_directory)), overwrite=True
+    )
 
 
 def report(run: RunFiles) -> str:
