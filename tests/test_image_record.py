@@ -14,7 +14,7 @@ from test_resume import SILENT, contents, csv, edit, environment, own_data
 
 from xraygan.data.datamodule import prepare
 from xraygan.recipe.loading import load
-from xraygan.report.run_report import protocol
+from xraygan.report.descriptions import protocol
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.image_record import FIELDS, ImageRecord
 from xraygan.rundir.reader import RunFiles

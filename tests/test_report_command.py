@@ -240,7 +240,8 @@ def test_recipes_that_ran_with_several_seeds_are_compared_over_seeds(tmp_path: P
     better = [made("better", 0.5, seed, 0.8) for seed in (0, 1, 2)]
     page = compared(tmp_path, *base, *better)
     assert "Difference from plain-0 (seeds 0, 1, 2), paired by seed" in page.said
-    assert "adjusted for how many are shown, 1 (Holm)" in page.said  # AUCs are the same in all runs
+    # AUCs are the same in all runs.
+    assert "adjusted for the number of differences shown, 1 (Holm)" in page.said
     assert "better-0 (seeds 0, 1, 2)" in page.said
     assert re.search(r"accuracy \+0\.099 \(\+0\.095 to \+0\.104\), p <0\.001, 3 seeds", page.said)
     assert "3 seeds" in page.text["mark"]
@@ -253,7 +254,7 @@ def test_recipes_that_ran_with_several_seeds_are_compared_over_seeds(tmp_path: P
 def test_comparison_warns_of_runs_that_were_not_measured_alike(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    says = "These runs were not measured alike"
+    says = "These runs were measured with different protocols"
     assert says not in compared(tmp_path, *runs).said
     change(runs[1] / "environment.json", lambda e: e["dataset"].update(fingerprint="beef"))
     page = compared(tmp_path, *runs)

@@ -22,17 +22,18 @@ from xraygan_export.writing import write as write_export
 from xraygan import UserError
 from xraygan.recipe import schema
 from xraygan.recipe.loading import Recipe, load, load_tree
-from xraygan.report.run_report import protocol
+from xraygan.report.descriptions import protocol
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.conditions import recorded_task
-from xraygan.rundir.directory import RunDirectory, flat
+from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import RESUMABLE, trained_on
 from xraygan.rundir.reader import RunFiles
 from xraygan.session.session import restore
 from xraygan.training.engine import run
 from xraygan.training.final_evaluation import finish
 from xraygan.training.trainer import Loop
+from xraygan.utils.nested import flatten_tables
 from xraygan.utils.progress import Display
 
 ROOT = Path(__file__).parents[1]
@@ -133,9 +134,9 @@ def test_what_does_not_decide_the_bits_may_change(
     assert entry["changed"]["data.root"] == {"was": str(root), "now": str(tmp_path / "elsewhere")}
     assert entry["changed"]["trackers.csv.plugin"] == {"was": None, "now": "csv"}
     # recipe.toml is what is in force, and the record has every key that it was changed in.
-    was, kept = (dict(flat(load_tree(tomllib.loads(text), Path()).resolved()))
+    was, kept = (flatten_tables(load_tree(tomllib.loads(text), Path()).resolved())
                  for text in (before, (place / "recipe.toml").read_text()))  # fmt: skip
-    assert kept == dict(flat(other.resolved()))
+    assert kept == flatten_tables(other.resolved())
     differing = {key for key in was | kept if was.get(key) != kept.get(key)}
     assert differing == {key for key in entry["changed"] if "." in key}
 

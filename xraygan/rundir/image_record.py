@@ -20,8 +20,9 @@ from xraygan.data.file_digests import content_of
 from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_json, write_together
+from xraygan.utils.nested import flatten_tables
 
-from .directory import RunDirectory, flat
+from .directory import RunDirectory
 from .provenance import read_environment, trained_on
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _compare_counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     """The numbers of images, patients and classes in which two summaries differ."""
     lines = []
     for kind in ("images", "patients", "classes"):
-        old_counts, new_counts = dict(flat(before.get(kind, {}))), dict(flat(after[kind]))
+        old_counts, new_counts = flatten_tables(before.get(kind, {})), flatten_tables(after[kind])
         for key in dict.fromkeys((*old_counts, *new_counts)):
             if (old := old_counts.get(key, 0)) != (new := new_counts.get(key, 0)):
                 split, _, name = key.partition(".")

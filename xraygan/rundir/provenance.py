@@ -21,10 +21,11 @@ from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load_tree
 from xraygan.utils.atomic_files import as_json, write_together
+from xraygan.utils.nested import flatten_tables
 from xraygan.utils.parsing import parse_toml, sha256
 
 from . import checkpoint, file_readers
-from .directory import RunDirectory, flat
+from .directory import RunDirectory
 
 if TYPE_CHECKING:
     from xraygan.data.datamodule import ImageData
@@ -269,8 +270,8 @@ def changes(before: Tree, recipe: Recipe) -> Changes:
     Args:
         before: the tables of the run's ``recipe.toml``.
     """
-    old = dict(flat(_with_defaults(before, recipe)))
-    new = dict(flat(_as_read(recipe)))
+    old = flatten_tables(_with_defaults(before, recipe))
+    new = flatten_tables(_as_read(recipe))
     keys = sorted(old.keys() | new.keys())
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
@@ -347,7 +348,7 @@ def classes_of(environment: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _changed_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
     """The entries of two ``environment.json`` that differ, without recipe, data and new entries."""
-    old, new = dict(flat(before)), dict(flat(after))
+    old, new = flatten_tables(before), flatten_tables(after)
     keys = [k for k in old if k in new and not _among(k, _IGNORED)]
     return {k: (old[k], new[k]) for k in keys if old[k] != new[k]}
 
