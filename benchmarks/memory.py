@@ -119,7 +119,7 @@ def measured(
         recipe = load_tree(tables, folder / "memory.toml")
         place = RunDirectory(folder / "run")
         session = Session.of(recipe, silent)
-        place.begin(recipe)
+        place.create(recipe)
         place.write_environment(recipe, session.device, session.data.summary())
         loop = Loop(session, place, silent)
         assert loop.keeper is not None

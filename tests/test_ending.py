@@ -189,7 +189,7 @@ def test_a_run_whose_end_was_measured_otherwise_is_measured_as_its_recipe_says(
     place = tmp_path / "run"
     shutil.copytree(trained, place)
     evaluate_run(*restore_session(place, ["evaluation.generated=6"], SILENT))
-    assert lacking(place) == ["the evaluation of step 4, its last"]
+    assert lacking(place) == ["the evaluation of its last step, 4"]
     run(recipe(), place, resume=True, display=SILENT)
     assert outcome(place) == outcome(whole)
 

@@ -275,7 +275,7 @@ def test_a_folder_that_is_gone_is_said(
     (here / "gone").mkdir()
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
-    assert "the current folder is gone" in xraygan(capsys, "run", "quickstart", code=2)
+    assert "the current folder no longer exists" in xraygan(capsys, "run", "quickstart", code=2)
     monkeypatch.chdir(here)
 
 

@@ -229,7 +229,7 @@ def test_a_refused_run_is_left_as_it_was_copied(
         content["dataset"]["fingerprint"] = "of other images"
         path.write_text(json.dumps(content))
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
-    with pytest.raises(UserError, match=r"run\.seed|not those that the run began with"):
+    with pytest.raises(UserError, match=r"run\.seed|not those that the run started with"):
         run(recipe, out, resume=True, display=SILENT)
     assert {
         p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"

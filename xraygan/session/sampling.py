@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from xraygan.data.metadata import parse_metadata
-from xraygan.errors import UserError
+from xraygan.errors import UserError, did_you_mean
 from xraygan.evaluation.generation import Generated, generate
 from xraygan.utils.csv_cells import as_csv
 from xraygan.utils.output_folder import require_empty_folder, write_folder

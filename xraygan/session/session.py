@@ -175,7 +175,7 @@ def restore_session(
     place = RunDirectory.open(directory)
     saved = checkpoint.find(place.checkpoints, checkpoint_name)
     recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
-    place.check_validation(recipe)
+    place.check_validation_share(recipe)
     if overrides:
         _check_same_networks(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)

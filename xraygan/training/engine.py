@@ -69,7 +69,7 @@ def run(
             _run_other_rank(unpinned, place, ranks)
             return place
         with place.locked(), threads(recipe.tables.run.threads):
-            place.check(resume=resume)  # before the data are prepared, which may take long
+            place.check_can_start(resume=resume)  # before the data is prepared, not after
             resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
             session = Session.of(recipe, display, ranks)
             _run_first_rank(session, place, resumed, display, ranks)
@@ -92,9 +92,9 @@ def _run_first_rank(
     with disk_errors(place):
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
-        resumed = resumed.again()
+        resumed = resumed.at_latest()
     start_lines = _start_from_other_run(session, place)
-    place.begin(recipe)
+    place.create(recipe)
     with disk_errors(place), logging_to(place.log, display):
         write_record(place, data)  # before environment.json, which names these images
         if resumed:
