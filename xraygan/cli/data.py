@@ -101,7 +101,7 @@ def clear(keys: tuple[str, ...], everything: bool, outdated: bool, cache: Path |
 
 def _describe_store(entry: Any) -> str:
     """One line about a store."""
-    about = entry.about
+    about = entry.metadata
     phrases = [entry.state, _bytes(entry.size), f"last used {entry.used:%Y-%m-%d}"]
     if isinstance(count := about.get("count"), int):
         phrases.insert(0, f"{count:,} images of {about.get('size')} x {about.get('size')}")
