@@ -17,7 +17,7 @@ import click
 from pydantic import BaseModel
 
 import xraygan
-from xraygan import testing
+from xraygan import plugin_api, testing
 from xraygan.cli import cli
 from xraygan.parts import hookspecs
 from xraygan.parts.options import REQUIRED, options_of, type_text
@@ -240,9 +240,15 @@ def hooks() -> Iterator[str]:
 
 def python() -> Iterator[str]:
     yield "# Python\n"
-    yield "The public names of `xraygan`, and the checks of `xraygan.testing` for plugin authors."
-    for home, names in ((xraygan, xraygan.__all__), (testing, testing.__all__)):
-        for name in names:
+    yield "The public names: all that a plugin may import from the package."
+    homes = {
+        xraygan: "Runs and recipes, and the classes that plugins subclass or are given.",
+        plugin_api: "Tools for plugins.",
+        testing: "Checks of plugins.",
+    }
+    for home, what in homes.items():
+        yield f"\n# `{home.__name__}`\n\n{what}"
+        for name in home.__all__:
             found = getattr(home, name)
             if inspect.isclass(found) or inspect.isfunction(found):
                 yield f"\n## {name}\n\n```text\n{_documented(found)}\n```"

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from xraygan._version import __version__
+from xraygan import __version__
 from xraygan.plugin_api import (
     SPLIT_NAMES,
     RunDirectory,

@@ -276,7 +276,7 @@ class Dataset(ABC):
         """The image of one row: ``(size, size)`` uint8.
 
         Called in several forked processes, or threads, at once: open files here, not earlier. Read
-        images with :func:`xraygan.data.images.read_grey`, which follows ``[data] grey``; a
+        images with :func:`xraygan.plugin_api.read_grey`, which follows ``[data] grey``; a
         :class:`~xraygan.UserError` says that one is unreadable.
         """
 
@@ -284,7 +284,7 @@ class Dataset(ABC):
         """What changes when the image at ``path`` changes; the image store is keyed by it.
 
         Asked for every image whenever a run starts, and again when all are decoded. For files,
-        return :func:`xraygan.data.images.file_identity`, which is also used where a dataset has no
+        return :func:`xraygan.plugin_api.file_identity`, which is also used where a dataset has no
         ``identity`` of its own and the recipe sets ``data.root``.
         """
         return path
