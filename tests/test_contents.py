@@ -125,7 +125,7 @@ def test_files_that_change_while_they_are_decoded_make_no_store(
     opened = store.open_dataset(recipe())
     changing = Changing(None)
     monkeypatch.setattr(store, "open_dataset", lambda recipe: changing)
-    with pytest.raises(UserError, match=r"1 of 16 images changed .*, 'images/0003.bmp' the first"):
+    with pytest.raises(UserError, match=r"1 of 16 images changed .*first is 'images/0003.bmp'"):
         prepare(recipe())
     assert not [path for path in (place / "cache").iterdir() if path.is_dir()]
 

@@ -263,6 +263,6 @@ def _check_unchanged(paths: Sequence[str], before: Sequence[str], after: Sequenc
     changed = [p for p, was, now in zip(paths, before, after, strict=True) if was != now]
     if changed:
         raise UserError(
-            f"{len(changed)} of {len(paths)} images changed while they were decoded, "
-            f"{changed[0]!r} first; run the same command again when the files no longer change"
+            f"{len(changed)} of {len(paths)} images changed while they were decoded (the first is "
+            f"{changed[0]!r}); run the same command again when the files no longer change"
         )

@@ -1,6 +1,7 @@
-"""Whether parts leave a step's tensors, and the networks, as they are.
+"""Checks that plugins leave a step's tensors and the networks unchanged, and keep no graph.
 
-Changes in place are seen by the version that a tensor counts, so no value is looked at.
+PyTorch counts changes in place in each tensor's version, which autograd uses too. Comparing
+versions before and after a call finds such a change without reading a value from a GPU.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _trusted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 class Watch:
-    """The tensors of a step, as they were when they were made.
+    """The tensors of a step with their versions, compared after each call of a plugin.
 
-    Only parts of other distributions are watched; ours are held to it by tests.
+    Only parts of other distributions are watched; tests check the built-in ones.
 
     Attributes:
-        values: what those gave, by their tables.
+        values: weak references to the values that those parts returned, by their tables.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,14 @@ class Watch:
         self.values: dict[str, list[ReferenceType[Any]]] = {}
 
     def note(self, name: str, tensor: Tensor) -> Tensor:
-        """Remember a tensor that was just made; returns it."""
+        """Remember the version of a tensor that was just computed; returns the tensor."""
         if not tensor.is_inference():
             self._seen[name] = (tensor, tensor._version)
         return tensor
 
     @contextmanager
     def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
-        """Watch a part that is asked within a step; its first time, the networks too.
+        """Check the step's tensors after a call of a part, and at its first call the networks.
 
         Raises:
             BadAnswer: it has changed a tensor of the step in place, or called ``backward()``.
