@@ -288,7 +288,8 @@ def test_the_same_run_gives_the_same_files(
 ) -> None:
     """In another process, whatever the reader's settings of matplotlib; and torch is not needed."""
     code = (
-        "import sys; from pathlib import Path; from xraygan.report.paper_figures import write_figures; "
+        "import sys; from pathlib import Path; "
+        "from xraygan.report.paper_figures import write_figures; "
         "[write_figures(Path(sys.argv[1]), Path(sys.argv[2]), kind, 50) "
         "for kind in ('png', 'pdf', 'svg')]; sys.exit('torch' in sys.modules)"
     )
