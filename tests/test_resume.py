@@ -435,7 +435,7 @@ def test_epochs_can_become_steps(tmp_path: Path) -> None:
         for words in ({"epochs": 1}, {"steps": 7}, {"epochs": 2})
     )
     place = run(short, tmp_path / "run", display=SILENT).path  # 30 images in batches of 4
-    with pytest.raises(UserError, match="7 steps in all, and has trained 7 already"):
+    with pytest.raises(UserError, match="trained for 7 steps already, and 7 steps in all"):
         run(same, place, resume=True, longer=True, display=SILENT)
     run(long, place, resume=True, longer=True, display=SILENT)
     assert json.loads((place / "evaluation.json").read_text())["step"] == 14
