@@ -101,9 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_killed_at_each_step_of_its_end_ends_as_if_it_was_not(
     whole: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        xraygan.report.run_report, "report", lambda run: "drawing it takes a second"
-    )
+    monkeypatch.setattr("xraygan.report.run_report.report", lambda run: "drawing it takes a second")
     undisturbed, moment, died = outcome(whole), 0, True
     while died:
         place = tmp_path / f"run-{moment}"

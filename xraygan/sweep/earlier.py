@@ -12,6 +12,7 @@ from xraygan.recipe.loading import Recipe
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import material_changes, trained_on
+from xraygan.training.starting import pin_start
 
 from .plan import Run
 
@@ -38,7 +39,7 @@ def run_changes(place: RunDirectory, recipe: Recipe) -> Changes:
                 "which run this is; move it away, or choose another --out"
             )
         return {}
-    changes = material_changes(place, pinned(recipe, place))
+    changes = material_changes(place, pin_start(recipe, place))
     return changes or _evaluation_changes(place)
 
 

@@ -136,7 +136,7 @@ class Sweep:
 
     def recipe_text(self, row: Row, seed: int) -> str:
         """The recipe file of one run; it extends no other file, so that it can be moved."""
-        return tomli_w.dumps(files.merged(self.tree(row, seed), self.source))
+        return tomli_w.dumps(files.merge_extended(self.tree(row, seed), self.source))
 
 
 def shipped() -> dict[str, Path]:
@@ -259,7 +259,7 @@ def _rows(
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
-        file = files.find(reference, beside=path.parent).resolve()
+        file = files.find_recipe(reference, folder=path.parent).resolve()
         of_variant = flatten(variant.set)
         tables = files.tables_of(file)
         tables |= {_table(key) for key, value in of_variant.items() if value is not False}
