@@ -119,19 +119,19 @@ def measured(
         recipe = load_tree(tables, folder / "memory.toml")
         place = RunDirectory(folder / "run")
         session = Session.of(recipe, silent)
-        place.begin(recipe)
+        place.create(recipe)
         place.write_environment(recipe, session.device, session.data.summary())
         loop = Loop(session, place, silent)
         assert loop.keeper is not None
-        keep = loop.keeper.keep
+        on_step_end = loop.keeper.on_step_end
 
         def keep_and_note(done: int, *rest: Any) -> None:
-            keep(done, *rest)
+            on_step_end(done, *rest)
             leak(done)
             memory[done - 1] = resident()
             files[done - 1] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
-        with mock.patch.object(loop.keeper, "keep", keep_and_note):
+        with mock.patch.object(loop.keeper, "on_step_end", keep_and_note):
             loop.run()
         loop.keeper.trackers.close()
     return memory, files

@@ -74,8 +74,8 @@ class Case:
         latent = rng(self.device, 0, "latent", self.steps)
         step = self.graph.step(self.real, self.labels, latent)
         values, gradients = self.graph.gradients(step)
-        held = self.guard.check(self.steps, values, gradients)
-        self.graph.update(gradients, self.steps, held)
+        found_inf = self.guard.update(self.steps, values, gradients)
+        self.graph.update(gradients, self.steps, found_inf)
         self.steps += 1
         return values
 

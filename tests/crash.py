@@ -17,6 +17,7 @@ from xraygan import UserError
 from xraygan.recipe.loading import load
 from xraygan.rundir import checkpoint
 from xraygan.training.engine import run
+from xraygan.utils import atomic_files
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted
 
@@ -65,7 +66,7 @@ def train(out: str, moment: int = NEVER, number: int = signal.SIGKILL) -> None:
 def _dying(save: Callable[..., Path]) -> Callable[..., Path]:
     """Arm the calls by which a checkpoint changes the file system, while it is written."""
     calls = (
-        (checkpoint, "save_file"), (checkpoint, "_sync"), (shutil, "rmtree"),
+        (checkpoint, "save_file"), (checkpoint, "sync"), (atomic_files, "sync"), (shutil, "rmtree"),
         (Path, "rename"), (Path, "replace"),
     )  # fmt: skip
 

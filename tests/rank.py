@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from xraygan import Task
-from xraygan.distributed.ranks import join
+from xraygan.distributed.ranks import join_process_group
 from xraygan.graph.build import assemble
 from xraygan.recipe.loading import load
 from xraygan.utils.seeding import rng
@@ -23,7 +23,7 @@ def train(out: str, precision: str, steps: str, count: str, recipe: str, *overri
     classes, told = ("Pneumonia", "Edema", "Hernia"), tuple(words.metadata)
     task = Task(32, classes, words.label_policy == "single", metadata=told)
     values = []
-    with join("cpu") as ranks:
+    with join_process_group("cpu") as ranks:
         graph = assemble(chosen, task, ranks=ranks)
         whole = int(count)
         share = whole // ranks.count
@@ -47,7 +47,7 @@ def train(out: str, precision: str, steps: str, count: str, recipe: str, *overri
             graph.update(graph.mean_over_ranks(gradients), step)
             values.append(ranks.average({name: float(value) for name, value in found.items()}))
         if ranks.first:
-            every = {**graph.networks, **{f"{n} average": a for n, a in graph.averages.items()}}
+            every = {**graph.networks, **{f"{n} average": a for n, a in graph.ema.items()}}
             tensors = {
                 f"{name}.{key}": value.contiguous()
                 for name, network in every.items()

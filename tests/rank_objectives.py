@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.distributed.ranks import Ranks, join
+from xraygan.distributed.ranks import Ranks, join_process_group
 from xraygan.graph.build import assemble
 from xraygan.utils.seeding import rng
 
@@ -60,6 +60,6 @@ def compute(ranks: Ranks) -> dict[str, Tensor]:
 def write(out: str) -> None:
     """Compute as one of several ranks, into OUT and the rank's number."""
     torch.set_num_threads(1)
-    with join("cpu") as ranks:
+    with join_process_group("cpu") as ranks:
         computed = compute(ranks)
     save_file({name: t.contiguous() for name, t in computed.items()}, f"{out}{ranks.index}")

@@ -58,9 +58,9 @@ def saved(folder: Path, *tables: str) -> Path:
     (folder / "recipe.toml").write_text(DATA + "".join(tables), encoding="utf-8")
     recipe = load(folder / "recipe.toml", [f"data.cache={folder.parent / 'cache'}"])
     place = RunDirectory(folder / "run")
-    place.begin(recipe)
+    place.create(recipe)
     session = Session.of(recipe, Display(quiet=True))
-    for name in session.graph.averages:
+    for name in session.graph.ema:
         for parameter in session.graph.networks[name].parameters():
             parameter.data.mul_(1.5)  # from where the average still is
     save(place.checkpoints, 1, session.graph)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from xraygan import Classifier, Task, UserError
 from xraygan.cli import cli
-from xraygan.graph.build import assemble, rehearse
+from xraygan.graph.build import assemble, dry_build
 from xraygan.parts.registry import installed
 from xraygan.parts.weights import download_weights, load_matching, read_weights
 from xraygan.recipe.files import shipped
@@ -136,7 +136,7 @@ def test_a_local_file_of_weights_is_looked_at(tmp_path: Path) -> None:
         ("missing.pth", "no such file"),
     ):
         with pytest.raises(UserError, match=says), planning():
-            rehearse(load("baseline_resnet50", [f"classifier.weights={tmp_path / name}"]), task)
+            dry_build(load("baseline_resnet50", [f"classifier.weights={tmp_path / name}"]), task)
 
 
 def test_after_a_plan_weights_are_fetched_and_files_written_as_before(
@@ -174,11 +174,11 @@ def test_a_run_fetches_weights_when_it_is_rehearsed_and_once_more_reads_them(
         "baseline_resnet50", ["classifier.plugin=resnet18", "classifier.weights=imagenet"]
     )
     task = Task(32, ("A", "B"), exclusive=True)
-    rehearse(recipe, task)
+    dry_build(recipe, task)
     assert len(asked) == 1
     assemble(recipe, task)
     assert len(asked) == 2
     with planning():
-        rehearse(recipe, task)
+        dry_build(recipe, task)
         assemble(recipe, task)
     assert len(asked) == 2

@@ -187,9 +187,7 @@ def test_the_page_strikes_a_distance_of_each_runs_own_classifier(
     labels = [svg.get("aria-label") for svg in page.all("svg")]
     assert "fid of each run, with intervals" in labels
     assert "frechet_classifier of each run, with intervals" not in labels
-    assert (
-        "1.500 no interval 1.250 no interval Not to be compared: measured in the fea" in page.said
-    )
+    assert "1.500 no interval 1.250 no interval Not comparable: measured in the fea" in page.said
     assert "\N{MINUS SIGN}0.250" not in page.said
 
 

@@ -20,7 +20,7 @@ from xraygan import Dataset, UserError
 from xraygan.data import datamodule as store
 from xraygan.data import file_digests as contents
 from xraygan.data.datamodule import ImageData, prepare
-from xraygan.data.file_digests import BLOCK, ENDS, WHOLE, file_identity, remembering
+from xraygan.data.file_digests import BLOCK, ENDS, WHOLE, digest_cache, file_identity
 from xraygan.data.images import read_grey
 from xraygan.recipe.loading import Recipe, load
 
@@ -125,7 +125,7 @@ def test_files_that_change_while_they_are_decoded_make_no_store(
     opened = store.open_dataset(recipe())
     changing = Changing(None)
     monkeypatch.setattr(store, "open_dataset", lambda recipe: changing)
-    with pytest.raises(UserError, match=r"1 of 16 images changed .*, 'images/0003.bmp' the first"):
+    with pytest.raises(UserError, match=r"1 of 16 images changed .*first is 'images/0003.bmp'"):
         prepare(recipe())
     assert not [path for path in (place / "cache").iterdir() if path.is_dir()]
 
@@ -213,7 +213,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def identities(files: Path) -> list[str]:
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         return [file_identity(files / "root", str(i)) for i in range(5)]
 
 
@@ -278,11 +278,11 @@ def test_a_table_of_another_folder_is_not_used(files: Path) -> None:
         (files / f"other/{i}").write_bytes(b"y" * 100)
     [table] = (files / "cache").glob("*.digests.json")
     content = table.read_text()
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         right = [file_identity(files / "other", str(i)) for i in range(5)]
     for path in (files / "cache").iterdir():
         path.write_text(content)
-    with remembering(files / "cache"):
+    with digest_cache(files / "cache"):
         assert [file_identity(files / "other", str(i)) for i in range(5)] == right
 
 

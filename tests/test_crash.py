@@ -147,7 +147,7 @@ def test_latest_and_best_name_a_checkpoint_once_it_is_there(
         return rename(path, target)
 
     graph: Any = SimpleNamespace(networks={})
-    monkeypatch.setattr(checkpoint.saved, "contents", lambda graph: {})
+    monkeypatch.setattr(checkpoint.checkpoint_contents, "contents", lambda graph: {})
     checkpoint.save(tmp_path, 1, graph, best=True)
     monkeypatch.setattr(Path, "rename", renamed)
     checkpoint.save(tmp_path, 2, graph, best=True)

@@ -88,7 +88,7 @@ def test_recipes_are_listed_with_what_they_are_and_copied_to_be_edited(tmp_path:
     assert "second" in xraygan("check", mine, *small).stdout
 
     again = xraygan("recipes", "copy", "quickstart", mine, code=2)
-    assert "mine.toml is there already" in again.stderr
+    assert "mine.toml already exists" in again.stderr
     assert "second" in mine.read_text()
     assert "did you mean 'quickstart'" in xraygan("recipes", "copy", "quikstart", code=2).stderr
 

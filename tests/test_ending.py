@@ -24,7 +24,7 @@ from xraygan.rundir.completion import lacking, missing_results, total_steps
 from xraygan.rundir.reader import RunFiles
 from xraygan.session.session import restore_session
 from xraygan.training.engine import run
-from xraygan.training.final_evaluation import finish
+from xraygan.training.final_evaluation import evaluate_run
 from xraygan.training.trackers import Trackers
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
@@ -171,7 +171,7 @@ def test_evaluating_an_unfinished_run_does_not_end_it(
     shutil.copytree(stopped, place)
     session, opened, step = restore_session(place, [], Display())
     assert "is not finished, 2 of 4 steps are trained; this is step 2" in capsys.readouterr().err
-    found = json.loads(finish(session, opened, step).read_text())
+    found = json.loads(evaluate_run(session, opened, step).read_text())
     assert found["step"] == 2 and found["protocol"]["unfinished"] == "2 of 4 steps are trained"
     assert missing_results(place) == lacking(place) == ["steps 3 to 4 of its training"]
     page = report(RunFiles(place))
@@ -188,8 +188,8 @@ def test_a_run_whose_end_was_measured_otherwise_is_measured_as_its_recipe_says(
     """Killed before its own evaluation, and measured with other keys meanwhile."""
     place = tmp_path / "run"
     shutil.copytree(trained, place)
-    finish(*restore_session(place, ["evaluation.generated=6"], SILENT))
-    assert lacking(place) == ["the evaluation of step 4, its last"]
+    evaluate_run(*restore_session(place, ["evaluation.generated=6"], SILENT))
+    assert lacking(place) == ["the evaluation of its last step, 4"]
     run(recipe(), place, resume=True, display=SILENT)
     assert outcome(place) == outcome(whole)
 
@@ -199,10 +199,10 @@ def test_a_done_run_that_was_measured_at_another_step_is_done(
 ) -> None:
     place = tmp_path / "run"
     shutil.copytree(whole, place)
-    finish(*restore_session(place, [], SILENT, "2"))
+    evaluate_run(*restore_session(place, [], SILENT, "2"))
     assert not lacking(place)
     run(recipe(), place, resume=True, display=Display())
-    assert "is complete; its evaluation.json is of step 2" in capsys.readouterr().err
+    assert "is complete; its evaluation.json was measured at step 2" in capsys.readouterr().err
 
 
 def test_epochs_end_after_their_whole_batches() -> None:

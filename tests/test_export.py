@@ -59,7 +59,7 @@ def inputs(name: str, count: int) -> dict[str, Tensor]:
 
 def expected(graph: Any, name: str, given: dict[str, Tensor]) -> list[np.ndarray]:
     """What the run's own network says, its average."""
-    network = graph.averages[name].eval()
+    network = graph.ema[name].eval()
     with torch.no_grad():
         found = network(*given.values())
         if name == "generator":
@@ -97,7 +97,7 @@ def test_onnx_and_torch_say_what_the_network_says(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_safetensors_hold_the_average(out: Path, graph: Any, name: str) -> None:
-    found, state = load_file(out / f"{name}.safetensors"), graph.averages[name].state_dict()
+    found, state = load_file(out / f"{name}.safetensors"), graph.ema[name].state_dict()
     assert set(found) == set(state)
     assert all(torch.equal(found[key], state[key]) for key in state)
 

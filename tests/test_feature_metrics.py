@@ -22,7 +22,7 @@ from xraygan_metrics.manifold import DensityCoverage, PrecisionRecall
 from xraygan import Extractor, Metric, Task, UserError
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
-from xraygan.graph.build import assemble, rehearse
+from xraygan.graph.build import assemble, dry_build
 from xraygan.parts.weights import weights_digest
 from xraygan.recipe.loading import load
 from xraygan.testing import check_metric
@@ -281,7 +281,7 @@ def test_what_only_a_metric_reads_is_built_for_it_and_rehearsed(tmp_path: Path) 
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     wrong = load("ucgan_full", [*sets, f"extractors.vgg16.weights={tmp_path / 'wrong.pth'}"])
     with pytest.raises(UserError, match=r"\[extractors.vgg16\]: .*not a file of weights"):
-        rehearse(wrong, task)
+        dry_build(wrong, task)
     no_network = "extractors.mine.plugin=classifier"
     given.recipe = load("ucgan_full", [*sets, "metrics.kid.extractor=mine", no_network])
     with pytest.raises(UserError, match=r"\[extractors.mine\] cannot measure"):

@@ -168,7 +168,7 @@ def test_real_images_stand_left_of_the_newest_generated_ones(run: Path) -> None:
     assert [shade for row in seen(generated) for shade in row] == shades(110)
     assert real.get_position().x1 < generated.get_position().x0
     assert (real.get_title(), generated.get_title()) == ("real", "generated, step 110")
-    assert notes == ["not by class, for there is no samples/real.csv"]
+    assert notes == ["not by class: there is no samples/real.csv"]
 
 
 @pytest.mark.parametrize("what", ["condition", "p"])
@@ -189,7 +189,7 @@ def test_images_of_a_class_share_a_row(run: Path, what: str) -> None:
     assert seen(real) == [[0, 1, 2, 4], [white] * 4, [3, 5, white, white]]
     last = shades(110)
     assert seen(generated) == [last[0:8:2], last[1:8:2], [white] * 4]
-    assert ("as the classifier sees them" in generated.get_title()) == (what == "p")
+    assert ("as the classifier predicts them" in generated.get_title()) == (what == "p")
 
 
 def test_a_row_follows_one_latent_over_the_steps(run: Path) -> None:
@@ -214,13 +214,13 @@ def test_losses_are_those_that_were_recorded(run: Path) -> None:
 def test_what_a_run_has_no_data_for_is_left_out_with_the_reason(run: Path) -> None:
     def notes() -> dict[str, str]:
         lines = write_figures(run, dpi=36)[1]
-        return dict(line.split(": left out, for ") for line in lines if "left out" in line)
+        return dict(line.split(": left out: ") for line in lines if "left out" in line)
 
     write_recipe(run, without="generator", label_policy="multi")
     assert notes() == {
         "real_and_generated": "the run has no generator",
         "training_time": "the run has no generator",
-        "confusion_matrix": "an image can have none or several of the classes",
+        "confusion_matrix": "an image can have several of the classes or none",
     }
     write_recipe(run, without="classifier", image_size=20)
     (run / "metrics.jsonl").unlink()

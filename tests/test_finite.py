@@ -23,7 +23,7 @@ from xraygan.rundir import checkpoint
 from xraygan.training.callbacks import Keeper
 from xraygan.training.collapse_monitor import Watch, diversity
 from xraygan.training.engine import run
-from xraygan.training.nonfinite import PATIENCE
+from xraygan.training.nonfinite import MAX_SKIPPED
 from xraygan.training.trackers import Trackers
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
@@ -117,9 +117,9 @@ def test_what_is_not_finite_stops_the_run_and_changes_nothing(
 ) -> None:
     broken_at(monkeypatch, range(4, 5), breaks)
     if late:  # as on a GPU, which is asked only before something is kept
-        look = Loop._look
+        check = Loop._check_finite
         monkeypatch.setattr(
-            Loop, "_look", lambda self, done, **_: look(self, done) if done == 6 else None
+            Loop, "_check_finite", lambda self, done, **_: check(self, done) if done == 6 else None
         )
     with pytest.raises(UserError) as stopped:
         run(recipe(), tmp_path / "run", display=silent())
@@ -149,7 +149,7 @@ def test_a_step_that_is_left_out_changes_nothing(
     given = recipe('run.on_nonfinite="skip"', "run.save_every=1", "run.keep=0", "run.log_every=3")
     with caplog.at_level(logging.WARNING):
         run(given, tmp_path / "run", display=silent())
-    assert "step 5 is left out: 'mmd' is not finite" in caplog.text
+    assert "step 5 is skipped: 'mmd' is not finite" in caplog.text
     saved = tmp_path / "run" / "checkpoints"
     manifests = [json.loads((saved / f"step-0000000{i}/manifest.json").read_text()) for i in (4, 5)]
     assert manifests[0]["files"] == manifests[1]["files"]  # batch norms' statistics included
@@ -177,22 +177,22 @@ def test_leaving_steps_out_ends_when_none_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MMD, "forward", lambda self, step: step.fake_probs.sum() * float("inf"))
-    given = recipe('run.on_nonfinite="skip"', f"run.steps={PATIENCE + 5}", "run.save_every=0")
-    with pytest.raises(UserError, match=f"none of the last {PATIENCE} steps was finite"):
+    given = recipe('run.on_nonfinite="skip"', f"run.steps={MAX_SKIPPED + 5}", "run.save_every=0")
+    with pytest.raises(UserError, match=f"none of the last {MAX_SKIPPED} steps was finite"):
         run(given, tmp_path / "run", display=silent())
 
 
 def test_parameters_that_are_not_finite_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = Keeper.keep
+    on_step_end = Keeper.on_step_end
 
     def spoil(self: Keeper, done: int, meter: Any) -> None:
         if done == 6:
             next(self.graph.networks["discriminator"].parameters()).data.view(-1)[0] = float("inf")
-        keep(self, done, meter)
+        on_step_end(self, done, meter)
 
-    monkeypatch.setattr(Keeper, "keep", spoil)
+    monkeypatch.setattr(Keeper, "on_step_end", spoil)
     with pytest.raises(UserError, match=r"step 6: .* of the discriminator is not finite"):
         run(recipe(), tmp_path / "run", display=silent())
     found = checkpoint.latest(tmp_path / "run" / "checkpoints")
@@ -225,8 +225,8 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     keeper.trackers = Trackers({})
     keeper.session = SimpleNamespace(watched="val")
     keeper.total = 9
-    keeper.begin(8)
-    assert keeper._best == measured[best]
+    keeper.on_train_start(8)
+    assert keeper._best_value == measured[best]
 
 
 class _Place:
@@ -254,17 +254,17 @@ def test_diversity_is_the_mean_distance_of_pairs() -> None:
 
 def test_collapse_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
-    watch.samples(10, 0.05, 1.0, 50.0)  # every generator begins so
-    watch.accuracy(150, 150, 1.0)
-    watch.accuracy(200, 50, 0.98)
-    watch.accuracy(300, 100, 1.0)
-    watch.samples(300, 0.3, 40.0, 50.0)
+    watch.check_diversity(10, 0.05, 1.0, 50.0)  # every generator begins so
+    watch.check_accuracy(150, 150, 1.0)
+    watch.check_accuracy(200, 50, 0.98)
+    watch.check_accuracy(300, 100, 1.0)
+    watch.check_diversity(300, 0.3, 40.0, 50.0)
     assert not caplog.records
     for done in (400, 500):
-        watch.accuracy(done, 100, 1.0)
-        watch.samples(done, 0.5, 20.0, 50.0)
+        watch.check_accuracy(done, 100, 1.0)
+        watch.check_diversity(done, 0.5, 20.0, 50.0)
     assert len(caplog.records) == 2
-    assert "not been wrong once in 200 steps" in caplog.text
+    assert "made no mistake in 200 steps" in caplog.text
     assert "two generated images differ by 20.0 grey levels" in caplog.text
 
 

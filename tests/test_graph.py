@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.graph.build import assemble, rehearse
-from xraygan.graph.graph import Term, TrainingGraph
+from xraygan.graph.build import assemble, dry_build
+from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.step import TrainingStep
+from xraygan.graph.terms import Term
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
 from xraygan.recipe.schema import Phase
@@ -271,8 +272,8 @@ def test_adding_a_score_leaves_the_other_networks_initial_weights() -> None:
 
 def test_an_average_follows_its_network_and_stands_for_it() -> None:
     graph = graph_of("ucgan_full", "generator.average=0.8", "classifier.average=0.5")
-    assert {*graph.averages} == {"generator", "classifier"}
-    networks = graph.networks["generator"], graph.averages["generator"]
+    assert {*graph.ema} == {"generator", "classifier"}
+    networks = graph.networks["generator"], graph.ema["generator"]
     expected = [p.detach().double().clone() for p in networks[1].parameters()]
     for done in range(4):
         step = step_of(graph)
@@ -313,7 +314,7 @@ def test_a_rehearsal_is_silent_about_weights(
 ) -> None:
     save_file(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.safetensors")
     local = f"classifier.weights={tmp_path / 'resnet18.safetensors'}"
-    rehearse(load("quickstart", [local]), Task(64, ("A", "B", "C", "D"), True))
+    dry_build(load("quickstart", [local]), Task(64, ("A", "B", "C", "D"), True))
     assert not [str(warning.message) for warning in recwarn]
 
 
@@ -402,8 +403,8 @@ def test_a_score_for_the_log_alone_leaves_the_averages_of_waiting_networks(
     (teacher,) = (t for t in drawing.terms if t.name == "mean_teacher")
     graph = copy.deepcopy(drawing)
     graph.terms = [replace(teacher, trains=frozenset())]
-    graph.averages["classifier"].train()
-    before = copy.deepcopy(graph.averages["classifier"].state_dict())
+    graph.ema["classifier"].train()
+    before = copy.deepcopy(graph.ema["classifier"].state_dict())
     graph.evaluate(drawn_step(graph, learning=frozenset({"generator"})))
-    for name, value in graph.averages["classifier"].state_dict().items():
+    for name, value in graph.ema["classifier"].state_dict().items():
         assert torch.equal(value, before[name]), name

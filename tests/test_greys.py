@@ -24,7 +24,7 @@ from tiffs import FLOAT, tiff
 
 from xraygan import UserError
 from xraygan.cli import cli
-from xraygan.data.greys import Grey, doubt_of, own_range, reading
+from xraygan.data.greys import Grey, find_doubt, grey_context, own_range
 from xraygan.data.images import read_grey
 from xraygan.recipe.loading import load
 from xraygan.training.engine import run
@@ -53,7 +53,7 @@ def range_of(values: np.ndarray) -> tuple[float, float]:
 
 def read(path: Path, grey: Grey = "full") -> tuple[np.ndarray, set[str]]:
     """At its own size, and what is doubtful of it."""
-    with reading(grey) as found:
+    with grey_context(grey) as found:
         return read_grey(path, 64), found.doubts
 
 
@@ -166,7 +166,7 @@ def test_a_range_of_8_bits(name: str, tmp_path: Path) -> None:
         pixels, _ = read(tmp_path / name, grey)  # type: ignore[arg-type]
         assert np.abs(pixels - in_range(full, *span)).max() <= 0.51
     # What is asked for goes before what the recipe says.
-    with reading("image"):
+    with grey_context("image"):
         np.testing.assert_array_equal(read_grey(tmp_path / name, 64, "full"), full)
 
 
@@ -296,8 +296,8 @@ def test_what_little_is_left_of_is_said_and_the_own_range_mends_it(
 def test_one_hot_pixel_anywhere_is_seen() -> None:
     flat = BYTES[:32, :32] // 16
     for at in np.ndindex(flat.shape):
-        assert doubt_of(with_one(flat, at, 255), "range") == "range"
-    assert not doubt_of(BYTES, "range") and not doubt_of(BYTES // 7, "range")
+        assert find_doubt(with_one(flat, at, 255), "range") == "range"
+    assert not find_doubt(BYTES, "range") and not find_doubt(BYTES // 7, "range")
 
 
 @pytest.mark.parametrize("grey", ["full", "image"])

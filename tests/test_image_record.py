@@ -14,7 +14,7 @@ from test_resume import SILENT, contents, csv, edit, environment, own_data
 
 from xraygan.data.datamodule import prepare
 from xraygan.recipe.loading import load
-from xraygan.report.run_report import protocol
+from xraygan.report.descriptions import protocol
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.image_record import FIELDS, ImageRecord
 from xraygan.rundir.reader import RunFiles
@@ -157,7 +157,7 @@ def test_a_damaged_record_is_one_message(
     (place / "images.safetensors").write_bytes(damage)
     move_three(place.parent / "data")
     said = xraygan(capsys, "evaluate", place, "--set", f"data.root={place.parent}/data", code=2)
-    assert "images.safetensors: damaged" in said and "remove it to go on without" in said
+    assert "images.safetensors: damaged" in said and "remove it to continue without" in said
 
 
 def test_of_a_run_that_recorded_no_images_counts_are_said(

@@ -12,7 +12,7 @@ from test_malformed import WHOLE, refused, without_change
 from torch import nn
 
 from xraygan.errors import UserError
-from xraygan.graph import build as assemble
+from xraygan.graph import build as graph_build
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
@@ -232,7 +232,7 @@ def test_more_ranks_than_images_of_a_batch_start_no_process(
     (tmp_path / "recipe.toml").write_text(WHOLE)
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
     said = refused(capsys, "run", "recipe.toml", "--devices", "1000")
-    assert "[run] batch_size: 4 images cannot be shared equally by 1000 parts" in said
+    assert "[run] batch_size: 4 images cannot be divided into 1000 equal parts" in said
 
 
 def test_every_whole_number_of_a_built_in_part_has_bounds() -> None:
@@ -256,9 +256,9 @@ def test_a_network_of_another_plugin_that_no_memory_has_room_for(
     def build(choice: Any, *_: Any, **__: Any) -> nn.Module:
         return nn.Linear(1, numbers, bias=False)
 
-    monkeypatch.setattr(assemble, "build", build)
+    monkeypatch.setattr(graph_build, "build", build)
     with pytest.raises(UserError, match=r"\[generator\]: the network .*width = 4"):
-        assemble.rehearse(recipe, None)  # type: ignore[arg-type]
+        graph_build.dry_build(recipe, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 8 bytes")])

@@ -68,7 +68,7 @@ def test_the_teacher_follows_the_student() -> None:
     """w' <- a w' + (1 - a) w with a <= 1 - 1 / (t + 1), in a float64 loop over each step."""
     graph = graph_of("classifier.average=0.6")
     student = dict(graph.networks["classifier"].named_parameters())
-    teacher = dict(graph.averages["classifier"].named_parameters())
+    teacher = dict(graph.ema["classifier"].named_parameters())
     expected = {name: value.detach().double().clone() for name, value in student.items()}
     for number in range(4):
         _, gradients = graph.gradients(step_of(graph, number))
@@ -84,7 +84,7 @@ def test_the_teacher_follows_the_student() -> None:
 def test_consistency_is_the_mean_squared_difference_of_probabilities() -> None:
     graph = graph_of()
     with torch.no_grad():
-        for parameter in graph.averages["classifier"].parameters():
+        for parameter in graph.ema["classifier"].parameters():
             parameter.mul_(1.1)
     score = MeanTeacher(noise=0.0, translation=0.0, ramp_up=1.0)
     step = step_of(graph, progress=0.5)
@@ -109,9 +109,7 @@ def test_only_the_student_learns_and_statistics_stay_those_of_labelled_images() 
     values, gradients = graph.gradients(step_of(graph))
     assert float(values["mean_teacher"]) > 0  # the perturbations differ
     assert any(g is not None and bool(g.any()) for g in gradients["classifier"])
-    assert all(
-        p.grad is None and not p.requires_grad for p in graph.averages["classifier"].parameters()
-    )
+    assert all(p.grad is None and not p.requires_grad for p in graph.ema["classifier"].parameters())
     after = [b for b in graph.networks["classifier"].buffers() if b.is_floating_point()]
     assert all(map(torch.equal, buffers, after))
 

@@ -46,13 +46,15 @@ def recipe(*overrides: str) -> Recipe:
 
 def test_numbers_and_their_codes() -> None:
     rows = pd.DataFrame({"age": [75, math.nan], "sex": ["F", ""], "view": ["PA", "lateral"]})
-    found = {name: torch.from_numpy(values) for name, values in metadata.numbers(rows).items()}
+    found = {
+        name: torch.from_numpy(values) for name, values in metadata.metadata_columns(rows).items()
+    }
     one, unknown = metadata.encode(found, ("age", "sex", "view"), 2).tolist()
     assert one == [1, 1, -1, 1, 1, 1] and unknown == [0] * 6
     assert metadata.encode({}, ("sex",), 2).tolist() == [[0, 0], [0, 0]]
     asked = {"age": "75", "sex": "F", "view": "PA"}
-    assert metadata.parse(asked, TOLD).tolist() == [one]
-    assert metadata.parse({"sex": "M"}, TOLD).tolist() == [[0, 0, 1, 1, 0, 0]]
+    assert metadata.parse_metadata(asked, TOLD).tolist() == [one]
+    assert metadata.parse_metadata({"sex": "M"}, TOLD).tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -61,12 +63,12 @@ def test_numbers_and_their_codes() -> None:
         ({"age": "old"}, "age: expected years from 0 to 150, found 'old'"),
         ({"age": math.nan}, "expected years from 0 to 150"),
         ({"sex": "f"}, "sex: 'f'; "),
-        ({"weight": 60}, "'weight': the run's networks are told of age, sex, view"),
+        ({"weight": 60}, "'weight': the run's networks read age, sex, view"),
     ],
 )
 def test_what_cannot_be_asked_for(asked: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        metadata.parse(asked, TOLD)
+        metadata.parse_metadata(asked, TOLD)
 
 
 @pytest.mark.parametrize("policy", ["single", "multi"])
@@ -178,7 +180,7 @@ def test_metadata_that_some_have_is_counted(tmp_path: Path) -> None:
     told = [*sets, "data.age=age", "data.sex=sex", 'data.metadata=["age", "sex"]']
     data = prepare(load("baseline_resnet50", told))
     assert data.summary()["metadata"] == {"age": 5, "sex": 10}
-    assert "age known of 5 of 10 training images" in data.warnings
-    assert not any("sex known of" in warning for warning in data.warnings)
+    assert "the age is known for 5 of 10 training images" in data.warnings
+    assert not any("the sex is known for" in warning for warning in data.warnings)
     assert any("the sex is the same in all training images" in text for text in data.warnings)
     assert prepare(load("baseline_resnet50", sets)).summary()["metadata"] == {}

@@ -45,7 +45,7 @@ from xraygan.testing.stand_ins import (
     StandInGenerator,
 )
 from xraygan.training.engine import run
-from xraygan.training.final_evaluation import finish
+from xraygan.training.final_evaluation import evaluate_run
 from xraygan.utils.progress import Display
 
 Register = Callable[..., None]
@@ -256,7 +256,7 @@ def test_a_term_whose_networks_learn_nothing_is_refused_for_a_recipe_too(
     tmp_path: Path, register: Register
 ) -> None:
     register("score", score(lambda step: step.fake.mean()))
-    words = "no gradient reaches the discriminator, so nobody learns"
+    words = "no gradient reaches the discriminator, so no network learns"
     refused(with_score(trains=["discriminator"]), tmp_path / "run", words)
 
 
@@ -603,7 +603,7 @@ def test_a_metric_at_fault_costs_no_other_figure(
     register("metric", metric(compute))
     session, place, step = restore_session(trained, (), silent())
     with pytest.raises(UserError) as caught:
-        finish(session, place, step)
+        evaluate_run(session, place, step)
     said = f"[metrics.bad]: the metric 'bad' of third-bad 1.0: compute() {words}"
     assert said.replace("compute() compute()", "compute()") in str(caught.value)
     found = figures(trained)
@@ -629,7 +629,7 @@ def test_numbers_of_any_kind_are_figures(
     register("metric", metric(measured(value, interval=(np.float32(0), np.float64(4)))))
     session, place, step = restore_session(trained, (), silent())
     place.evaluation = tmp_path / "evaluation.json"
-    finish(session, place, step)
+    evaluate_run(session, place, step)
     found = figures(tmp_path)
     assert found["metrics"]["bad"]["value"] == kept and "failed" not in found
     assert found["metrics"]["bad"]["interval"] == [0.0, 4.0]
@@ -648,8 +648,8 @@ def test_what_failed_is_measured_again_and_what_is_whole_is_kept(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     register("metric", metric(lambda _: 1 / 0))
     session, place, step = restore_session(out, (), silent())
-    with pytest.raises(UserError, match="is left as it was"):
-        finish(session, place, step)
+    with pytest.raises(UserError, match="is left unchanged"):
+        evaluate_run(session, place, step)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -697,7 +697,7 @@ def test_a_tracker_at_fault_is_named_and_in_nobodys_way(
     with caplog.at_level(logging.WARNING):
         run(recipe, tmp_path / "run", display=silent())
     [said] = [r.message for r in caplog.records if "[trackers.bad]" in r.message]
-    assert f"the tracker 'bad' of third-bad 1.0) is told nothing more: {method}() raised" in said
+    assert f"the tracker 'bad' of third-bad 1.0) is no longer used: {method}() raised" in said
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 

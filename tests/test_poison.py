@@ -314,7 +314,10 @@ STEP = "checkpoints/step-00000001"
         ({"log": {"sums": {"a": 1.0}, "counts": {}}}, "sums and counts"),
         ({"log": {"sums": {"a": 1.0}, "counts": {"a": 0}}}, "log.counts.a: "),
         ({"log": {"steps": -1}}, "log.steps: "),
-        ({"files": {"generator.safetensors": "0"}}, "generator.safetensors is not what"),
+        (
+            {"files": {"generator.safetensors": "0"}},
+            "generator.safetensors does not match its sha256",
+        ),
         ({"files": {"none.safetensors": "0"}}, "none.safetensors is missing"),
     ],
 )

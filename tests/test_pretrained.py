@@ -18,7 +18,7 @@ from xraygan_torchvision.networks import ConvNeXtTiny, EfficientNetB0
 from xraygan_xrv.networks import XRVClassifier, XRVExtractor, adapted, library
 
 from xraygan import Classifier, Task, UserError
-from xraygan.graph.build import rehearse
+from xraygan.graph.build import dry_build
 from xraygan.parts.registry import installed
 from xraygan.parts.weights import GREY_MEAN, GREY_STD
 from xraygan.recipe.loading import load
@@ -105,7 +105,7 @@ def test_without_the_package_its_parts_are_listed_and_say_what_to_install(
         assert part.status == "ok" and part.summary
     chosen = load("quickstart", ["classifier.plugin=xrv_densenet121"])
     with pytest.raises(UserError, match=r"\[classifier\]: .* pip install 'xraygan\[xrv\]'"):
-        rehearse(chosen, task(64))
+        dry_build(chosen, task(64))
 
 
 @pytest.fixture(scope="module")

@@ -203,5 +203,5 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
         [*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.count("5 images cannot be shared equally by 2 parts") == 1
+    assert done.stderr.count("5 images cannot be divided into 2 equal parts") == 1
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from xraygan.cli import cli
 from xraygan.errors import RecipeError, UserError
-from xraygan.recipe.files import find, shipped
+from xraygan.recipe.files import find_recipe, shipped
 from xraygan.recipe.loading import load
 
 SIX = {
@@ -63,11 +63,11 @@ def test_a_recipe_is_found_by_path_and_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for reference in ("ucgan_full", "ucgan_full.toml", "recipes/ucgan_full.toml"):
-        assert find(reference) == shipped()["ucgan_full"]
+        assert find_recipe(reference) == shipped()["ucgan_full"]
     own = write(tmp_path, "ucgan_full.toml", "")
-    assert find("ucgan_full.toml").resolve() == own
+    assert find_recipe("ucgan_full.toml").resolve() == own
     with pytest.raises(UserError, match="did you mean 'ucgan_full'"):
-        find("ucgan_ful")
+        find_recipe("ucgan_ful")
 
 
 def test_every_fault_is_said_at_once_with_its_key_and_the_nearest_names() -> None:

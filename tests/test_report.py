@@ -138,7 +138,7 @@ def test_curves_and_confusion_matrix_are_those_of_the_predictions(run: Path) -> 
     assert "Effusion AUC 1.000 · average precision 1.000 · 2 of 6 images positive" in page.said
     # One of two found, no false alarm: AUC (1 + 0.5) / 2; AP 0.5 * 1 + 0.5 * 2 / 6.
     assert "Hernia AUC 0.750 · average precision 0.667" in page.said
-    assert "Absent/never: no curves, for the test split has 0 of 6 images positive" in page.said
+    assert "Absent/never: no curves: the test split has 0 of 6 images positive" in page.said
     rows = re.findall(r"--share: ([0-9.]+)", " ".join(a.get("style") or "" for a in page.all("td")))
     expected: list[list[float]] = [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert [float(share) for share in rows] == [share for row in expected for share in row]
@@ -149,7 +149,7 @@ def test_no_confusion_matrix_where_an_image_can_have_several_classes(run: Path) 
     tables["data"]["label_policy"] = "multi"
     (run / "recipe.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     said = Page(write_report(run)).said
-    assert "There is none, for an image can have none or several" in said
+    assert "There is none: an image can have several of the classes" in said
     assert "Rows: the true class" not in said
 
 

@@ -102,7 +102,9 @@ def test_a_file_that_is_no_page_of_ours_is_left_alone(
     for words in ([runs[0]], runs):
         code, out, said = report(*words, "--out", mine)
         assert (code, out) == (2, "")
-        assert said.startswith(f"xraygan: {mine}: is there and is no page of `xraygan report`")
+        assert said.startswith(
+            f"xraygan: {mine}: already exists and is not a page of `xraygan report`"
+        )
     assert mine.read_text(encoding="utf-8") == "<!doctype html><title>mine</title>"
 
 
@@ -175,7 +177,7 @@ def test_page_is_written_without_a_damaged_file(
         code, out, said = report(*words)
         assert (code, out) == (2, f"{page}\n")
         first, second = said.splitlines()
-        assert first == "xraygan: the page is written without these files:"
+        assert first == "xraygan: the page was written without these files:"
         assert second.startswith(f"  {runs[0]}/{name} (cannot be read: ")
         assert f"{name} (cannot be read: " in Page(page).said
 
@@ -238,7 +240,8 @@ def test_recipes_that_ran_with_several_seeds_are_compared_over_seeds(tmp_path: P
     better = [made("better", 0.5, seed, 0.8) for seed in (0, 1, 2)]
     page = compared(tmp_path, *base, *better)
     assert "Difference from plain-0 (seeds 0, 1, 2), paired by seed" in page.said
-    assert "adjusted for how many are shown, 1 (Holm)" in page.said  # AUCs are the same in all runs
+    # AUCs are the same in all runs.
+    assert "adjusted for the number of differences shown, 1 (Holm)" in page.said
     assert "better-0 (seeds 0, 1, 2)" in page.said
     assert re.search(r"accuracy \+0\.099 \(\+0\.095 to \+0\.104\), p <0\.001, 3 seeds", page.said)
     assert "3 seeds" in page.text["mark"]
@@ -251,7 +254,7 @@ def test_recipes_that_ran_with_several_seeds_are_compared_over_seeds(tmp_path: P
 def test_comparison_warns_of_runs_that_were_not_measured_alike(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    says = "These runs were not measured alike"
+    says = "These runs were measured with different protocols"
     assert says not in compared(tmp_path, *runs).said
     change(runs[1] / "environment.json", lambda e: e["dataset"].update(fingerprint="beef"))
     page = compared(tmp_path, *runs)
@@ -265,7 +268,7 @@ def test_pages_say_which_keys_an_evaluation_changed(
     changed = {"evaluation.protocol": "paper"}
     change(runs[1] / "evaluation.json", lambda e: e["protocol"].update(changed=changed))
     assert report(runs[1])[0] == 0
-    says = "Not measured as the run's recipe says: evaluation.protocol = paper."
+    says = "Measured with other options than the run's recipe: evaluation.protocol = paper."
     assert says in Page(runs[1] / "report.html").said
     page = compared(tmp_path, *runs)
     assert f'changed.evaluation.protocol {NONE} "paper"' in page.said

@@ -238,7 +238,7 @@ RUNS = {
 def test_a_killed_run_resumes_to_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "end", lambda *of, **how: None)  # what would be drawn and measured
+    monkeypatch.setattr(engine, "finalize", lambda *of, **how: None)  # it draws and measures
     recipe, silent = load("cgan", [*SETTINGS, *RUNS[name]]), Display(quiet=True)
     engine.run(recipe, tmp_path / "whole", display=silent)
 

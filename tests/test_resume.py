@@ -22,17 +22,18 @@ from xraygan_export.writing import write as write_export
 from xraygan import UserError
 from xraygan.recipe import schema
 from xraygan.recipe.loading import Recipe, load, load_tree
-from xraygan.report.run_report import protocol
+from xraygan.report.descriptions import protocol
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.conditions import recorded_task
-from xraygan.rundir.directory import RunDirectory, flat
+from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import RESUMABLE, trained_on
 from xraygan.rundir.reader import RunFiles
 from xraygan.session.session import restore_session
 from xraygan.training.engine import run
-from xraygan.training.final_evaluation import finish
+from xraygan.training.final_evaluation import evaluate_run
 from xraygan.training.trainer import Loop
+from xraygan.utils.nested import flatten_tables
 from xraygan.utils.progress import Display
 
 ROOT = Path(__file__).parents[1]
@@ -133,9 +134,9 @@ def test_what_does_not_decide_the_bits_may_change(
     assert entry["changed"]["data.root"] == {"was": str(root), "now": str(tmp_path / "elsewhere")}
     assert entry["changed"]["trackers.csv.plugin"] == {"was": None, "now": "csv"}
     # recipe.toml is what is in force, and the record has every key that it was changed in.
-    was, kept = (dict(flat(load_tree(tomllib.loads(text), Path()).resolved()))
+    was, kept = (flatten_tables(load_tree(tomllib.loads(text), Path()).resolved())
                  for text in (before, (place / "recipe.toml").read_text()))  # fmt: skip
-    assert kept == dict(flat(other.resolved()))
+    assert kept == flatten_tables(other.resolved())
     differing = {key for key in was | kept if was.get(key) != kept.get(key)}
     assert differing == {key for key in entry["changed"] if "." in key}
 
@@ -244,7 +245,7 @@ CHANGED_DATA: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a patient": (
         edit(",p2,", ",p3,"), ["images of other patients: 1 (", "train patients: 30 there, 29 now"],
     ),
-    "a patient's name": (edit(",p2,", ",x2,"), ["patients have other names"]),
+    "a patient's name": (edit(",p2,", ",x2,"), ["the names of patients"]),
     "a split": (
         edit("p1,train", "p1,test"),
         ["training images that are test images now: 1 ('images/01.png'",
@@ -314,7 +315,7 @@ def test_an_environment_that_cannot_be_read_is_not_written_over(
     assert contents(place) == before
     (place / "environment.json").unlink()
     run(gan(), place, resume=True, display=SILENT)
-    assert "whether the run goes on with the same images cannot be told" in (
+    assert "it is not known whether the run continues with the same images" in (
         (place / "run.log").read_text()
     )
 
@@ -331,7 +332,7 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     session, opened, step = restore_session(
         place, overrides, Display(Console(file=said, width=300))
     )
-    found = json.loads(finish(session, opened, step).read_text())
+    found = json.loads(evaluate_run(session, opened, step).read_text())
     assert "these are not the images of the run: train images: " in said.getvalue()
     assert found["protocol"]["trained_on_fingerprint"] == trained_on
     assert found["protocol"]["fingerprint"] not in (trained_on, None)
@@ -339,10 +340,13 @@ def test_an_evaluation_of_other_data_says_so(finished: Path, tmp_path: Path) -> 
     write_export(session, opened, step, ("safetensors",), place / "export")
     for page in (protocol(RunFiles(place)), (place / "export/README.md").read_text()):
         assert "Measured on other data than the run was trained on" in page
-        assert "Not measured as the run's recipe says: data.images = 90, evaluation" in page
+        assert (
+            "Measured with other options than the run's recipe: data.images = 90, evaluation"
+            in page
+        )
     said = StringIO()
     session, opened, step = restore_session(place, [], Display(Console(file=said)))
-    found = json.loads(finish(session, opened, step).read_text())
+    found = json.loads(evaluate_run(session, opened, step).read_text())
     assert not said.getvalue() and "changed" not in found["protocol"]
     assert "trained_on_fingerprint" not in found["protocol"]
     # The same images, and another order of the networks' outputs.
@@ -416,7 +420,7 @@ def test_fewer_steps_than_are_trained_are_refused(finished: Path, tmp_path: Path
     place = tmp_path / "run"
     shutil.copytree(finished, place, symlinks=True)
     before = contents(place)
-    with pytest.raises(UserError, match="3 steps in all, and has trained 4 already"):
+    with pytest.raises(UserError, match="trained for 4 steps already, and 3 steps in all"):
         run(gan().changed("run.steps=3"), place, resume=True, longer=True, display=SILENT)
     run(gan(), place, resume=True, longer=True, display=SILENT)  # complete, as it was
     assert contents(place) == before
@@ -431,7 +435,7 @@ def test_epochs_can_become_steps(tmp_path: Path) -> None:
         for words in ({"epochs": 1}, {"steps": 7}, {"epochs": 2})
     )
     place = run(short, tmp_path / "run", display=SILENT).path  # 30 images in batches of 4
-    with pytest.raises(UserError, match="7 steps in all, and has trained 7 already"):
+    with pytest.raises(UserError, match="trained for 7 steps already, and 7 steps in all"):
         run(same, place, resume=True, longer=True, display=SILENT)
     run(long, place, resume=True, longer=True, display=SILENT)
     assert json.loads((place / "evaluation.json").read_text())["step"] == 14

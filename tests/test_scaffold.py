@@ -60,7 +60,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_overwritten(tmp_path: Path) ->
         with pytest.raises(UserError, match=f"there is a {kind} '{name}' already, of xraygan"):
             write_project(kind, name, tmp_path / "p")
     (tmp_path / "p").mkdir()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         write_project("score", "mine", tmp_path / "p")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):

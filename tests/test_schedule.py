@@ -15,7 +15,7 @@ from xraygan.recipe.loading import Recipe, load
 from xraygan.recipe.schema import Optimizer
 from xraygan.rundir import checkpoint
 from xraygan.training.engine import run
-from xraygan.training.lengthening import account
+from xraygan.training.lengthening import describe_lengthening
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 
@@ -49,7 +49,7 @@ def test_what_becomes_of_phases_and_learning_rates_is_said() -> None:
         schedule={"phases": [{"ratio": "3:1", "until": 0.5}, {"ratio": "1:1"}]},
         generator={"optimizer": {"lr": 0.1, "schedule": "cosine", "floor": 0.1, "warmup": 0.1}},
     )
-    lines = account(recipe, ["generator", "discriminator"], 1000, 2000, 1000)
+    lines = describe_lengthening(recipe, ["generator", "discriminator"], 1000, 2000, 1000)
     assert lines == [
         "2000 steps in all instead of 1000; 1000 are done",
         "phase 1 (3:1) ends at step 1000 instead of 500",
@@ -61,7 +61,7 @@ def test_what_becomes_of_phases_and_learning_rates_is_said() -> None:
     ]
     phases = recipe.tables.schedule
     assert phases.phase(999 / 2000).ratio == "3:1" and phases.phase(1000 / 2000).ratio == "1:1"
-    plain = account(gan(), ["generator"], 4, 8, 4)
+    plain = describe_lengthening(gan(), ["generator"], 4, 8, 4)
     assert plain[1] == "phases and learning rates stay as they are"
 
 

@@ -25,7 +25,7 @@ from xraygan.rundir import checkpoint
 from xraygan.session.session import Session
 from xraygan.sweep import load as load_sweep
 from xraygan.training.engine import run
-from xraygan.training.starting import take_over
+from xraygan.training.starting import load_start_networks
 from xraygan.training.trainer import Loop
 from xraygan.utils.progress import Display
 
@@ -71,7 +71,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingGraph]:
                 self.graph.decays,
             )  # fmt: skip
             kept.networks = {n: _copy(m) for n, m in self.graph.networks.items()}
-            kept.averages = {n: _copy(m) for n, m in self.graph.averages.items()}
+            kept.ema = {n: _copy(m) for n, m in self.graph.ema.items()}
             found.append(kept)
         return take_step(self, step)
 
@@ -94,7 +94,7 @@ def test_networks_and_averages_start_from_the_checkpoint(
     [graph] = graphs
     assert same(graph.networks["generator"], saved(source, "generator", 2))
     assert same(graph.networks["discriminator"], saved(source, "discriminator", 2))
-    assert same(graph.averages["generator"], saved(source, "generator.average", 2))
+    assert same(graph.ema["generator"], saved(source, "generator.average", 2))
     start = load(place / "recipe.toml").tables.start
     assert start is not None and start.checkpoint == "2" and start.run == str(source)
     assert start.networks == ["generator", "discriminator"]
@@ -105,13 +105,13 @@ def test_networks_and_averages_start_from_the_checkpoint(
 
 def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
     session = Session.of(_pinned(from_run(recipe(), source), source.parent / "none"), SILENT)
-    take_over(session.recipe, session.graph)
+    load_start_networks(session.recipe, session.graph)
     graph = session.graph
-    before = {k: v.clone() for k, v in graph.averages["generator"].named_parameters()}
+    before = {k: v.clone() for k, v in graph.ema["generator"].named_parameters()}
     gradients = {"generator": [None for _ in graph.networks["generator"].parameters()]}
     graph.update(gradients, 0)
     for (name, now), network in zip(
-        graph.averages["generator"].named_parameters(),
+        graph.ema["generator"].named_parameters(),
         graph.networks["generator"].parameters(),
         strict=True,
     ):
@@ -121,9 +121,9 @@ def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
 
 def _pinned(recipe: Recipe, place: Path) -> Recipe:
     from xraygan.rundir.directory import RunDirectory
-    from xraygan.training.starting import pinned
+    from xraygan.training.starting import pin_start
 
-    return pinned(recipe, RunDirectory(place))
+    return pin_start(recipe, RunDirectory(place))
 
 
 def test_an_average_starts_as_the_network_where_there_was_none(
@@ -132,7 +132,7 @@ def test_an_average_starts_as_the_network_where_there_was_none(
     plain = recipe(generator={"plugin": "cgan"})
     first = run(plain, tmp_path / "plain", display=SILENT).path
     run(from_run(recipe(), first), tmp_path / "run", display=SILENT)
-    assert same(graphs[1].averages["generator"], saved(first, "generator"))
+    assert same(graphs[1].ema["generator"], saved(first, "generator"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_belongs_to_other_classes_is_initialised_as_usual(
 
 def test_a_network_of_which_nothing_fits_is_an_error(source: Path, tmp_path: Path) -> None:
     other = recipe(generator={"plugin": "residual_conditional", "width": 4})
-    with pytest.raises(UserError, match=r"nothing of the generator .* fits this recipe's"):
+    with pytest.raises(UserError, match=r"no parameter of the generator .* has the same name"):
         run(from_run(other, source), tmp_path / "run", display=SILENT)
     assert not (tmp_path / "run").exists()
     # Leaving it out is the way that the message names.

@@ -25,8 +25,7 @@ from xraygan_zhang.dataset import Zhang
 from xraygan import UserError
 from xraygan.cli import cli
 from xraygan.data import datamodule as store
-from xraygan.data import decode
-from xraygan.data import image_cache as stored
+from xraygan.data import decode, image_store
 from xraygan.data.datamodule import StoredImages, prepare
 from xraygan.recipe.loading import Recipe, load
 
@@ -170,9 +169,9 @@ def test_a_store_that_was_copied_is_used(root: Path, monkeypatch: pytest.MonkeyP
 
     def noting(pixels: np.ndarray) -> str:
         read.append(len(pixels))
-        return decode.digest_of(pixels)
+        return decode.digest_pixels(pixels)
 
-    monkeypatch.setattr(stored, "digest_of", noting)
+    monkeypatch.setattr(image_store, "digest_pixels", noting)
     for _ in range(2):
         again = prepare(recipe(root))
         assert again.store.seconds is None
@@ -287,15 +286,15 @@ def test_a_worker_that_is_killed_is_said_to_be(root: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(decode, "processors", lambda: 2)
     monkeypatch.setattr(Zhang, "load", die)
-    with pytest.raises(UserError, match="has been killed, as happens when memory runs out"):
+    with pytest.raises(UserError, match="has been killed, probably because memory ran out"):
         prepare(recipe(root))
 
 
 def test_a_full_disk_is_said_to_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: decode.Job, start: int) -> None:
+    def full(self: decode.DecodeJob, start: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decode.Job, "chunk", full)
+    monkeypatch.setattr(decode.DecodeJob, "decode_chunk", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space .*data\.cache=DIR"):
         prepare(recipe(root))
     assert not [path for path in root.parent.glob("cache/*") if path.is_dir()]

@@ -21,7 +21,7 @@ from xraygan.cli import cli
 from xraygan.data.cache_folder import STORE_VERSION
 from xraygan.data.datamodule import ImageData, prepare
 from xraygan.data.file_digests import stamp
-from xraygan.data.image_cache import sealed
+from xraygan.data.image_store import with_seal
 from xraygan.recipe.loading import load
 
 COUNT, SIZE = 24, 16
@@ -44,7 +44,7 @@ def about(**changed: Any) -> Callable[[Path], None]:
 
     def change(folder: Path) -> None:
         found = json.loads((folder / "store.json").read_text())
-        (folder / "store.json").write_text(json.dumps(sealed(found | changed)))
+        (folder / "store.json").write_text(json.dumps(with_seal(found | changed)))
 
     return change
 

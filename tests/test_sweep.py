@@ -229,7 +229,7 @@ def test_one_seed_cannot_speak_of_training(tmp_path: Path) -> None:
     assert line[["difference_low", "p", "p_holm", "detectable"]].isna().all()
     text = (tmp_path / "table.md").read_text()
     assert "over patients alone" in text
-    assert "One pair of runs cannot tell what the recipe does from what its seed does" in text
+    assert "One pair of runs cannot separate the effect of the recipe from that of the seed" in text
     assert "\\*" not in text
 
 
@@ -288,10 +288,10 @@ def test_several_seeds_are_not_called_one_where_nothing_can_be_tested(
     assert "paired by seed, with its 95 % interval over training seeds and patients" in text
     assert "(of kid: over training seeds alone). `accuracy` is the primary metric: none of" in text
     because = {
-        "other patients": "- 0.001 (accuracy): no interval, for the runs were tested on other",
-        "all alike": "- 0.001 (accuracy): no interval, for neither seeds nor patients make a",
+        "other patients": "- 0.001 (accuracy): no interval: the runs were tested on other",
+        "all alike": "- 0.001 (accuracy): no interval: neither seeds nor patients make a",
         "not measured": "n/a",
-        "own classifier": "- accuracy: not to be compared between runs",
+        "own classifier": "- accuracy: not comparable between runs",
     }
     assert because[case] in text
 
@@ -341,7 +341,7 @@ def test_a_row_that_lacks_seeds_says_so_of_every_metric(tmp_path: Path) -> None:
     write_tables(sweep, runs, tmp_path, "")
     text = (tmp_path / "table.md").read_text()
     assert "- 0.001: without seed 1, 2\n" in text
-    assert "- 0.001 (accuracy): its interval is over patients alone, for one seed says" in text
+    assert "- 0.001 (accuracy): its interval is over patients alone: one seed says" in text
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -447,7 +447,7 @@ def refuse_to_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         run.process = subprocess.Popen([sys.executable, "-c", ""])
         run.log.write_text("not run in this test")
 
-    monkeypatch.setattr(runner, "_start", start)
+    monkeypatch.setattr(runner, "_start_run", start)
     return started
 
 
@@ -459,7 +459,7 @@ def test_a_run_of_another_recipe_is_not_taken_for_the_one_asked_for(
     finished(load(path), out)
     assert all(run.done for run in run_all(load(path), out, QUIET))
     kept = sorted(out.rglob("*"))
-    message = r"2 runs .*\n.*small-seed-0\n +run.steps: 6 there, 12 asked for\n(.|\n)*--redo"
+    message = r"2 runs .*\n.*small-seed-0\n +run.steps: 6 there, 12 requested\n(.|\n)*--redo"
     with pytest.raises(UserError, match=message):
         run_all(load(path, ["run.steps=12"]), out, QUIET)
     (out / "runs/small-seed-0/evaluation.json").unlink()  # an unfinished one is no other case
@@ -643,7 +643,7 @@ def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> Non
         content["metrics"]["frechet_classifier"] = note
         run.place.evaluation.write_text(json.dumps(content))
     text = write_tables(sweep, runs, tmp_path, "").read_text()
-    assert "\n- frechet_classifier: not to be compared between runs: measured in the" in text
+    assert "\n- frechet_classifier: not comparable between runs: measured in the" in text
     assert "- accuracy: not to be" not in text
 
 

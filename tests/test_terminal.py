@@ -275,7 +275,7 @@ def test_a_folder_that_is_gone_is_said(
     (here / "gone").mkdir()
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
-    assert "the current folder is gone" in xraygan(capsys, "run", "quickstart", code=2)
+    assert "the current folder no longer exists" in xraygan(capsys, "run", "quickstart", code=2)
     monkeypatch.chdir(here)
 
 
@@ -304,7 +304,7 @@ def test_nobody_else_reads_what_a_user_keeps_to_itself(
 
 def test_a_store_in_use_is_replaced_and_never_cut(here: Path) -> None:
     """What is mapped into memory stays, whatever our own commands do with the store."""
-    from xraygan.data.cache_folder import PIXELS, entries, remove
+    from xraygan.data.cache_folder import PIXELS, list_stores, remove_stores
     from xraygan.data.datamodule import prepare
 
     data = {**GAN["data"], "cache": str(here / "cache")}
@@ -318,7 +318,7 @@ def test_a_store_in_use_is_replaced_and_never_cut(here: Path) -> None:
     inode = path.stat().st_ino
     again = prepare(recipe, _quiet)
     assert path.stat().st_ino != inode and (again.store.pixels == before).all()
-    assert [fault for _, fault in remove(entries(here / "cache"))] == [""]
+    assert [fault for _, fault in remove_stores(list_stores(here / "cache"))] == [""]
     assert (again.store.pixels == before).all()
 
 

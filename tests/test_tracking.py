@@ -161,7 +161,7 @@ def test_a_tracker_that_fails_is_named_once_and_in_nobodys_way(
     assert failing.calls == [0, 1]
     assert table.calls == [0, (1, {"x": 1.0}), (2, {"x": 1.0})]
     [record] = caplog.records
-    assert "[trackers.away] is told nothing more" in record.message
+    assert "[trackers.away] is no longer used" in record.message
     assert "the server went away" in record.message
 
 

@@ -229,7 +229,7 @@ def test_a_refused_run_is_left_as_it_was_copied(
         content["dataset"]["fingerprint"] = "of other images"
         path.write_text(json.dumps(content))
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
-    with pytest.raises(UserError, match=r"run\.seed|not those that the run began with"):
+    with pytest.raises(UserError, match=r"run\.seed|not those that the run started with"):
         run(recipe, out, resume=True, display=SILENT)
     assert {
         p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"
@@ -409,7 +409,7 @@ def test_ranks_have_the_recipes_threads(
     seen = []
     monkeypatch.setattr(Loop, "run", lambda self: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    engine._follow(
+    engine._run_other_rank(
         load(recipe.source, [f"run.threads={before + 1}"]), RunDirectory(tmp_path), Ranks()
     )
     assert seen == [before + 1] and torch.get_num_threads() == before

@@ -285,7 +285,7 @@ def test_the_pages_name_the_split(tmp_path: Path) -> None:
             assert text in page
             assert text.replace(kind, other) not in page
     page = comparison(runs)
-    assert "These runs were not measured alike" in page
+    assert "These runs were measured with different protocols" in page
     for kind in ("validation", "test"):
         assert f"during training, on {kind} images" in page
     assert "curves on validation and test images" in page

@@ -184,7 +184,10 @@ def test_conditions_are_those_of_the_training_images_and_name_none(left: Left) -
             lambda text: text.replace("\n0,", "\n2,", 1),
             "line 2, column 'label:Mass'",
         ),
-        (lambda text: text[: text.rindex("\n", 0, -1) + 1], "not those of environment.json"),
+        (
+            lambda text: text[: text.rindex("\n", 0, -1) + 1],
+            "differ from those of environment.json",
+        ),
         (
             lambda text: re.sub(r",\d+\n", ",99999999999\n", text),
             "from 1 to 10,000,000",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.errors import did_you_mean as did_you_mean
     from xraygan.evaluation.generation import Generated as Generated
     from xraygan.evaluation.generation import to_uint8 as to_uint8
+    from xraygan.graph.build import rebuild_options as rebuild_options
     from xraygan.graph.penalties import image_gradients as image_gradients
     from xraygan.graph.penalties import zero_centred_penalty as zero_centred_penalty
     from xraygan.parts.registry import installed as installed
@@ -50,7 +51,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.parts.weights import load_matching as load_matching
     from xraygan.parts.weights import read_weights as read_weights
     from xraygan.parts.weights import weights_digest as weights_digest
-    from xraygan.recipe.files import rebuild_options as rebuild_options
     from xraygan.report.plots import FIGURE_STYLE as FIGURE_STYLE
     from xraygan.report.plots import axes_in_inches as axes_in_inches
     from xraygan.report.plots import draw_mosaic as draw_mosaic
@@ -70,7 +70,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.statistics.intervals import percentile_interval as percentile_interval
     from xraygan.statistics.intervals import share_interval as share_interval
     from xraygan.utils.atomic_files import write_together as write_together
-    from xraygan.utils.csv_cells import unguarded as unguarded
     from xraygan.utils.csv_cells import write_table as write_table
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
     from xraygan.utils.output_folder import write_folder as write_folder
@@ -99,7 +98,7 @@ _HOMES = {
     "open_dataset": "xraygan.data.datamodule",
     "sample_images": "xraygan.session.sampling",
     "Generated": "xraygan.evaluation.generation",
-    "rebuild_options": "xraygan.recipe.files",
+    "rebuild_options": "xraygan.graph.build",
     "Display": "xraygan.utils.progress",
     # What a run directory says: which results are missing, how they were measured, the environment.
     "missing_results": "xraygan.rundir.completion",
@@ -112,7 +111,6 @@ _HOMES = {
     "require_empty_folder": "xraygan.utils.output_folder",
     "write_folder": "xraygan.utils.output_folder",
     "write_table": "xraygan.utils.csv_cells",
-    "unguarded": "xraygan.utils.csv_cells",
     "read_number_table": "xraygan.rundir.file_readers",
     # Data sets: the folder, tables and lists, grey images, and messages that name the faulty row.
     "require_data_folder": "xraygan.utils.paths",
@@ -161,8 +159,8 @@ _HOMES = {
     "figure_bytes": "xraygan.report.plots",
     # Messages and the registry: hints at similar names, exceptions in one line, installed parts.
     "did_you_mean": "xraygan.errors",
-    "describe_error": "xraygan.errors",
     "describe_read_error": "xraygan.utils.parsing",
+    "describe_error": "xraygan.errors",
     "installed": "xraygan.parts.registry",
 }
 

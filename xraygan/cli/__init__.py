@@ -1,6 +1,6 @@
-"""The command line: one file a verb, thin over the toolkit's modules.
+"""The command line: one file for each command, thin over the toolkit's modules.
 
-Nothing here imports torch until a verb needs it, so that help and listings answer at once.
+No module here imports torch until a command needs it, so help and listings answer at once.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from xraygan.cli.sweep import sweep
 from xraygan.errors import NoFault, UserError, clipped, describe_error
 from xraygan.utils.streams import lasting_streams
 
-#: a file or folder that does not take or give what is asked for: no defect of ours
-OF_THE_DISK = (
+#: errors of a file or folder that cannot be read or written: not a defect of the toolkit
+DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM,
 )  # fmt: skip
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from xraygan.parts.registry import Part
 
 
-class Verbs(click.Group):
-    """The verbs of this package, and below them those that plugins bring."""
+class Commands(click.Group):
+    """The commands of this package, followed by those of plugins."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         from xraygan.parts.registry import commands
@@ -57,13 +57,13 @@ class Verbs(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         from xraygan.parts.registry import commands
 
-        if own := super().get_command(context, name):
-            return own
-        brought = {part.name: part for part in commands().parts("command")}
+        if builtin := super().get_command(context, name):
+            return builtin
+        parts = {part.name: part for part in commands().parts("command")}
         try:
-            return _guarded(brought[name]) if name in brought else None
+            return _with_plugin_errors(parts[name]) if name in parts else None
         except UserError:
-            if context.resilient_parsing:  # a shell that completes has no use for a message
+            if context.resilient_parsing:  # shell completion cannot show a message
                 return None
             raise
 
@@ -71,24 +71,24 @@ class Verbs(click.Group):
         from xraygan.parts.registry import commands
 
         parts = commands().parts("command")
-        brought = [(p.name, f"broken: {p.error}" if p.error else p.summary) for p in parts]
-        room = formatter.width - 6 - max(map(len, self.commands))
-        own = [(name, verb.get_short_help_str(room)) for name, verb in self.commands.items()]
-        for title, rows in (("Commands", own), ("Commands of plugins", brought)):
+        of_plugins = [(p.name, f"broken: {p.error}" if p.error else p.summary) for p in parts]
+        width = formatter.width - 6 - max(map(len, self.commands))
+        builtin = [(name, c.get_short_help_str(width)) for name, c in self.commands.items()]
+        for title, rows in (("Commands", builtin), ("Commands of plugins", of_plugins)):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(sorted(rows))
 
 
-def _guarded(part: Part) -> click.Command:
-    """A plugin's command, of whose errors the command line makes one message that names it."""
+def _with_plugin_errors(part: Part) -> click.Command:
+    """The command of a plugin, whose exceptions become one message that names the plugin."""
     command: click.Command = part.cls
     if part.is_own:
         return command
     command = copy.copy(command)
     invoke = command.invoke
 
-    def guarded(context: click.Context) -> Any:
+    def invoke_guarded(context: click.Context) -> Any:
         try:
             return invoke(context)
         except (UserError, NoFault, click.ClickException, click.exceptions.Exit, click.Abort):
@@ -98,13 +98,13 @@ def _guarded(part: Part) -> click.Command:
                 f"the command {part.name!r} of {part.origin} raised {describe_error(error)}"
             ) from error
 
-    command.invoke = guarded  # type: ignore[method-assign, assignment]
+    command.invoke = invoke_guarded  # type: ignore[method-assign, assignment]
     return command
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="xraygan")
-@click.option("--traceback", is_flag=True, help="Show the traceback of a user's error too.")
+@click.option("--traceback", is_flag=True, help="Also show the traceback of a user's error.")
 def cli(**_: bool) -> None:
     """Train GANs on chest X-rays from a recipe.
 
@@ -135,10 +135,13 @@ for command in (
 
 
 def main() -> NoReturn:
-    """Run the command line; exit codes: 0 done, 2 the user's input is at fault, 129/130/143 a
-    signal ended the run (it is saved), 1 a defect of ours."""
-    with suppress(ValueError, OSError, RuntimeError):  # standard error is no file
-        faulthandler.enable()  # a crash below Python, such as SIGBUS, says where it was
+    """Run the command line.
+
+    Exit codes: 0 success; 1 a defect of the toolkit; 2 a fault in the user's input; 129, 130 and
+    143 a signal ended the run, which is saved.
+    """
+    with suppress(ValueError, OSError, RuntimeError):  # standard error is not a file
+        faulthandler.enable()  # print where a crash below Python, such as SIGBUS, happened
     with lasting_streams():
         code = _run()
     sys.exit(code)
@@ -146,53 +149,55 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        _need_a_folder()
+        _check_current_folder()
         code = cli(standalone_mode=False) or 0
-        sys.stdout.flush()  # only now is all of it written, or not
+        sys.stdout.flush()  # an error of the last write shows only now
         return code
     except click.ClickException as error:
         usage = io.StringIO()
         error.show(usage)
-        click.echo(_brief(usage.getvalue()), err=True, nl=False)
+        click.echo(_shorten_words(usage.getvalue()), err=True, nl=False)
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
     except UserError as error:
-        return _said(str(error))
+        return _report_error(str(error))
     except (KeyboardInterrupt, click.Abort):
         click.echo("xraygan: interrupted", err=True)
         return 128 + signal.SIGINT
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in DISK_ERRORS:
             raise
-        return _said(f"{error.filename or 'a file'}: cannot be read or written ({error.strerror})")
+        name = error.filename or "a file"
+        return _report_error(f"{name}: cannot be read or written ({error.strerror})")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        return _said(
-            f"not enough memory ({clipped(' '.join(str(error).split()), 200)}). Lower what the "
-            "recipe or the option asks for, such as run.batch_size, evaluation.generated or a "
-            "network's width"
+        return _report_error(
+            f"not enough memory ({clipped(' '.join(str(error).split()), 200)}). Lower the recipe's "
+            "or the option's value, such as run.batch_size, evaluation.generated or a network's "
+            "width"
         )
 
 
-def _said(message: str) -> int:
-    """Say what is at fault; after the traceback, where that is asked for."""
+def _report_error(message: str) -> int:
+    """Print a user's error, after its traceback with ``--traceback``; returns the exit code."""
     if "--traceback" in sys.argv:
         traceback.print_exc()
-    click.echo(f"xraygan: {_brief(message)}", err=True)
+    click.echo(f"xraygan: {_shorten_words(message)}", err=True)
     return 2
 
 
-def _brief(message: str) -> str:
-    """A message in which no word is longer than a path: a number may have thousands of digits."""
+def _shorten_words(message: str) -> str:
+    """A message with words longer than any path cut short: numbers may have thousands of digits."""
     return re.sub(r"\S{600,}", lambda word: f"{word[0][:80]}...", message)
 
 
-def _need_a_folder() -> None:
+def _check_current_folder() -> None:
     try:
         Path.cwd()
     except OSError as error:
         raise UserError(
-            f"the current folder is gone or cannot be read ({error.strerror}); change to another"
+            f"the current folder no longer exists or cannot be read ({error.strerror}); change to "
+            "another folder"
         ) from None

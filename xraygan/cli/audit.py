@@ -1,4 +1,4 @@
-"""``xraygan audit``: does a run's generator copy its training images?"""
+"""``xraygan audit``: measure whether a run's generator copies its training images."""
 
 from __future__ import annotations
 
@@ -45,62 +45,63 @@ def audit(
 ) -> None:
     """Measure whether RUN's generator copies the images it was trained on.
 
-    Compares generated images, and images of test patients, with the training images. The first
-    line is the verdict; audit.json holds every figure, audit.png the closest pairs. The exit code
-    is 0 whatever the verdict.
+    Compares generated images, and images of test patients, with the training images. Prints the
+    verdict in the first line; writes all figures to audit.json and the closest pairs to audit.png.
+    The exit code is 0 whatever the verdict.
     """
-    from xraygan.audit.audit import audit as measure
+    from xraygan.audit.audit import audit as audit_run
     from xraygan.session.session import restore_session
     from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)
     session, place, step = restore_session(directory, overrides, display, which, measure=False)
     with place.locked():
-        found = measure(session, place, step, count, seed, display)
-    for line in _summary(found):
+        result = audit_run(session, place, step, count, seed, display)
+    for line in _summary(result):
         click.echo(line)
     click.echo(f"{place.audit_picture} shows the closest pairs, {place.audit} has every figure")
 
 
-def _summary(found: dict[str, Any]) -> list[str]:
-    """What was found, the verdict first."""
-    about = found["protocol"]
+def _summary(result: dict[str, Any]) -> list[str]:
+    """The lines to print of an ``audit.json``, the verdict first."""
+    protocol = result["protocol"]
     lines = [
-        found["says"],
-        f"step {found['step']:,}; {about['training_images']:,} training images, "
-        f"{about['held_out_images']:,} held out",
+        result["says"],
+        f"step {result['step']:,}; {protocol['training_images']:,} training images, "
+        f"{protocol['held_out_images']:,} held out",
     ]
-    for name, space in found["copies"].items():
+    for name, space in result["copies"].items():
         low, high = space["share"]["interval"]
-        near = space["relative_distance"]
+        distance = space["relative_distance"]
         lines += [
             f"{name}: {space['share']['value']:.1%} flagged (95 % interval {low:.1%} to {high:.1%})"
-            f", p {_p(space['p'])}",
-            f"  nearest at {near['generated']['q00']:.2f} of the distance to the next ones, "
-            f"held-out images at {near['held_out']['q00']:.2f}",
+            f", p {_p_value(space['p'])}",
+            f"  nearest at {distance['generated']['q00']:.2f} of the distance to the next ones, "
+            f"held-out images at {distance['held_out']['q00']:.2f}",
             f"  nearer to the training images than held-out ones are: AUC {_auc(space['nearer'])}",
         ]
-    alike = found["resemblance"]
-    nearest = alike["correlation"]
+    correlation = result["resemblance"]["correlation"]
     lines.append(
         "resemblance: the median correlation with the most similar training image is "
-        f"{nearest['generated']['q50']:.2f}, of held-out images {nearest['held_out']['q50']:.2f}"
+        f"{correlation['generated']['q50']:.2f}, of held-out images "
+        f"{correlation['held_out']['q50']:.2f}"
     )
-    members = found["membership"]
-    if members["pairs"]:
-        lines.append(f"what tells {members['pairs']:,} training from as many held-out images:")
+    membership = result["membership"]
+    if membership["pairs"]:
+        pairs = f"{membership['pairs']:,} training images and as many held-out images"
+        lines.append(f"scores that separate {pairs}:")
         lines += [
-            f"  {text}: AUC {_auc(members[name])}, p {_p(members[name]['p'])}"
+            f"  {text}: AUC {_auc(membership[name])}, p {_p_value(membership[name]['p'])}"
             for name, text in SCORES.items()
-            if name in members
+            if name in membership
         ]
-    return lines + [f"note: {note}" for note in found["notes"]]
+    return lines + [f"note: {note}" for note in result["notes"]]
 
 
-def _auc(found: dict[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['auc']:.3f} ({low:.3f} to {high:.3f})"
+def _auc(score: dict[str, Any]) -> str:
+    low, high = score["interval"]
+    return f"{score['auc']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _p(value: float) -> str:
+def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"

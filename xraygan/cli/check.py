@@ -1,4 +1,4 @@
-"""``xraygan check``: validate a recipe, assemble it, print its graph."""
+"""``xraygan check``: validate a recipe, build its networks and print its graph."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @recipe_argument
 @set_option
 def check(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Validate and assemble RECIPE and print its graph.
+    """Validate RECIPE, build its networks and print its graph.
 
-    Networks with their parameters, terms with their weight and audience. The data's folder is
-    looked at, its images are not decoded. Nothing is trained, written, or fetched from the network:
-    whether published weights can be fetched, a run finds out.
+    Prints the networks with their number of parameters, and the terms with their weights and the
+    networks that they train. Reads the index of the dataset but decodes no image. Trains, writes
+    and downloads nothing, so it does not show whether published weights can be downloaded.
     """
     from rich.console import Console
 
@@ -34,7 +34,7 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
         loaded = load(recipe, overrides)
         from xraygan.data.datamodule import check_index, open_dataset
         from xraygan.data.splits import task_of
-        from xraygan.graph.build import assemble, rehearse
+        from xraygan.graph.build import assemble, dry_build
     console = Console(soft_wrap=True)
     try:
         with planning():
@@ -46,13 +46,15 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
             console.print(f"{loaded.name}: {size}, {policy}", markup=False)
             console.print(f"classes: {', '.join(task.classes)}", markup=False)
             if start := loaded.tables.start:
-                said = f"networks start from {start.run}, checkpoint {start.checkpoint}"
-                console.print(said, markup=False)
-            rehearse(loaded, task)
+                line = f"networks start from {start.run}, checkpoint {start.checkpoint}"
+                console.print(line, markup=False)
+            dry_build(loaded, task)
             graph = assemble(loaded, task)
     except Blocked as blocked:
-        says = "check fetches and writes nothing, so it cannot show the graph; it found no fault"
-        console.print(f"{blocked}. {says}", markup=False)
+        reason = (
+            "check downloads and writes nothing, so it cannot show the graph; it found no fault"
+        )
+        console.print(f"{blocked}. {reason}", markup=False)
     else:
         _print_graph(console, loaded, graph)
 
@@ -63,15 +65,15 @@ def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None
     networks = Table("network", "plugin", "parameters", "optimizer")
     for name, network in graph.networks.items():
         choice = loaded.network(name)
-        learns = "none"
+        optimizer = "none"
         if name in graph.optimizers:
-            words = choice.words.optimizer
-            learns = f"{words.name}, lr {words.lr:g}"
-            learns += ", cosine" if words.schedule == "cosine" else ""
-        networks.add_row(name, choice.part.name, _count(network), learns)
+            settings = choice.words.optimizer
+            optimizer = f"{settings.name}, lr {settings.lr:g}"
+            optimizer += ", cosine" if settings.schedule == "cosine" else ""
+        networks.add_row(name, choice.part.name, _parameter_count(network), optimizer)
     for name, network in graph.extractors.items():
         plugin = loaded.choices[f"extractors.{name}"].part.name
-        networks.add_row(f"extractors.{name}", plugin, _count(network), "frozen")
+        networks.add_row(f"extractors.{name}", plugin, _parameter_count(network), "frozen")
     console.print(networks)
     terms = Table("term", "weight", "trains")
     for term in graph.terms:
@@ -80,5 +82,5 @@ def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None
     console.print(terms)
 
 
-def _count(network: Any) -> str:
+def _parameter_count(network: Any) -> str:
     return f"{sum(p.numel() for p in network.parameters()):,}"

@@ -1,4 +1,4 @@
-"""``xraygan data``: the images of a recipe, apart from any run."""
+"""``xraygan data``: prepare the images of a recipe, and manage the image stores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ cache_option = click.option(
 
 @click.group()
 def data() -> None:
-    """The images of a recipe, and the image stores on this machine."""
+    """Prepare the images of a recipe; list and remove the image stores on this machine."""
 
 
 @data.command()
@@ -30,9 +30,9 @@ def data() -> None:
 def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     """Decode the images of RECIPE into its image store, as its first run would do.
 
-    Prints how many images and patients each split and class has, and what is left out and why.
-    Decodes nothing where the images are there already. Images that cannot be read are named;
-    whether they stop it, data.on_bad_image says.
+    Prints the numbers of images and patients of each split and class, and the images that are left
+    out and why. Does not decode images that are in the store already. Names images that cannot be
+    read; data.on_bad_image sets whether they stop the command.
     """
     from xraygan.data.datamodule import prepare
     from xraygan.recipe.loading import load
@@ -43,69 +43,71 @@ def prepare(recipe: str, overrides: tuple[str, ...], quiet: bool) -> None:
     for warning in images.warnings:
         display.say(f"warning: {warning}")
     print_images(images.summary())
-    click.echo(images.store.account())
+    click.echo(images.store.describe())
 
 
 @data.command("list")
 @cache_option
 def list_(cache: Path | None) -> None:
-    """List the image stores: what each holds, of which data, and its size on the disk.
+    """List the image stores with their content, their data set and their size on the disk.
 
-    A store that is outdated (of another version of the toolkit), damaged or left over (of a process
-    that was killed) is of no use to any run.
+    No run can use a store that is outdated (written by another version of the toolkit), damaged, or
+    left over (from a process that was killed).
     """
-    from xraygan.data.cache_folder import cache_folder, entries
+    from xraygan.data.cache_folder import cache_folder, list_stores
 
     folder = cache_folder(cache)
-    found = entries(folder)
-    for entry in found:
-        click.echo(f"{entry.key}  {_described(entry)}")
-    total = _bytes(sum(entry.size for entry in found))
-    click.echo(f"{len(found)} image stores, {total}, in {folder}")
+    stores = list_stores(folder)
+    for entry in stores:
+        click.echo(f"{entry.key}  {_describe_store(entry)}")
+    total = _bytes(sum(entry.size for entry in stores))
+    click.echo(f"{len(stores)} image stores, {total}, in {folder}")
 
 
 @data.command()
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove every image store.")
-@click.option("--outdated", is_flag=True, help="Remove those that no run can use any more.")
+@click.option("--outdated", is_flag=True, help="Remove the stores that no run can use any more.")
 @cache_option
 def clear(keys: tuple[str, ...], everything: bool, outdated: bool, cache: Path | None) -> None:
-    """Remove image stores: those whose KEY, or the beginning of it, `xraygan data list` shows.
+    """Remove image stores by KEY, or by the beginning of a KEY, as `xraygan data list` shows it.
 
-    A run that needs a store that was removed decodes its images again. Stores that another process
-    is writing are left, and nothing but image stores is ever removed.
+    A run that needs a removed store decodes its images again. Stores that another process is
+    writing are not removed, and nothing but image stores is ever removed.
     """
     from xraygan.data.cache_folder import (
         cache_folder,
-        chosen_entries,
-        entries,
-        remove,
+        list_stores,
         remove_digests,
+        remove_stores,
+        select_stores,
     )
     from xraygan.errors import UserError
 
     if not (keys or everything or outdated):
         raise UserError("name the image stores to remove (see xraygan data list), or give --all")
     folder = cache_folder(cache)
-    chosen = entries(folder) if everything else chosen_entries(folder, keys, outdated=outdated)
+    stores = list_stores(folder) if everything else select_stores(folder, keys, outdated=outdated)
     freed = count = 0
-    for entry, fault in remove(chosen):
-        click.echo(f"{'left' if fault else 'removed'}  {entry.key}  {fault or _described(entry)}")
+    for entry, fault in remove_stores(stores):
+        click.echo(
+            f"{'left' if fault else 'removed'}  {entry.key}  {fault or _describe_store(entry)}"
+        )
         count, freed = count + (not fault), freed + (0 if fault else entry.size)
     if everything:
         remove_digests(folder)
     click.echo(f"{count} image stores removed, {_bytes(freed)}, from {folder}")
 
 
-def _described(entry: Any) -> str:
-    """A store in one line."""
-    about = entry.about
-    words = [entry.state, _bytes(entry.size), f"last used {entry.used:%Y-%m-%d}"]
+def _describe_store(entry: Any) -> str:
+    """One line about a store."""
+    about = entry.metadata
+    phrases = [entry.state, _bytes(entry.size), f"last used {entry.used:%Y-%m-%d}"]
     if isinstance(count := about.get("count"), int):
-        words.insert(0, f"{count:,} images of {about.get('size')} x {about.get('size')}")
+        phrases.insert(0, f"{count:,} images of {about.get('size')} x {about.get('size')}")
     if "plugin" in about:
-        words.append(f"{about['plugin']} {about.get('root') or '(no folder)'}")
-    line = ", ".join(words)  # of a file that anybody may have written
+        phrases.append(f"{about['plugin']} {about.get('root') or '(no folder)'}")
+    line = ", ".join(phrases)  # the store's file may hold unprintable characters
     return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 

@@ -1,4 +1,4 @@
-"""``xraygan describe``: a part's docstring, options, types and defaults."""
+"""``xraygan describe``: print a part's docstring, and its options with types and defaults."""
 
 from __future__ import annotations
 

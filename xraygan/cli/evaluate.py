@@ -18,17 +18,17 @@ from .printing import print_metrics
 def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: bool) -> None:
     """Measure a checkpoint of RUN on its test images.
 
-    Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. With --set the
-    metrics and [evaluation] can be changed, for example metrics.fid.weights=PATH. With
-    --set evaluation.split=val the validation images are measured, and the files are
-    evaluation-val.json, predictions-val.csv and bootstrap-val.csv beside those of the test images.
+    Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. Use --set to change
+    the metrics and [evaluation], for example metrics.fid.weights=PATH. With --set
+    evaluation.split=val it measures the validation images and writes evaluation-val.json,
+    predictions-val.csv and bootstrap-val.csv beside the files of the test images.
     """
     from xraygan.rundir.disk_errors import disk_errors
     from xraygan.session.session import restore_session
-    from xraygan.training.final_evaluation import finish
+    from xraygan.training.final_evaluation import evaluate_run
     from xraygan.utils.progress import Display
 
     session, place, step = restore_session(directory, overrides, Display(quiet=quiet), which)
     with place.locked(), disk_errors(place):
-        evaluation = finish(session, place, step)
+        evaluation = evaluate_run(session, place, step)
     print_metrics(evaluation)

@@ -1,4 +1,4 @@
-"""``xraygan figures``: a run as figures for a paper."""
+"""``xraygan figures``: draw the figures of a run for a paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import BoundedInt, SafePath, run_argument
 @click.option(
     "--out",
     type=SafePath(file_okay=False),
-    help="Their folder; RUN/figures by default.",
+    help="The folder of the figures; RUN/figures by default.",
 )
 @click.option(
     "--format",
@@ -31,11 +31,11 @@ from .options import BoundedInt, SafePath, run_argument
     help="Dots per inch of a PNG, and of the images in a PDF or SVG.",
 )
 def figures(directory: Path, out: Path | None, kind: str, dpi: int) -> None:
-    """Draw figures for a paper from the files of RUN, which may still be going on.
+    """Draw figures for a paper from the files of RUN, also while RUN is still training.
 
-    Real beside generated images, images over training time, ROC and precision-recall curves, the
-    confusion matrix, the losses. What RUN has no data for is left out and named. Figures of the
-    same names are replaced.
+    Draws real beside generated images, images over training time, ROC and precision-recall curves,
+    the confusion matrix and the losses. Leaves out and names the figures that RUN has no data for.
+    Replaces figures of the same names.
     """
     from xraygan.report.paper_figures import write_figures
 

@@ -1,4 +1,4 @@
-"""``xraygan generate``: images from a trained run."""
+"""``xraygan generate``: write images of a trained generator."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .options import (
 @run_argument
 @checkpoint_option
 @set_option
-@click.option("--count", type=BoundedInt(1, MOST), required=True, help="How many images.")
-@click.option("--class", "class_name", metavar="NAME", help="Only images of this class.")
+@click.option("--count", type=BoundedInt(1, MOST), required=True, help="The number of images.")
+@click.option("--class", "class_name", metavar="NAME", help="Write only images of this class.")
 @click.option(
     "--metadata",
-    "told",
+    "conditions",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Of a patient with this: age=60, sex=F or view=PA, for generators that are told of it; "
+    help="Metadata to condition on, for generators that take it: age=60, sex=F or view=PA; "
     "repeatable.",
 )
 @click.option("--seed", type=SEED_TYPE, default=0, show_default=True)
@@ -47,16 +47,17 @@ def generate(
     overrides: tuple[str, ...],
     count: int,
     class_name: str | None,
-    told: tuple[str, ...],
+    conditions: tuple[str, ...],
     seed: int,
     out: Path,
     quiet: bool,
 ) -> None:
-    """Write images that RUN's generator makes, as PNG files and a table of them.
+    """Generate images with RUN's generator and write them as PNG files, with a table of them.
 
-    A conditional generator makes the class that is asked for. Of an unconditional one, the images
-    are kept that the run's classifier takes for that class. The training data are not needed.
-    With --set keys can be changed that networks do not depend on, for example run.device=cpu.
+    A conditional generator generates the requested class. With an unconditional generator, the
+    images that the run's classifier assigns to the class are kept. The training data are not
+    needed. Use --set to change keys that the networks do not depend on, for example
+    run.device=cpu.
     """
     from xraygan.errors import UserError
     from xraygan.session.sampling import write_images
@@ -64,10 +65,10 @@ def generate(
     from xraygan.utils.progress import Display
 
     metadata: dict[str, object] = {}
-    for word in told:
-        name, equals, value = word.partition("=")
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
         if not equals:
-            raise UserError(f"--metadata: expected NAME=VALUE, found {word!r}")
+            raise UserError(f"--metadata: expected NAME=VALUE, found {condition!r}")
         metadata[name] = value
     display = Display(quiet=quiet)
     session, _, step = restore_session(directory, overrides, display, which, measure=False)

@@ -1,4 +1,4 @@
-"""``xraygan list-plugins``: the parts that a recipe can name, and the commands of plugins."""
+"""``xraygan list-plugins``: list the parts that a recipe can name, and the commands of plugins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .options import complete_kinds
 def list_plugins(kind: str | None, as_json: bool) -> None:
     """List the installed parts, of one KIND (dataset, score, command, ...) or all.
 
-    A plugin that is broken is listed with the reason; the others work.
+    A broken plugin is listed with the reason; the other plugins work.
     """
     from xraygan.parts.registry import KINDS, installed
 
@@ -29,11 +29,11 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
         click.echo(json.dumps(parts, indent=1))
         return
     width = max((len(part["name"]) for part in parts), default=0)
-    shown = ""
+    heading = ""
     for part in parts:
-        if part["kind"] != shown:
-            shown = part["kind"]
-            click.secho(f"{shown}s", bold=True)
+        if part["kind"] != heading:
+            heading = part["kind"]
+            click.secho(f"{heading}s", bold=True)
         origin = f"{part['distribution']} {part['version']}".strip()
         if part["status"] == "ok":
             click.echo(f"  {part['name']:{width}}  {part['summary']}  ({origin})")

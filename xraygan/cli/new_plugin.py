@@ -1,4 +1,4 @@
-"""``xraygan new-plugin``: a project for a part of one's own."""
+"""``xraygan new-plugin``: write a project for a new plugin."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .options import SafePath, complete_kinds, utf8
     help="The project's folder; xraygan-NAME by default.",
 )
 def new_plugin(kind: str, name: str, out: Path | None) -> None:
-    """Write a project for a part of your own, for example: new-plugin score my_distance.
+    """Write a project for a plugin of your own, for example: new-plugin score my_distance.
 
-    It holds one working part of that KIND to be changed, a test that checks it, packaging and CI.
+    The project holds a working part of the KIND that you change, a test of it, packaging and CI.
     """
     from xraygan.scaffold import write_project
 

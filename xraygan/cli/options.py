@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the types of options."""
+"""Options, arguments and tables that several commands share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from xraygan.errors import shown
 from xraygan.utils.limits import SEEDS
 
 
-def _recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
-    """Shipped recipes, and the files that a shell would complete."""
+def _complete_recipes(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
+    """Names of shipped recipes, and files."""
     from xraygan.recipe.files import shipped
 
     names = [CompletionItem(name) for name in shipped() if name.startswith(typed)]
@@ -28,17 +28,17 @@ def complete_kinds(context: click.Context, parameter: click.Parameter, typed: st
 
 
 def complete_parts(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The names of the kind that stands before."""
+    """The names of the parts of the kind that was typed before."""
     from xraygan.parts.registry import installed
 
     return [n for n in installed().names(context.params.get("kind", "")) if n.startswith(typed)]
 
 
 class BoundedInt(click.IntRange):
-    """The type of an option that is a whole number: from ``least`` to ``most``, both included."""
+    """A whole number of an option, within bounds that only a typing error exceeds."""
 
-    def __init__(self, least: int, most: int) -> None:
-        super().__init__(least, most)
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__(low, high)
 
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
@@ -53,12 +53,7 @@ class BoundedInt(click.IntRange):
 
 
 class SafePath(click.Path):
-    """The type of an option that is a file or folder, with a name that a message and a recipe can
-    hold.
-
-    Args:
-        words: those of :class:`click.Path`, such as ``file_okay=False``.
-    """
+    """A file or folder of an option, with a name that can be printed and written to a recipe."""
 
     def __init__(self, **words: Any) -> None:
         super().__init__(path_type=Path, **words)
@@ -74,8 +69,8 @@ class SafePath(click.Path):
 
 
 def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """A text, or several, if all of it can be written into a recipe."""
-    from xraygan.utils.paths import encoding_fault  # which imports what `--help` has no need of
+    """One or several texts, after a check that they can be written to a recipe."""
+    from xraygan.utils.paths import encoding_fault  # not at the top: `--help` does not need it
 
     for text in value if isinstance(value, tuple) else (value,):
         if fault := encoding_fault(text):
@@ -83,10 +78,12 @@ def utf8(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     return value
 
 
-#: the type of an option that is a seed of random numbers
+#: type of a seed of random numbers
 SEED_TYPE = BoundedInt(0, SEEDS - 1)
 
-recipe_argument = click.argument("recipe", metavar="RECIPE", shell_complete=_recipes, callback=utf8)
+recipe_argument = click.argument(
+    "recipe", metavar="RECIPE", shell_complete=_complete_recipes, callback=utf8
+)
 set_option = click.option(
     "--set",
     "overrides",
@@ -102,8 +99,8 @@ checkpoint_option = click.option(
     default="latest",
     show_default=True,
     metavar="latest|best|STEP",
-    help="Which of the run's checkpoints.",
+    help="The checkpoint of the run to use.",
 )
 quiet_option = click.option(
-    "--quiet", "-q", is_flag=True, help="Print the result alone; warnings stay in the run's log."
+    "--quiet", "-q", is_flag=True, help="Print only the result; warnings go to the run's log."
 )

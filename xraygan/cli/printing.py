@@ -14,42 +14,43 @@ def print_metrics(path: Path) -> None:
     """Print the metrics of an ``evaluation.json`` as a table.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     from rich.table import Table
 
+    from xraygan.data.split_names import SPLIT_NAMES
     from xraygan.rundir.directory import RunDirectory
-    from xraygan.rundir.file_schemas import SPLIT_NAMES, cautions
+    from xraygan.rundir.file_schemas import cautions
 
     place = RunDirectory(path.parent)
-    place.evaluation = path  # of another split, maybe
+    place.evaluation = path  # it may be of another split
     content = place.read_evaluation()
-    about = content.get("protocol", {})
-    kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
+    protocol = content.get("protocol", {})
+    kind = SPLIT_NAMES.get(protocol.get("split", "test"), "test")
     title = f"{path.parent.name}: {kind} images"
     table = Table(title=title, title_justify="left")
     for name, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("n", justify="right")
     notes = []
-    for name, found in content.get("metrics", {}).items():
-        value, interval = found.get("value"), found.get("interval")
+    for name, measured in content.get("metrics", {}).items():
+        value, interval = measured.get("value"), measured.get("interval")
         if value is None:
-            notes.append(f"{name}: {found.get('note')}")
+            notes.append(f"{name}: {measured.get('note')}")
         if not isinstance(value, int | float):
-            continue  # a matrix is for the report
+            continue  # only the report shows a matrix
         span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", span, str(found.get("n", "")))
-    _print(table)
-    for line in (*cautions(about), *notes):
+        table.add_row(name, f"{value:.3f}", span, str(measured.get("n", "")))
+    _print_table(table)
+    for line in (*cautions(protocol), *notes):
         click.echo(line)
 
 
 def print_images(summary: Mapping[str, Any]) -> None:
-    """Print how many images and patients each split and class has, and what is left out and why.
+    """Print the numbers of images and patients of each split and class, and of images left out.
 
     Args:
-        summary: see :meth:`xraygan.data.datamodule.ImageData.summary`.
+        summary: of :meth:`xraygan.data.datamodule.ImageData.summary`.
     """
     from rich.table import Table
 
@@ -62,13 +63,13 @@ def print_images(summary: Mapping[str, Any]) -> None:
     table.add_section()
     for label in summary["classes"]["train"]:
         table.add_row(label, *(f"{summary['classes'][name][label]:,}" for name in splits))
-    _print(table)
+    _print_table(table)
     for reason, count in summary["left_out"].items():
         click.echo(f"left out: {reason}: {count:,}")
 
 
-def _print(table: Any) -> None:
+def _print_table(table: Any) -> None:
     from rich.console import Console
 
-    # In a pipe nothing is wrapped: rich would take it for 80 columns wide.
+    # Not wrapped in a pipe, which rich would assume to be 80 columns wide.
     Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)

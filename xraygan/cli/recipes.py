@@ -1,4 +1,4 @@
-"""``xraygan recipes``: the recipes that come with the toolkit."""
+"""``xraygan recipes``: list and copy the recipes that come with the toolkit."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .options import SafePath, utf8
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes that come with the toolkit; copy one to edit it."""
-    from xraygan.recipe.files import about, shipped
+    from xraygan.recipe.files import read_description, shipped
 
     if context.invoked_subcommand is None:
         known = shipped()
         width = max(map(len, known))
         for name, path in known.items():
-            click.echo(f"{name:{width}}  {about(path)}")
+            click.echo(f"{name:{width}}  {read_description(path)}")
 
 
 @recipes.command()
 @click.argument("name", callback=utf8)
 @click.argument("file", required=False, type=SafePath(dir_okay=False))
 def copy(name: str, file: Path | None) -> None:
-    """Copy the recipe NAME to FILE, NAME.toml by default, to be edited.
+    """Copy the recipe NAME to FILE, NAME.toml by default, so that you can edit it.
 
-    What it extends is found by name, wherever the copy lies.
+    The copy works in any folder: it names the recipe that it extends by name, not by path.
     """
     from xraygan.recipe.files import find_shipped
 
@@ -41,7 +41,7 @@ def copy(name: str, file: Path | None) -> None:
         target = target / source.name
     try:
         if target.exists() or target.is_symlink():
-            raise UserError(f"{target} is there already; name another FILE")
+            raise UserError(f"{target} already exists; name another FILE")
         write_atomically(target, source.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None

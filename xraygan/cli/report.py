@@ -1,4 +1,4 @@
-"""``xraygan report``: a run, or several beside each other, as one page."""
+"""``xraygan report``: write the report of a run, or the comparison of several runs, as one page."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from .options import SafePath
     "--out",
     type=SafePath(),
     metavar="FILE",
-    help="The page; RUN/report.html of one run, comparison.html of several by default. "
-    "A page of this command is replaced, any other file is left alone and an error.",
+    help="The page to write; by default RUN/report.html for one run, comparison.html for several. "
+    "A page of this command is replaced; any other existing file is an error.",
 )
 def report(directories: tuple[Path, ...], out: Path | None) -> None:
-    """Write the page of RUN anew, or one page that compares several.
+    """Write the report of RUN again, or one page that compares several runs.
 
-    It reads the files of the runs alone, also while they go on or after they were interrupted, and
-    needs no network to be looked at. What a run has no data for is named on the page. So are files
-    that cannot be read; the exit code is then 2.
+    Reads only the files of the runs, also of runs that are still training or were interrupted. The
+    page needs no network connection. It names the data that a run lacks, and the files that cannot
+    be read; if there are any of these, the exit code is 2.
     """
     from xraygan.report.comparison import comparison, open_runs
     from xraygan.report.html import write_page
     from xraygan.report.run_report import report as report_of
 
     runs = open_runs(directories)
-    own = directories[0] / "report.html" if len(runs) == 1 else None
-    page = comparison(runs) if len(runs) > 1 else report_of(runs[0])
-    path = write_page(out or own or Path("comparison.html"), page, ours=own is not None and not out)
+    single = len(runs) == 1
+    default = directories[0] / "report.html" if single else Path("comparison.html")
+    page = report_of(runs[0]) if single else comparison(runs)
+    path = write_page(out or default, page, overwrite=single and not out)
     click.echo(path)
-    if damaged := [f"  {run.directory}/{what}" for run in runs for what in run.damaged]:
-        raise UserError("\n".join(["the page is written without these files:", *damaged]))
+    if damaged := [f"  {run.directory}/{file}" for run in runs for file in run.damaged]:
+        raise UserError("\n".join(["the page was written without these files:", *damaged]))

@@ -1,4 +1,4 @@
-"""``xraygan run``: train a recipe, evaluate it, leave a run directory."""
+"""``xraygan run``: train and evaluate a recipe, and write a run directory."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from .printing import print_metrics
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the run in the directory, if there is one. What does not decide the networks' "
-    "bits may change: the data's folder, the device, intervals, metrics, trackers.",
+    help="Continue the run in the directory, if there is one. Keys that do not affect the trained "
+    "networks may change: the data's folder, the device, intervals, metrics, trackers.",
 )
 @click.option(
     "--steps",
     type=BoundedInt(1, MOST_STEPS),
     metavar="N",
-    help="Train for N steps in all (--set run.steps=N); with --resume, a finished run for longer.",
+    help="Train for N steps in total (--set run.steps=N); with --resume, continue a finished run.",
 )
 @click.option(
     "--from",
     "from_run",
     type=SafePath(file_okay=False),
     metavar="RUN",
-    help="Start from the networks of another run, where they fit (--set start.run=RUN).",
+    help="Start from the networks of another run whose shapes match (--set start.run=RUN).",
 )
 @click.option(
     "--from-checkpoint",
     metavar="latest|best|STEP",
-    help="Which of that run's checkpoints; latest by default.",
+    help="The checkpoint of that run; latest by default.",
 )
 @click.option(
     "--devices",
@@ -73,10 +73,11 @@ def run(
     overrides += start_overrides(from_run, from_checkpoint)
     overrides += (f"run.steps={steps}",) if steps else ()
     if devices > 1 and not is_rank():
-        from xraygan.training.engine import check_shares
+        from xraygan.training.engine import check_batch_size
 
-        check_shares(load(recipe, overrides), devices)  # before processes are started for nothing
-        arguments = ["run", recipe, *(word for text in overrides for word in ("--set", text))]
+        check_batch_size(load(recipe, overrides), devices)  # fail before processes are started
+        arguments = ["run", recipe]
+        arguments += [argument for text in overrides for argument in ("--set", text)]
         arguments += ["--out", str(out)] if out else []
         sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))
 

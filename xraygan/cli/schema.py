@@ -1,4 +1,4 @@
-"""``xraygan schema``: the recipe's JSON Schema, for editors."""
+"""``xraygan schema``: print the JSON Schema of a recipe, for editors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 def schema() -> None:
     """Print the JSON Schema of a recipe, with the options of all installed plugins.
 
-    An editor that is told of it completes and checks a recipe while it is written.
+    An editor that uses the schema completes and checks a recipe while you write it.
     """
     from xraygan.recipe.json_schema import recipe_schema
 

@@ -1,4 +1,4 @@
-"""``xraygan sweep``: a recipe over variants, a grid and seeds, to a table."""
+"""``xraygan sweep``: run a recipe over variants, a grid and seeds, and write a table."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from .options import BoundedInt, SafePath, quiet_option, set_option, utf8
     type=BoundedInt(1, MOST_PROCESSES),
     default=1,
     show_default=True,
-    help="Runs at a time.",
+    help="Number of parallel runs.",
 )
 @click.option(
     "--preset", default="", metavar="NAME", callback=utf8, help="One of the sweep's presets."
 )
-@click.option("--fast", is_flag=True, help="The preset fast: it only shows that the sweep runs.")
+@click.option(
+    "--fast", is_flag=True, help="Use the preset fast, which only shows that the sweep works."
+)
 @click.option(
     "--redo",
     is_flag=True,
-    help="Delete the runs in the folder that have another recipe or evaluation than this sweep "
-    "asks for, and run exactly these again. Without it the sweep refuses and names them.",
+    help="Delete the runs in the folder whose recipe or evaluation differs from this sweep's, and "
+    "run them again. Without this option the sweep stops with an error that names them.",
 )
 @quiet_option
 def sweep(
@@ -51,9 +53,9 @@ def sweep(
 ) -> None:
     """Run every row and seed of SWEEP, a file or the name of a shipped sweep.
 
-    Started again it goes on where it was stopped: what is done is left alone, what was stopped is
-    resumed. A run counts only if its recipe is the one that is asked for; if it is not, the sweep
-    refuses before any work. It leaves table.md, table.csv, figure.png and the runs themselves.
+    Run the same command again to continue an interrupted sweep: complete runs are kept, and
+    interrupted runs are resumed. If a run in the folder has another recipe, the sweep stops with an
+    error before any work. Writes table.md, table.csv, figure.png and the runs themselves.
     """
     from xraygan.sweep import load, run_all, write_tables
     from xraygan.utils.progress import Display
@@ -66,14 +68,14 @@ def sweep(
     try:
         runs = run_all(loaded, folder, display, jobs, redo=redo)
     except Interrupted as interrupted:
-        display.say(f"xraygan: {interrupted}: what was run is saved; the same command goes on")
+        display.say(f"xraygan: {interrupted}: the runs are saved; continue with the same command")
         sys.exit(128 + interrupted.number)
-    # --jobs belongs to it: it decides how many threads a run has, and so the last bits.
+    # The table's command includes --jobs: it sets the threads of a run, and so its last bits.
     options = [("--preset", preset), ("--out", str(out or "")), ("--jobs", str(jobs * (jobs > 1)))]
     options = [(name, value) for name, value in options if value not in ("", "0")]
     options += [("--set", override) for override in overrides]
-    words = [word for option in options for word in option]
-    command = shlex.join(["xraygan", "sweep", sweep_file, *words])
+    arguments = [argument for option in options for argument in option]
+    command = shlex.join(["xraygan", "sweep", sweep_file, *arguments])
     table = write_tables(loaded, runs, folder, command)
     click.echo(table.read_text(encoding="utf-8"))
     click.echo(table)

@@ -1,4 +1,4 @@
-"""The data: images read and cached, splits, batches, and what else is known of an image.
+"""The data: images are read, cached, split and drawn as batches, with labels and metadata.
 
 May import recipes, parts and what is below them.
 """

@@ -1,6 +1,6 @@
 """Training batches: which images a step draws, and how they are augmented.
 
-Everything is a function of the seed and the step, so that a run can be taken up anywhere.
+Everything is a function of the seed and the step, so that a run can be resumed at any step.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Batches:
         exclusive: whether each image has exactly one class.
         batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
         seed: the run's seed.
-        device: where batches are needed. The images live there too, if half of what is free
-            holds them.
-        stream: what its random numbers are for; another split's batches need others.
+        device: of the batches. The images are stored there too, if they fit into half of its free
+            memory.
+        stream: a prefix of the names of its random streams; each split needs another.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Batches:
 
     def indices(self, step: int) -> Tensor:
         """The rows ``(N,)`` that step 0, 1, 2, ... trains on."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             source = rng("cpu", self.seed, f"{self.stream}order", epoch)
             if self._rarity is None:
@@ -71,7 +71,7 @@ class Batches:
             else:
                 order = torch.multinomial(self._rarity, self.count, True, generator=source)
             self._epoch = (epoch, order)
-        return self._epoch[1][place * self.batch_size : (place + 1) * self.batch_size]
+        return self._epoch[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(
         self, step: int, shard: tuple[int, int] = (0, 1)
@@ -79,7 +79,7 @@ class Batches:
         """Images ``(n, 1, S, S)`` in the recipe's value range, labels and metadata of a step.
 
         Args:
-            shard: which of how many equal parts of the batch.
+            shard: an index and a count: which of how many equal parts of the batch.
         """
         part = rows_of(self.batch_size, shard)
         rows = self.indices(step)[part]
@@ -93,7 +93,7 @@ class Batches:
 
 
 def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
-    """The weight of each image in the draw; None for every image once an epoch.
+    """The weight of each image in the draw, ``(N,)``; None to draw every image once an epoch.
 
     "balanced" draws each class as often as the others. "inverse" draws a class in inverse
     proportion to its count, so that the rarest dominates, as the released scripts do. An image
@@ -131,6 +131,8 @@ def augment(
         part: which rows of a batch the images are; crops are drawn for the whole of it.
         batch_size: its rows; those of ``images`` by default.
     """
+    # Ten candidate crops are drawn for each image at once; the first that fits is kept. Crop and
+    # mirroring together are one affine transformation, which a bilinear sampling applies.
     n = 1 if words.shared else batch_size or len(images)
     area = torch.empty(n, 10).uniform_(*words.scale, generator=source)
     low, high = (math.log(bound) for bound in words.ratio)

@@ -1,4 +1,4 @@
-"""The folder of image stores: which are there, and how they are removed."""
+"""The folder of image stores: list them and remove them."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from filelock import FileLock, Timeout
 from xraygan.errors import UserError
 from xraygan.utils.parsing import parse_json, read_text
 
-#: raised whenever the same file would be decoded to other bytes, or a store holds other files
+#: increased whenever the same file would be decoded to other bytes, or a store has other files
 STORE_VERSION = 7
 #: bytes of a store.json, which names every image that cannot be read
 LARGEST = 1 << 28
-PIXELS, ABOUT = "images.npy", "store.json"
+PIXELS, METADATA = "images.npy", "store.json"
 
-# Nothing of another name, nor with anything else in it, is ever removed.
+# A folder with another name, or with any other file in it, is never removed.
 _KEY = re.compile(r"[0-9a-f]{32}")
 _BUILDING = re.compile(r"\.([0-9a-f]{32})\.building")
 _LOCK = re.compile(r"\.([0-9a-f]{32})\.lock")
 _DIGESTS = re.compile(r"\.?[0-9a-f]{32}\.digests\.json(\.building)?")
 
 
-def cache_folder(chosen: str | Path | None) -> Path:
-    """Where image stores are kept: ``[data] cache``, or the user's cache folder."""
-    if chosen is not None:
-        return Path(chosen).expanduser()
+def cache_folder(configured: str | Path | None) -> Path:
+    """The folder of image stores: ``[data] cache``, or by default the user's cache folder."""
+    if configured is not None:
+        return Path(configured).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "xraygan"
 
 
 def building_folder(folder: Path) -> Path:
-    """Where a store is written before it is moved into place."""
+    """The folder in which a store is written before it is moved into place."""
     return folder.with_name(f".{folder.name}.building")
 
 
 def store_lock(folder: Path) -> FileLock:
-    """What a process holds while it writes or removes a store."""
+    """The lock that a process holds while it writes or removes a store."""
     return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A store in a cache folder, or what is left of one.
+class StoreEntry:
+    """A store in a cache folder, or the remains of one.
 
     Attributes:
         key: its name.
-        about: what its ``store.json`` says; empty if that cannot be read.
+        metadata: the content of its ``store.json``; empty if that cannot be read.
         state: ``"whole"``, ``"outdated"`` (of another version of the toolkit), ``"damaged"``,
             ``"being written"`` or ``"left over"`` (of a process that was killed).
         size: bytes on the disk.
@@ -65,25 +65,26 @@ class Entry:
     state: str
     size: int
     used: datetime
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def entries(cache: Path) -> list[Entry]:
-    """The stores of a cache folder, the one that was used last first.
+def list_stores(cache: Path) -> list[StoreEntry]:
+    """The stores of a cache folder, the most recently used first.
 
     Raises:
         UserError: the folder cannot be read.
     """
     try:
-        found = [_entry(path) for path in cache.iterdir()]
+        entries = [_read_entry(path) for path in cache.iterdir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"{cache}: cannot be read ({error.strerror})") from error
-    return sorted((e for e in found if e), key=lambda entry: entry.used, reverse=True)
+    return sorted((e for e in entries if e), key=lambda entry: entry.used, reverse=True)
 
 
-def _entry(folder: Path) -> Entry | None:
+def _read_entry(folder: Path) -> StoreEntry | None:
+    """The store in a folder; None if the folder is no store."""
     match = _KEY.fullmatch(folder.name) or _BUILDING.fullmatch(folder.name)
     if not match or folder.is_symlink() or not folder.is_dir():
         return None
@@ -91,36 +92,36 @@ def _entry(folder: Path) -> Entry | None:
         files = {path.name: path.lstat() for path in folder.iterdir()}
     except OSError:
         return None
-    if not {*files} <= {PIXELS, ABOUT}:
-        return None  # not ours
-    times = [about.st_mtime for about in (*files.values(), folder.lstat())]
-    used = _time(files[ABOUT].st_mtime if ABOUT in files else max(times))
-    size = sum(about.st_size for about in files.values())
+    if not {*files} <= {PIXELS, METADATA}:
+        return None
+    times = [stat.st_mtime for stat in (*files.values(), folder.lstat())]
+    used = _datetime(files[METADATA].st_mtime if METADATA in files else max(times))
+    size = sum(stat.st_size for stat in files.values())
     if folder.name.startswith("."):
         key = match[1]
         state = "being written" if _is_held(folder.with_name(key)) else "left over"
-        return Entry(key, folder, state, size, used)
-    about = read_about(folder)
-    state = "whole" if about.get("version") == STORE_VERSION else "outdated"
-    if not about or PIXELS not in files:
+        return StoreEntry(key, folder, state, size, used)
+    metadata = read_store_metadata(folder)
+    state = "whole" if metadata.get("version") == STORE_VERSION else "outdated"
+    if not metadata or PIXELS not in files:
         state = "damaged"
-    return Entry(folder.name, folder, state, size, used, about)
+    return StoreEntry(folder.name, folder, state, size, used, metadata)
 
 
-def _time(seconds: float) -> datetime:
+def _datetime(seconds: float) -> datetime:
     try:
         return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):  # of a year that is none
+    except (ValueError, OverflowError, OSError):  # a year that datetime does not know
         return datetime.fromtimestamp(0, UTC)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What a store says of itself; empty if it cannot be read."""
+def read_store_metadata(folder: Path) -> dict[str, Any]:
+    """The content of a store's ``store.json``; empty if it cannot be read."""
     try:
-        about = parse_json(read_text(folder / ABOUT, LARGEST))
+        metadata = parse_json(read_text(folder / METADATA, LARGEST))
     except (OSError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _is_held(folder: Path) -> bool:
@@ -129,45 +130,48 @@ def _is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # of another user, say
+    except OSError:  # the lock of another user, for example
         return True
 
 
-def chosen_entries(cache: Path, keys: Sequence[str], *, outdated: bool = False) -> list[Entry]:
-    """Those of a cache folder that keys, or their beginnings, name.
+def select_stores(cache: Path, keys: Sequence[str], *, outdated: bool = False) -> list[StoreEntry]:
+    """The stores of a cache folder whose keys begin with one of ``keys``.
 
     Args:
-        outdated: take what no run can use as well: all that is neither whole nor being written.
+        outdated: also select every store that no run can use: it is neither whole nor being
+            written.
 
     Raises:
-        UserError: a key names none of them, or several.
+        UserError: a key names no store, or several.
     """
-    there = entries(cache)
-    chosen = {e.folder: e for e in there if outdated and e.state not in ("whole", "being written")}
+    stores = list_stores(cache)
+    unusable = [e for e in stores if e.state not in ("whole", "being written")]
+    selected = {entry.folder: entry for entry in unusable if outdated}
     for key in keys:
-        fitting = [entry for entry in there if key and entry.key.startswith(key)]
-        if not fitting:
+        matches = [entry for entry in stores if key and entry.key.startswith(key)]
+        if not matches:
             raise UserError(f"{cache}: no image store is called {key!r}; see xraygan data list")
-        if len({entry.key for entry in fitting}) > 1:
-            raise UserError(f"{cache}: several image stores begin with {key!r}; write more of it")
-        chosen |= {entry.folder: entry for entry in fitting}
-    return list(chosen.values())
+        if len({entry.key for entry in matches}) > 1:
+            raise UserError(f"{cache}: several image stores begin with {key!r}; give a longer key")
+        selected |= {entry.folder: entry for entry in matches}
+    return list(selected.values())
 
 
-def remove(chosen: Sequence[Entry]) -> Iterator[tuple[Entry, str]]:
-    """Remove stores, each unless another process is writing it.
+def remove_stores(stores: Sequence[StoreEntry]) -> Iterator[tuple[StoreEntry, str]]:
+    """Remove stores, except those that another process is writing.
 
-    Runs that have opened one keep it until they end, where the operating system allows that.
+    A run that has opened a store can use it until the run ends, where the operating system allows
+    that.
 
     Yields:
         Each store, and why it could not be removed; empty if it was.
     """
-    for entry in chosen:
-        with _held(entry.folder.with_name(entry.key)) as fault:
+    for entry in stores:
+        with _locked(entry.folder.with_name(entry.key)) as fault:
             if not fault:
                 try:
-                    # First what makes it count: a store that is half removed must not.
-                    for name in (ABOUT, PIXELS):
+                    # Without store.json a folder is no store: a half removed one must not count.
+                    for name in (METADATA, PIXELS):
                         (entry.folder / name).unlink(missing_ok=True)
                     entry.folder.rmdir()
                 except OSError as error:
@@ -176,8 +180,8 @@ def remove(chosen: Sequence[Entry]) -> Iterator[tuple[Entry, str]]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[str]:
-    """Within it no other process writes a store; yields why one may, if one may."""
+def _locked(folder: Path) -> Iterator[str]:
+    """Within it no other process writes a store; yields why that is not so, or ""."""
     lock = store_lock(folder)
     try:
         lock.acquire(timeout=0)
@@ -190,7 +194,7 @@ def _held(folder: Path) -> Iterator[str]:
     try:
         yield ""
     finally:
-        if not folder.exists():  # else the next that writes it would make the file again
+        if not folder.exists():  # a lock of no store; a later writer makes it again
             with suppress(OSError):
                 Path(lock.lock_file).unlink()
         lock.release()
@@ -205,5 +209,5 @@ def remove_digests(cache: Path) -> None:
             with suppress(OSError):
                 path.unlink()
         elif (match := _LOCK.fullmatch(path.name)) and not (cache / match[1]).exists():
-            with _held(cache / match[1]):
+            with _locked(cache / match[1]):
                 pass

@@ -1,4 +1,4 @@
-"""A recipe's images: chosen, decoded once, split, and held to what a run needs."""
+"""The data module: a recipe's images, selected, decoded once, split, and checked."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 
 from .decode import Progress
-from .image_cache import Store, open_store, some_of, unreadable
+from .image_cache import open_store
+from .image_store import Store, list_reasons, unreadable_images
 from .index import check_classes, read_index, read_notes
-from .metadata import encode, numbers
-from .splits import check_validation, choose, limit, task_of
+from .metadata import encode, metadata_columns
+from .splits import apply_limit, check_validation, select_rows, task_of
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class StoredImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, which: int | slice | Tensor) -> Tensor:
-        return self.pixels[self.rows[which]]
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        return self.pixels[self.rows[index]]
 
     def take(self, rows: Tensor) -> StoredImages:
         """Some of them, not read yet, by their rows ``(n,)`` int64 among these."""
@@ -60,11 +61,12 @@ class StoredImages:
 
     @property
     def nbytes(self) -> int:
-        """What all of them would take in memory."""
+        """Bytes that all of them would take in memory."""
         return len(self) * self.pixels.shape[1:].numel()
 
     def to(self, device: torch.device) -> Tensor:
-        """All of them on a device; a few at a time pass through this processor's memory."""
+        """All of them on a device, ``(N, S, S)`` uint8; a few at a time pass through the CPU's
+        memory."""
         images = torch.empty((len(self), *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
         for start in range(0, len(self), 4096):
             part = slice(start, start + 4096)
@@ -74,12 +76,14 @@ class StoredImages:
 
 @dataclass
 class ImageSplit:
-    """The images of one split and what is known of each.
+    """The images of one split, with the labels, patient, path and metadata of each.
 
     Attributes:
         images: its rows of the store.
         label_matrix: ``(N, K)`` uint8, 1 where the image has the class.
-        metadata: ``age``, ``sex`` and ``view`` as :func:`xraygan.data.metadata.numbers` has them.
+        patients: ``(N,)`` str.
+        metadata: ``age``, ``sex`` and ``view``, as
+            :func:`xraygan.data.metadata.metadata_columns` gives them.
     """
 
     images: StoredImages
@@ -92,34 +96,35 @@ class ImageSplit:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """A sha256 of what its images are: paths, patients, labels and pixels, in their order."""
+        """A sha256 over the paths, patients, labels and pixels of its images, in their order."""
         rows = [self.paths, self.patients.tolist(), self.label_matrix.tolist()]
-        found = hashlib.sha256(json.dumps(rows).encode())
+        digest = hashlib.sha256(json.dumps(rows).encode())
         for start in range(0, len(self), 4096):
-            found.update(self.images[start : start + 4096].numpy().data)
-        return found.hexdigest()
+            digest.update(self.images[start : start + 4096].numpy().data)
+        return digest.hexdigest()
 
     def encoded(self, names: Sequence[str]) -> Tensor:
-        """What networks are told of that metadata, ``(N, 2 M)``."""
-        values = {name: torch.from_numpy(found) for name, found in self.metadata.items()}
+        """The metadata of some names as networks read it, ``(N, 2 M)``."""
+        values = {name: torch.from_numpy(column) for name, column in self.metadata.items()}
         return encode(values, names, len(self))
 
     def labels(self, *, exclusive: bool) -> Tensor:
-        """``(N,)`` int64 class indices, or ``(N, K)`` float32 where several may hold."""
+        """``(N,)`` int64 class indices, or ``(N, K)`` float32 if an image may have several
+        classes."""
         matrix = torch.from_numpy(self.label_matrix)
         return matrix.argmax(dim=1) if exclusive else matrix.float()
 
 
 @dataclass
 class ImageData:
-    """What a recipe's ``[data]`` comes to.
+    """The images that a recipe's ``[data]`` selects, by split.
 
     Attributes:
         fingerprint: sha256 over pixels, labels, patients and splits.
-        store: where the pixels are, and what of the table could not be read and was left out.
-        warnings: what a reader of the results should know of the data.
-        notes: those of them that the dataset plugin says.
-        known: of how many training images each of ``[data] metadata`` is known.
+        store: the store with the pixels, which also lists the images that cannot be read.
+        warnings: sentences that a reader of the results should know of the data.
+        notes: those of the warnings that come from the dataset plugin.
+        known: for each of ``[data] metadata``, the number of training images that have it.
         left_out: images and files that are not used: reason -> how many.
     """
 
@@ -135,12 +140,12 @@ class ImageData:
     def summary(self) -> dict[str, Any]:
         """Counts of images, patients and classes by split, and of what is left out, for
         ``environment.json``."""
-        told = hashlib.sha256()
+        metadata_digest = hashlib.sha256()
         for split in self.splits.values():
-            told.update(split.encoded(self.task.metadata).numpy().tobytes())
+            metadata_digest.update(split.encoded(self.task.metadata).numpy().tobytes())
         return {
             "fingerprint": self.fingerprint,
-            **({"metadata_fingerprint": told.hexdigest()} if self.task.metadata else {}),
+            **({"metadata_fingerprint": metadata_digest.hexdigest()} if self.task.metadata else {}),
             "images": {name: len(split) for name, split in self.splits.items()},
             "patients": {n: len(set(split.patients)) for n, split in self.splits.items()},
             "classes": {
@@ -157,14 +162,14 @@ class ImageData:
             "notes": self.notes,
             "skipped": self.store.bad,
             "doubtful": {
-                found.kind: {"images": found.count, "first": found.paths}
-                for found in self.store.doubtful
+                doubtful.kind: {"images": doubtful.count, "first": doubtful.paths}
+                for doubtful in self.store.doubtful
             },
         }
 
 
 @contextmanager
-def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def no_progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
     """The silent :data:`Progress`."""
     yield lambda count: None
 
@@ -180,40 +185,39 @@ def open_dataset(recipe: Recipe) -> Dataset:
 def prepare(
     recipe: Recipe, progress: Progress = no_progress, *, training: bool = True
 ) -> ImageData:
-    """Choose a recipe's images, decode them unless that was done before, and split them.
+    """Select a recipe's images, decode them unless a store has them, and split them.
+
+    The order of these steps matters: the whole table is decoded before ``[data] limit`` leaves
+    images out, so that recipes with other limits use the same store, and an image that cannot be
+    read does not count towards a limit.
 
     Args:
-        training: whether the recipe is to be trained. A run that is done is not refused for what
+        training: whether the recipe is to be trained. A finished run is not refused for data that
             it should not have been trained with.
 
     Raises:
-        UserError: the data is not there, not laid out as it should be, or too little to train on.
+        UserError: the data does not exist, has another layout, or is too little to train on.
     """
     dataset = open_dataset(recipe)
     task = task_of(recipe, dataset)
     index = read_index(recipe.choices["data"], dataset)
-    table, left_out = choose(index, task, recipe)
+    table, left_out = select_rows(index, task, recipe)
     check_validation(recipe, {*table["split"]}, training=training)
     if training:
-        _known(recipe, numbers(table[table["split"] == "train"]))
+        _count_known(recipe, metadata_columns(table[table["split"] == "train"]))
     store = open_store(recipe, dataset, list(table["path"]), progress)
     bad = store.bad
     if bad and recipe.tables.data.on_bad_image == "stop":
-        raise unreadable(bad, len(table))
-    lost = table["path"].isin(bad)
-    was = Counter(
-        name for found in table["labels"][lost & (table["split"] == "train")] for name in found
-    )
-    table.loc[lost, "split"] = ""
-    table["split"] = limit(table, task, recipe)
-    beyond = int((table["split"] == "").sum()) - int(lost.sum())
-    left_out |= {"images that cannot be read": int(lost.sum())} if bad else {}
+        raise unreadable_images(bad, len(table))
+    is_bad = table["path"].isin(bad)
+    bad_labels = table["labels"][is_bad & (table["split"] == "train")]
+    bad_by_class = Counter(name for labels in bad_labels for name in labels)
+    table.loc[is_bad, "split"] = ""
+    table["split"] = apply_limit(table, task, recipe)
+    beyond = int((table["split"] == "").sum()) - int(is_bad.sum())
+    left_out |= {"images that cannot be read": int(is_bad.sum())} if bad else {}
     left_out |= {"training images beyond data.limit": beyond} if beyond else {}
-    splits = {
-        name: _split(store.pixels, table, (table["split"] == name).to_numpy(), task)
-        for name in SPLITS
-    }
-    splits = {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
+    splits = _build_splits(store.pixels, table, task)
     check_validation(recipe, splits, training=training)
     kept = table.loc[table["split"] != "", ["path", "labels", "patient", "split"]]
     rows = json.dumps([kept[column].tolist() for column in kept])
@@ -224,22 +228,22 @@ def prepare(
     data = ImageData(task, splits, fingerprint, store, notes=notes)
     data.left_out = {**without, **left_out}
     data.warnings += data.notes
-    _check_amount(recipe, data, was)
-    _note_what_is_assumed(recipe, data, index, training)
+    _check_enough_images(recipe, data, bad_by_class)
+    _warn_of_gaps(recipe, data, index, training)
     return data
 
 
 def check_index(recipe: Recipe, dataset: Dataset, task: Task) -> None:
-    """Refuse, without decoding an image, what the dataset's table cannot give a recipe.
+    """Check, without decoding an image, that the dataset's table has what a recipe needs.
 
     Raises:
         UserError: there are no validation images, or no metadata, and the recipe needs them.
     """
     words = recipe.tables
     if words.run.keep_best or words.evaluation.split == "val" or words.data.metadata:
-        table, _ = choose(read_index(recipe.choices["data"], dataset), task, recipe)
+        table, _ = select_rows(read_index(recipe.choices["data"], dataset), task, recipe)
         check_validation(recipe, {*table["split"]}, training=True)
-        _known(recipe, numbers(table[table["split"] == "train"]))
+        _count_known(recipe, metadata_columns(table[table["split"] == "train"]))
 
 
 def to_range(images: Tensor, span: Sequence[float]) -> Tensor:
@@ -248,93 +252,100 @@ def to_range(images: Tensor, span: Sequence[float]) -> Tensor:
     return images.float() * ((high - low) / 255.0) + low
 
 
-def _check_amount(recipe: Recipe, data: ImageData, lost: Mapping[str, int]) -> None:
-    """Refuse what nothing can be learned from or measured on, and note what is thin.
+def _check_enough_images(recipe: Recipe, data: ImageData, bad_by_class: Mapping[str, int]) -> None:
+    """Check that there are enough images to train and to measure, and warn of missing ones.
 
     Args:
-        lost: class -> unreadable training images of it.
+        bad_by_class: class -> unreadable training images of it.
+
+    Raises:
+        UserError: there are fewer training images than a batch, or none of a class or of the
+            measured split.
     """
     train, bad = data.splits["train"], data.store.bad
-    left_out = f"\n{len(bad)} images cannot be read and are left out:{some_of(bad)}" if bad else ""
+    left_out = ""
+    if bad:
+        left_out = f"\n{len(bad)} images cannot be read and are left out:{list_reasons(bad)}"
     batch = recipe.tables.run.batch_size
     if len(train) < batch:
         raise UserError(
-            f"[run] batch_size is {batch}, but only {len(train)} training images are left of the "
-            "classes, label policy and limit of [data]; lower the batch size or add images"
+            f"[run] batch_size is {batch}, but only {len(train)} training images remain after the "
+            "classes, label_policy and limit of [data]; lower the batch size or add images"
             + left_out
         )
     words = recipe.tables.data
     if words.unlabelled and len(data.splits.get("unlabelled", ())) < batch:
         raise UserError(
             f"[data] unlabelled: [run] batch_size is {batch}, and [data] limit leaves fewer "
-            "training images than that over; lower one of the two"
+            "unlabelled images than that; lower one of the two"
         )
     split = recipe.tables.evaluation.split
     if not len(data.splits[split]) and "classifier" in recipe.choices:
         kind = SPLIT_NAMES[split]
         raise UserError(
-            f"[data]: no {kind} image is left of the classes of [data] and the protocol of "
+            f"[data]: no {kind} image remains after the classes of [data] and the protocol of "
             f"[evaluation], and the classifier is measured on {kind} images{left_out}"
         )
-    wanted = words.only or data.task.classes
-    none = words.limit if isinstance(words.limit, dict) else {}
-    for name, column in ((n, data.task.classes.index(n)) for n in wanted):
-        if not train.label_matrix[:, column].any() and none.get(name) != 0:
-            all_lost = f": {lost[name]} are, and none of them can be read" if lost.get(name) else ""
+    limits = words.limit if isinstance(words.limit, dict) else {}
+    for name, column in ((n, data.task.classes.index(n)) for n in words.only or data.task.classes):
+        if not train.label_matrix[:, column].any() and limits.get(name) != 0:
+            count = bad_by_class.get(name)
+            all_bad = f": {count} are, and none of them can be read" if count else ""
             raise UserError(
-                f"[data] classes: no training image is of class {name!r}{all_lost}"
-                + (left_out if all_lost else "")
+                f"[data] classes: no training image is of class {name!r}{all_bad}"
+                + (left_out if all_bad else "")
             )
         for split in ("test", "val"):
             images = data.splits.get(split)
             if images is not None and not images.label_matrix[:, column].any():
                 kind = SPLIT_NAMES[split]
                 data.warnings.append(f"no {kind} image is of class {name!r}: it has no AUC")
-    if bad:
-        data.warnings.append(
-            f"{len(bad)} of {len(data.store.pixels)} images cannot be read and are left out; "
-            f"environment.json names them under dataset, skipped. The first:{some_of(bad, 1)}"
-        )
-    count = len(data.store.pixels)
-    data.warnings += [found.said(count, 3) for found in data.store.doubtful]
 
 
-def _known(recipe: Recipe, found: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Of how many training images each of ``[data] metadata`` is known.
+def _count_known(recipe: Recipe, columns: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """For each of ``[data] metadata``, the number of training images that have it.
 
     Args:
-        found: what :func:`xraygan.data.metadata.numbers` has of them.
+        columns: their metadata, as :func:`xraygan.data.metadata.metadata_columns` gives it.
 
     Raises:
-        UserError: it is known of none, so that networks would be told nothing.
+        UserError: no image has it, so networks could not learn from it.
     """
     names: list[str] = [*recipe.tables.data.metadata]
-    known = {name: int(np.isfinite(found[name]).sum()) for name in names}
+    known = {name: int(np.isfinite(columns[name]).sum()) for name in names}
     for name, count in known.items():
-        if not count and len(found[name]):
+        if not count and len(columns[name]):
             raise UserError(
                 f"[data] metadata: the dataset {recipe.choices['data'].part.name!r} knows the "
-                f"{name} of none of its {len(found[name]):,} training images, so networks cannot "
-                f"learn from it; remove {name!r} from data.metadata, or have the dataset give it"
+                f"{name} of none of its {len(columns[name]):,} training images, so networks cannot "
+                f"learn from it; remove {name!r} from data.metadata, or add it to the dataset"
             )
     return known
 
 
-def _note_what_is_assumed(
-    recipe: Recipe, data: ImageData, index: pd.DataFrame, training: bool
-) -> None:
-    """Note what of the data is known in part only, or not as the recipe asks for it."""
+def _warn_of_gaps(recipe: Recipe, data: ImageData, index: pd.DataFrame, training: bool) -> None:
+    """Warn of images that cannot be read or may be ruined, of metadata that is known in part, and
+    of keys of ``[data]`` that have no effect."""
+    count, bad = len(data.store.pixels), data.store.bad
+    if bad:
+        data.warnings.append(
+            f"{len(bad)} of {count} images cannot be read and are left out; "
+            f"environment.json names them under dataset, skipped. The first:{list_reasons(bad, 1)}"
+        )
+    data.warnings += [doubtful.describe(count, 3) for doubtful in data.store.doubtful]
     train, words = data.splits["train"], recipe.tables.data
     if training:
-        data.known = _known(recipe, train.metadata)
+        data.known = _count_known(recipe, train.metadata)
     for name, count in data.known.items():
         values = train.metadata[name][np.isfinite(train.metadata[name])]
         if count < len(train):
-            data.warnings.append(f"{name} known of {count:,} of {len(train):,} training images")
+            data.warnings.append(
+                f"the {name} is known for {count:,} of {len(train):,} training images"
+            )
         if (values == values[0]).all():
             data.warnings.append(
-                f"the {name} is the same in all training images of which it is known, so networks "
-                "learn nothing from it"
+                f"the {name} is the same in all training images that have it, so networks learn "
+                "nothing from it"
             )
     own = int((index["split"] == "val").sum())
     if words.validation and own:
@@ -346,16 +357,26 @@ def _note_what_is_assumed(
         data.warnings.append(f"data.validation = {words.validation:g} sets no image aside")
 
 
-def _split(pixels: Tensor, table: pd.DataFrame, chosen: np.ndarray, task: Task) -> ImageSplit:
-    rows = table[chosen]
-    # Many images, few combinations of labels.
-    kinds = {found: i for i, found in enumerate(dict.fromkeys(rows["labels"]))}
-    vectors = [[name in found for name in task.classes] for found in kinds]
+def _build_splits(pixels: Tensor, table: pd.DataFrame, task: Task) -> dict[str, ImageSplit]:
+    """The splits by name; validation and unlabelled images only if there are any."""
+    splits = {
+        name: _build_split(pixels, table, (table["split"] == name).to_numpy(), task)
+        for name in SPLITS
+    }
+    return {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
+
+
+def _build_split(pixels: Tensor, table: pd.DataFrame, mask: np.ndarray, task: Task) -> ImageSplit:
+    """The split of the rows of a table where ``mask`` is True."""
+    rows = table[mask]
+    # A label vector for each combination of labels, of which there are far fewer than images.
+    combinations = {labels: i for i, labels in enumerate(dict.fromkeys(rows["labels"]))}
+    vectors = [[name in labels for name in task.classes] for labels in combinations]
     matrix = np.array(vectors, dtype=np.uint8).reshape(-1, len(task.classes))
     return ImageSplit(
-        images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(chosen))),
-        label_matrix=matrix[[kinds[found] for found in rows["labels"]]],
+        images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(mask))),
+        label_matrix=matrix[[combinations[labels] for labels in rows["labels"]]],
         patients=rows["patient"].to_numpy(dtype=str),
         paths=list(rows["path"]),
-        metadata=numbers(rows),
+        metadata=metadata_columns(rows),
     )

@@ -1,4 +1,4 @@
-"""Many images decoded at once, straight into a file."""
+"""Decodes many images in parallel, straight into a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,11 +29,11 @@ import torch
 from xraygan.errors import UserError, describe_error
 from xraygan.parts.interfaces import Dataset
 
-from .greys import Grey, reading
+from .greys import Grey, grey_context
 
-#: images that a worker decodes between two reports; part of what a digest is of
+#: images that a worker decodes between two reports; the digest of all pixels depends on it
 CHUNK = 32
-#: chunks between two times that what was decoded is forced to the disk
+#: chunks after which the decoded images are forced to the disk
 SYNC = 32
 
 #: ``progress(what, total)`` is a context that yields ``advance(count)``
@@ -35,52 +41,51 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class LoadFault(Exception):
-    """A dataset's ``load`` did what it must not; the message says what."""
+    """A dataset's ``load`` broke its contract; the message says how."""
 
 
 class GreyFault(LoadFault):
     """A dataset's ``load`` does not follow the recipe's range of greys."""
 
 
-def load(
+def load_image(
     dataset: Dataset, path: str, size: int, grey: Grey = "full"
 ) -> tuple[np.ndarray, set[str]]:
-    """One image of a dataset.
+    """Load one image of a dataset.
 
     Returns:
-        Its pixels, ``(size, size)`` uint8, and what is doubtful of them: keys of
-        :data:`xraygan.data.greys.DOUBTS`.
+        Its pixels, ``(size, size)`` uint8, and keys of :data:`xraygan.data.greys.DOUBTS`.
 
     Raises:
         UserError: the image cannot be read.
-        LoadFault: the dataset raised something else, or gave something else.
+        LoadFault: the dataset raised another error, or did not return such pixels.
     """
     try:
-        with reading(grey) as found:
+        with grey_context(grey) as context:
             image = dataset.load(path, size)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise LoadFault(f"load({path!r}, {size}) raised {describe_error(error)}") from error
-    if grey != "full" and not found.asked:
+    if grey != "full" and not context.used:
         raise GreyFault(f"load({path!r}, {size}) does not read its image with read_grey")
     if isinstance(image, np.ndarray):
-        given = f"{image.dtype} of shape {image.shape}"
+        returned = f"{image.dtype} of shape {image.shape}"
         if image.dtype == np.uint8 and image.shape == (size, size):
-            return image, found.doubts
+            return image, context.doubts
     else:
-        given = type(image).__name__
+        returned = type(image).__name__
     expected = f"expected uint8 of shape {(size, size)}"
-    raise LoadFault(f"load({path!r}, {size}) returned {given}; {expected}")
+    raise LoadFault(f"load({path!r}, {size}) returned {returned}; {expected}")
 
 
 @dataclass
 class Decoded:
-    """What came of images that were decoded.
+    """The result of decoding images, apart from their pixels.
 
     Attributes:
-        bad: what cannot be read: path -> reason.
-        doubts: what can be read and may be ruined: path -> keys of
+        bad: images that cannot be read: path -> reason.
+        doubts: images that can be read and may be ruined: path -> keys of
             :data:`xraygan.data.greys.DOUBTS`.
         sha256: a digest of all pixels.
     """
@@ -91,12 +96,14 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What there is to decode, and into which file.
+class DecodeJob:
+    """Images to decode, and the file to decode them into.
 
     Attributes:
-        offset: where in the file the pixels begin.
-        grey: the range of greys.
+        paths: their paths, in the order of the file's rows.
+        size: S, pixels.
+        offset: bytes before the pixels in the file.
+        grey: the grey range.
     """
 
     dataset: Dataset
@@ -106,43 +113,44 @@ class Job:
     offset: int
     grey: Grey
 
-    def chunk(self, start: int) -> tuple[bytes, Decoded]:
-        """Decode :data:`CHUNK` images from row ``start`` on and write them.
+    def decode_chunk(self, start: int) -> tuple[bytes, Decoded]:
+        """Decode :data:`CHUNK` images from row ``start`` on, and write their pixels.
 
         Returns:
-            The sha256 of their pixels, and what came of them; what cannot be read stays black.
+            The sha256 of their pixels, and the rest of the result; an image that cannot be read is
+            black.
         """
         paths = self.paths[start : start + CHUNK]
         pixels = np.zeros((len(paths), self.size, self.size), dtype=np.uint8)
-        found = Decoded()
+        decoded = Decoded()
         for row, path in enumerate(paths):
             try:
-                pixels[row], doubts = load(self.dataset, path, self.size, self.grey)
+                pixels[row], doubts = load_image(self.dataset, path, self.size, self.grey)
             except UserError as error:
-                found.bad[path] = str(error)
+                decoded.bad[path] = str(error)
             else:
                 if doubts:
-                    found.doubts[path] = doubts
+                    decoded.doubts[path] = doubts
         with self.file.open("r+b") as out:
             out.seek(self.offset + start * self.size**2)
             out.write(pixels.data)
-        return hashlib.sha256(pixels.data).digest(), found
+        return hashlib.sha256(pixels.data).digest(), decoded
 
 
-def header_of(count: int, size: int) -> bytes:
-    """What a ``.npy`` file of ``(count, size, size)`` uint8 begins with."""
+def npy_header(count: int, size: int) -> bytes:
+    """The header of a ``.npy`` file of ``(count, size, size)`` uint8."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
     np.lib.format.write_array_header_1_0(stream := BytesIO(), header)
     return stream.getvalue()
 
 
-def digest_of(pixels: np.ndarray) -> str:
+def digest_pixels(pixels: np.ndarray) -> str:
     """The digest that :func:`decode` returns, of pixels that were decoded before."""
     starts = range(0, len(pixels), CHUNK)
-    return _joined([hashlib.sha256(pixels[i : i + CHUNK].data).digest() for i in starts])
+    return _combine([hashlib.sha256(pixels[i : i + CHUNK].data).digest() for i in starts])
 
 
-def _joined(digests: Sequence[bytes]) -> str:
+def _combine(digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -156,55 +164,68 @@ def decode(
 ) -> Decoded:
     """Decode images into a new ``.npy`` file, ``(N, size, size)`` uint8, in the order of ``paths``.
 
-    Each processor decodes in a process of its own: what Pillow does in Python between two images
-    is enough for threads to wait for each other most of the time. Processes are forked, so a
-    dataset need not be picklable; where forking is not to be had, threads take their place.
+    Each processor decodes in a process of its own, because threads would wait most of the time for
+    the Python that Pillow runs between two images. Processes are forked, so a dataset need not be
+    picklable; on systems where forking is unsafe, threads take their place. A worker writes its
+    chunk into the file itself and returns a digest, so no pixel passes between processes.
 
     Returns:
-        What came of them, in the order of ``paths``.
+        The result, in the order of ``paths``.
 
     Raises:
         UserError: the operating system has killed a worker.
-        LoadFault: the dataset did what it must not.
+        LoadFault: the dataset broke its contract.
         OSError: the file cannot be written.
     """
-    header = header_of(len(paths), size)
+    header = npy_header(len(paths), size)
     file.write_bytes(header)
-    offset = len(header)
+    job = DecodeJob(dataset, paths, size, file, len(header), grey)
     starts = range(0, len(paths), CHUNK)
-    pool, chunk = _pool(
-        Job(dataset, paths, size, file, offset, grey), min(processors(), len(starts))
-    )
+    pool, decode_chunk = _start_pool(job, min(processors(), len(starts)))
+    try:
+        # All are submitted, and so all workers forked, before a display starts its thread.
+        futures = {pool.submit(decode_chunk, start): start for start in starts}
+        with progress("decoding images", len(paths)) as advance:
+            return _collect(futures, job, advance)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that decoded images has been killed, probably because memory ran out; run "
+            "the same command again"
+        ) from None
+    finally:
+        # Waiting takes milliseconds. Without it there would be a race where this process is itself
+        # a child: its exit may close the queue before the workers receive the order to end.
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(
+    futures: Mapping[Future[tuple[bytes, Decoded]], int],
+    job: DecodeJob,
+    advance: Callable[[int], None],
+) -> Decoded:
+    """Wait for all chunks, force their pixels to the disk, and combine their results.
+
+    Args:
+        futures: each with the row at which its chunk starts.
+    """
     digests: dict[int, bytes] = {}
     bad: dict[str, str] = {}
     doubts: dict[str, set[str]] = {}
-    try:
-        # All are submitted, and so all workers forked, before a display starts its thread.
-        futures = {pool.submit(chunk, start): start for start in starts}
-        with progress("decoding images", len(paths)) as advance, file.open("r+b") as out:
-            for future in as_completed(futures):
-                start = futures[future]
-                digests[start], found = future.result()
-                bad |= found.bad
-                doubts |= found.doubts
-                advance(len(paths[start : start + CHUNK]))
-                # Or a power cut would leave a store of black images; now and then, for the disk
-                # to work while images are decoded and not after.
-                if len(digests) % SYNC == 0 or len(digests) == len(starts):
-                    os.fsync(out.fileno())
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that was decoding images has been killed, as happens when memory runs out; "
-            "the same command starts over"
-        ) from None
-    finally:
-        # Waiting is a matter of milliseconds. Not to wait would be a race where this process is
-        # itself a child: its exit may close the queue before the workers are told to end.
-        pool.shutdown(cancel_futures=True)
+    with job.file.open("r+b") as out:
+        for future in as_completed(futures):
+            start = futures[future]
+            digests[start], decoded = future.result()
+            bad |= decoded.bad
+            doubts |= decoded.doubts
+            advance(len(job.paths[start : start + CHUNK]))
+            # Without fsync, a power cut could leave a store of black images. Every few chunks, so
+            # that the disk works while images are decoded, and not afterwards.
+            if len(digests) % SYNC == 0 or len(digests) == len(futures):
+                os.fsync(out.fileno())
     return Decoded(
-        {path: bad[path] for path in paths if path in bad},
-        {path: doubts[path] for path in paths if path in doubts},
-        _joined([digests[start] for start in starts]),
+        {path: bad[path] for path in job.paths if path in bad},
+        {path: doubts[path] for path in job.paths if path in doubts},
+        _combine([digests[start] for start in sorted(digests)]),
     )
 
 
@@ -220,33 +241,36 @@ def _can_fork() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
-def _pool(job: Job, count: int) -> tuple[Executor, Callable[[int], tuple[bytes, Decoded]]]:
+def _start_pool(
+    job: DecodeJob, count: int
+) -> tuple[Executor, Callable[[int], tuple[bytes, Decoded]]]:
+    """A pool of workers, and the function that they call with the first row of a chunk."""
     if count < 2 or not _can_fork():
-        return ThreadPoolExecutor(max(1, count)), job.chunk
+        return ThreadPoolExecutor(max(1, count)), job.decode_chunk
     context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, context, _begin, (job,)), _chunk
+    return ProcessPoolExecutor(count, context, _init_worker, (job,)), _decode_chunk
 
 
 # -- in a worker process ---------------------------------------------------------------------------
 
-_job: Job
+_job: DecodeJob
 
 
-def _begin(job: Job) -> None:
+def _init_worker(job: DecodeJob) -> None:
     global _job
     _job = job
-    gc.freeze()  # to look through what was inherited would copy all of it
-    torch.set_num_threads(1)  # its pool of threads was not inherited
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; the parent says so
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # a collection would touch, and so copy, all memory shared with the parent
+    torch.set_num_threads(1)  # the pool of threads was not inherited
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the worker at once; the parent reports it
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _chunk(start: int) -> tuple[bytes, Decoded]:
-    return _job.chunk(start)
+def _decode_chunk(start: int) -> tuple[bytes, Decoded]:
+    return _job.decode_chunk(start)
 
 
-def _end_with_parent() -> None:
-    """A killed parent can tell nobody: its workers would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent has been killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

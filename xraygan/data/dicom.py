@@ -1,8 +1,8 @@
-"""DICOM files to grey pixels.
+"""Reads DICOM files as grey pixels.
 
-pydicom is imported when the first of them is read. Of a file's data elements those in
-:data:`ELEMENTS` alone are looked at: they describe pixels. No message quotes what a file says of
-its patient, so pydicom's own messages, which may, are never passed on.
+pydicom is imported when the first file is read. Only the data elements in :data:`ELEMENTS` are
+read, which describe pixels. No message may quote a patient's data, so pydicom's own messages,
+which can, are never passed on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from .greys import Grey, Picture, few_are_left, own_range, stretch, to_bytes
+from .greys import Grey, Picture, has_few_greys, own_range, stretch, to_bytes
 from .image_kinds import MAX_BYTES, check_bytes
 
 SUFFIXES = (".dcm", ".dicom")
-HEAD = 132  # bytes to read of a file to know whether it is DICOM
+HEAD = 132  # bytes that tell whether a file is DICOM
 INSTALL = 'pip install "pydicom>=3"'
 
 ELEMENTS = (
@@ -34,7 +34,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601
 
 
 class Refused(ValueError):
-    """Why a DICOM file is not read, as the end of a sentence; it quotes technical values only."""
+    """A DICOM file is not read; the message ends a sentence and has technical values only."""
 
 
 def is_dicom(head: bytes, suffix: str) -> bool:
@@ -43,7 +43,7 @@ def is_dicom(head: bytes, suffix: str) -> bool:
 
 
 def decode_dicom(data: bytes, most: int, grey: Grey = "full") -> Picture:
-    """The picture of a DICOM file as a viewer first shows it, in grey.
+    """Decode the picture of a DICOM file as a viewer first shows it, in grey.
 
     Stored values go through the modality LUT or ``slope * value + intercept``, then through the
     first VOI LUT, else the first window (PS3.3 C.11.2), with center c and width w
@@ -61,12 +61,12 @@ def decode_dicom(data: bytes, most: int, grey: Grey = "full") -> Picture:
 
     Args:
         data: the file.
-        most: pixels that are decoded at most.
-        grey: as for :func:`xraygan.data.images.read_grey`; another range than ``"full"`` stands in
-            the place of VOI LUT and window, and is of the values after the modality's step.
+        most: the most pixels that are decoded.
+        grey: as for :func:`xraygan.data.images.read_grey`; another range than ``"full"`` replaces
+            VOI LUT and window, and applies to values in units of the modality.
 
     Returns:
-        ``(rows, columns)`` pixels, with what is doubtful of them.
+        ``(rows, columns)`` pixels, and keys of doubts.
 
     Raises:
         Refused: it is not a single picture of 8 or 16 bits whose pixels can be decoded here.
@@ -108,14 +108,14 @@ def _decode(data: bytes, most: int, grey: Grey) -> Picture:
 
 
 def _elements(data: bytes) -> Any:
-    """The elements that are needed, and of the file's meta information the transfer syntax."""
+    """The data elements in :data:`ELEMENTS`, and the transfer syntax of the file."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import read_dataset
 
     if not is_dicom(data[:HEAD], ""):
         raise Refused("named as a DICOM file, but DICM does not stand at its byte 128")
-    # From memory: a length that the file declares and does not have asks for none.
+    # Read from memory: a false length in the file then allocates nothing.
     stream = BytesIO(data)
     stream.seek(HEAD)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -141,7 +141,11 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _check(image: Any, most: int) -> None:
-    """Refuse what is no single picture of a known kind, before anything of its size is made."""
+    """Refuse a file that is no single picture of a known kind, before memory for it is allocated.
+
+    Raises:
+        Refused: it says why.
+    """
     if "PixelData" not in image:
         raise Refused("a DICOM file without a picture: it has no Pixel Data")
     rows, columns = _whole(image, "Rows"), _whole(image, "Columns")
@@ -203,9 +207,9 @@ def _decompress(image: Any) -> np.ndarray:
     if len(image.PixelData) > 2 * image.Rows * image.Columns * image.SamplesPerPixel * 2 + 65536:
         raise Refused("its Pixel Data is longer compressed than it would be uncompressed")
     if syntax != RLELossless:
-        # Decoders make a picture of the size that the code stream says.
-        said = _coded_size(get_frame(image.PixelData, 0, number_of_frames=1))
-        if said != (image.Rows, image.Columns, image.SamplesPerPixel):
+        # Decoders allocate a picture of the size in the code stream, so that must be right.
+        size = _coded_size(get_frame(image.PixelData, 0, number_of_frames=1))
+        if size != (image.Rows, image.Columns, image.SamplesPerPixel):
             raise Refused("its compressed pixels are damaged, or not as many as Rows x Columns")
     try:
         return pixel_array(image, index=0)
@@ -216,9 +220,9 @@ def _decompress(image: Any) -> np.ndarray:
 
 
 def _packages(missing: list[str]) -> str:
-    """``pip install ...`` of what a decoder needs, from pydicom's sentences of what is missing."""
-    wanted = [text for text in missing if text.startswith("pylibjpeg")]
-    names = re.findall(r"(pylibjpeg[\w-]*)>=", wanted[0]) if wanted else []
+    """``pip install ...`` for the packages that a decoder needs, from pydicom's sentences."""
+    sentences = [text for text in missing if text.startswith("pylibjpeg")]
+    names = re.findall(r"(pylibjpeg[\w-]*)>=", sentences[0]) if sentences else []
     return f"pip install {' '.join(dict.fromkeys(names))}" if names else ""
 
 
@@ -244,12 +248,16 @@ def _coded_size(stream: bytes) -> tuple[int, int, int] | None:
 
 
 def _grey(stored: np.ndarray, image: Any, chosen: Grey) -> Picture:
-    """Stored values as greys, through a table of what each value between the extremes becomes."""
+    """Stored values as greys.
+
+    All steps from a stored value to a grey depend on the value alone, so they are computed once for
+    each value between the extremes, as a lookup table, and not for each pixel.
+    """
     low, high = int(stored.min()), int(stored.max())
     levels = np.arange(low, high + 1)
-    place = stored.astype(np.int32) - low
+    index = stored.astype(np.int32) - low
     padding = _is_padding(levels, image)
-    counts = np.bincount(place.ravel(), minlength=len(levels)) * ~padding
+    counts = np.bincount(index.ravel(), minlength=len(levels)) * ~padding
     if not counts.any():
         raise Refused("every pixel of it is padding")
     values = _modality(levels, image)
@@ -257,25 +265,34 @@ def _grey(stored: np.ndarray, image: Any, chosen: Grey) -> Picture:
         raise Refused("its rescale slope or intercept is no number")
     suspect, doubts = "range", set[str]()
     if chosen == "full":
-        grey, suspect, doubts = _shown(values, counts > 0, image)
+        grey, suspect, doubts = _apply_window(values, counts > 0, image)
     else:
         span = own_range(values, counts) if chosen == "image" else chosen
         grey = stretch(values, *span)
-    if few_are_left(grey, counts):
+    if has_few_greys(grey, counts):
         doubts.add(suspect)
     if image.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     table = to_bytes(grey)
     table[padding] = 0
-    return Picture(table[place], "", doubts)
+    return Picture(table[index], "", doubts)
 
 
-def _shown(values: np.ndarray, counted: np.ndarray, image: Any) -> tuple[np.ndarray, str, set[str]]:
-    """What a viewer first makes of values, in [0, 1], and what may be wrong with that."""
+def _apply_window(
+    values: np.ndarray, counted: np.ndarray, image: Any
+) -> tuple[np.ndarray, str, set[str]]:
+    """Greys in [0, 1] by the first VOI LUT, else the first window, else the range of the values.
+
+    Args:
+        counted: which values occur in the picture.
+
+    Returns:
+        The greys, the key of the likely reason if they are few, and the keys of other doubts.
+    """
     suspect, doubts = "window", set[str]()
     if image.get("VOILUTSequence"):
-        found, declared, needed = _look_up(image.VOILUTSequence[0], values, image)
-        grey = found / (2.0**needed - 1)
+        entries, declared, needed = _look_up(image.VOILUTSequence[0], values, image)
+        grey = entries / (2.0**needed - 1)
         doubts = {"lut"} if needed != declared else set()
     elif (windowed := _windowed(values, image)) is not None:
         grey = windowed
@@ -293,12 +310,12 @@ def _is_padding(levels: np.ndarray, image: Any) -> np.ndarray:
         return np.zeros(len(levels), dtype=bool)
     # Some files write a negative value as an unsigned one.
     least = -(2 ** (image.BitsAllocated - 1)) if image.get("PixelRepresentation") else 0
-    given = [(int(end) - least) % 2**image.BitsAllocated + least for end in ends if end is not None]
-    return (levels >= min(given)) & (levels <= max(given))
+    limits = [(int(e) - least) % 2**image.BitsAllocated + least for e in ends if e is not None]
+    return (levels >= min(limits)) & (levels <= max(limits))
 
 
 def _modality(levels: np.ndarray, image: Any) -> np.ndarray:
-    """PS3.3 C.11.1: to units of the modality, float."""
+    """Levels in units of the modality, float (PS3.3 C.11.1)."""
     if image.get("ModalityLUTSequence"):
         return _look_up(image.ModalityLUTSequence[0], levels, image)[0].astype(float)
     slope = _first(image.get("RescaleSlope"))
@@ -307,7 +324,7 @@ def _modality(levels: np.ndarray, image: Any) -> np.ndarray:
 
 
 def _windowed(values: np.ndarray, image: Any) -> np.ndarray | None:
-    """PS3.3 C.11.2: to [0, 1]; None where no window says how."""
+    """Values in [0, 1] by the window (PS3.3 C.11.2); None if there is none."""
     center, width = _first(image.get("WindowCenter")), _first(image.get("WindowWidth"))
     function = image.get("VOILUTFunction") or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
@@ -325,7 +342,7 @@ def _windowed(values: np.ndarray, image: Any) -> np.ndarray | None:
 
 
 def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int, int]:
-    """What a LUT makes of values, how many bits its entries should have, and how many they need."""
+    """A LUT's entries for values, the bits that they are declared to have, and those they need."""
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count % 65536 or 65536
     data = item.LUTData
@@ -336,9 +353,9 @@ def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int
         entries = np.atleast_1d(np.array(data, dtype=np.int64)) & 0xFFFF
     if len(entries) < count or not 8 <= bits <= 16:
         raise Refused(f"its lookup table holds {len(entries)} of {count} entries of {bits} bits")
-    found = entries[:count]
-    needed = max(8, int(found.max()).bit_length())
-    return found[np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)], bits, needed
+    table = entries[:count]
+    needed = max(8, int(table.max()).bit_length())
+    return table[np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)], bits, needed
 
 
 def _first(value: Any) -> float | None:

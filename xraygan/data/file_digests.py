@@ -1,4 +1,4 @@
-"""What image files hold, as a cheap digest that is remembered until a file changes."""
+"""Identities of image files: a cheap digest of the content, remembered until a file changes."""
 
 from __future__ import annotations
 
@@ -28,89 +28,95 @@ COARSE = 10_000_000  # ns; FAT keeps no time of change, and no other time finer 
 
 
 def file_identity(root: Path, path: str) -> str:
-    """Tell whether a file is the same, for :meth:`xraygan.Dataset.identity`.
+    """A word that changes when a file changes, for :meth:`xraygan.Dataset.identity`.
 
-    It is of the file's size, its time of modification and a digest of its content: all bytes up to
-    :data:`WHOLE`, else the head, the tail and some blocks in between. Where the folder lies does
-    not count.
+    It consists of the file's size, its time of modification and a digest of its content: of all
+    bytes up to :data:`WHOLE`, else of the head, the tail and some blocks in between. It does not
+    depend on the folder's path.
 
     Returns:
-        One word, or "" where there is no such file: reading the image says what is wrong.
+        One word; "" if the file cannot be read, which is reported when the image is.
     """
     try:
-        about = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
+        stat_result = os.stat(f"{root}/{path}")  # noqa: PTH116  (half the time of a Path's, for 112,120)
     except (OSError, ValueError):
         return ""
     digest = ""
-    if stat.S_ISREG(about.st_mode):  # a pipe would be waited for, and a folder has no bytes
-        known = _remembered.get()
+    if stat.S_ISREG(stat_result.st_mode):  # reading a pipe would wait; a folder has no bytes
+        cache = _cache.get()
         try:
-            digest = known.of(root, path, about) if known else _digest(root, path, about)
+            if cache:
+                digest = cache.digest(root, path, stat_result)
+            else:
+                digest = _digest(root, path, stat_result)
         except OSError:
-            digest = ""  # reading the image says why, too
-    return f"{PREFIX}{about.st_size}:{about.st_mtime_ns}:{digest}"
+            digest = ""  # reported when the image is read, too
+    return f"{PREFIX}{stat_result.st_size}:{stat_result.st_mtime_ns}:{digest}"
 
 
-def content_of(identity: str) -> str:
-    """What an identity says of an image's content alone: of a file its size and digest, since a
-    copy has another time."""
+def content_identity(identity: str) -> str:
+    """The part of an identity that depends on the image's content alone: for a file, its size and
+    digest, because a copy has another time of modification."""
     if not identity.startswith(PREFIX):
         return identity
     size, _, digest = identity.removeprefix(PREFIX).split(":", 2)
     return f"{size}:{digest}"
 
 
-def stamp(about: os.stat_result) -> str:
-    """What the operating system changes whenever a file is written, replaced or given other times.
+def stamp(info: os.stat_result) -> str:
+    """The values that change whenever a file is written, replaced or given other times.
 
-    The time of change (ctime) is among it, which no program can set back.
+    The time of change (ctime) is one of them, which no program can set back.
     """
-    return f"{about.st_size}:{about.st_mtime_ns}:{about.st_ctime_ns}:{about.st_ino}:{about.st_dev}"
+    return f"{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}:{info.st_ino}:{info.st_dev}"
 
 
-def _digest(root: Path, path: str, about: os.stat_result) -> str:
-    found, size = hashlib.blake2b(digest_size=16), about.st_size
+def _digest(root: Path, path: str, info: os.stat_result) -> str:
+    digest, size = hashlib.blake2b(digest_size=16), info.st_size
     with open(f"{root}/{path}", "rb", buffering=0) as content:  # noqa: PTH123
         if size <= WHOLE:
-            found.update(content.read(WHOLE + 1))
+            digest.update(content.read(WHOLE + 1))
         else:
-            found.update(content.read(ENDS))
+            digest.update(content.read(ENDS))
             for i in range(1, BLOCKS + 1):
                 content.seek(size * i // (BLOCKS + 1))
-                found.update(content.read(BLOCK))
+                digest.update(content.read(BLOCK))
             content.seek(size - ENDS)
-            found.update(content.read(ENDS + 1))
-    return found.hexdigest()
+            digest.update(content.read(ENDS + 1))
+    return digest.hexdigest()
 
 
-class _Remembered:
-    """Digests of files that were read before, kept in a folder, one table for each root."""
+class _DigestCache:
+    """Digests of files that were read before, kept in a folder, one table for each root.
+
+    A digest is remembered with the file's :func:`stamp`, and valid as long as that is the same.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._tables: dict[Path, dict[str, str]] = {}
-        self._new: set[Path] = set()
-        self._before = time.time_ns() - int(SETTLED * 1e9)
+        self._changed: set[Path] = set()
+        self._settled_before = time.time_ns() - int(SETTLED * 1e9)
 
-    def of(self, root: Path, path: str, about: os.stat_result) -> str:
-        """The digest of a file, read only if its stamp is another than the remembered one."""
+    def digest(self, root: Path, path: str, info: os.stat_result) -> str:
+        """The digest of a file, which is read only if its stamp has changed."""
         if (table := self._tables.get(root)) is None:
             table = self._tables[root] = self._read(root)
-        now = stamp(about)
+        now = stamp(info)
         if (known := table.get(path, "")).startswith(f"{now} "):
             return known[len(now) + 1 :]
-        digest = _digest(root, path, about)
-        if self._is_telling(about):
+        digest = _digest(root, path, info)
+        if self._is_reliable(info):
             table[path] = f"{now} {digest}"
-            self._new.add(root)
+            self._changed.add(root)
         return digest
 
-    def _is_telling(self, about: os.stat_result) -> bool:
-        """Whether a file cannot change without another stamp."""
+    def _is_reliable(self, info: os.stat_result) -> bool:
+        """Whether a file cannot change from now on without a change of its stamp."""
         # Windows keeps the time of creation as ctime; some network drives keep no inode.
-        if sys.platform == "win32" or not about.st_ino or about.st_ctime_ns % COARSE == 0:
+        if sys.platform == "win32" or not info.st_ino or info.st_ctime_ns % COARSE == 0:
             return False
-        return max(about.st_ctime_ns, about.st_mtime_ns) < self._before
+        return max(info.st_ctime_ns, info.st_mtime_ns) < self._settled_before
 
     def _file(self, root: Path) -> Path:
         key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
@@ -118,37 +124,37 @@ class _Remembered:
 
     def _read(self, root: Path) -> dict[str, str]:
         try:
-            about = parse_json(read_text(self._file(root), LARGEST))
-            # The name is a digest of the folder; that it stands inside too guards against a copy.
-            if about["root"] == os.path.realpath(root) and about["kind"] == PREFIX:
-                return {str(path): str(found) for path, found in about["files"].items()}
+            content = parse_json(read_text(self._file(root), LARGEST))
+            # The file's name is a digest of the root; the root inside guards against a copy.
+            if content["root"] == os.path.realpath(root) and content["kind"] == PREFIX:
+                return {str(path): str(known) for path, known in content["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # absent or damaged: the files themselves are read
         return {}
 
     def write(self) -> None:
-        """Keep what was learned, where the folder can be written."""
-        for root in self._new:
-            about = {"root": os.path.realpath(root), "kind": PREFIX, "files": self._tables[root]}
+        """Write the changed tables, if the folder can be written."""
+        for root in self._changed:
+            content = {"root": os.path.realpath(root), "kind": PREFIX, "files": self._tables[root]}
             with suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._file(root), json.dumps(about))
+                write_atomically(self._file(root), json.dumps(content))
 
 
-_remembered: ContextVar[_Remembered | None] = ContextVar("remembered", default=None)
+_cache: ContextVar[_DigestCache | None] = ContextVar("digest_cache", default=None)
 
 
 @contextmanager
-def remembering(folder: Path) -> Iterator[None]:
+def digest_cache(folder: Path) -> Iterator[None]:
     """Within it :func:`file_identity` reads a file only if it is new or has changed.
 
     Args:
         folder: where digests are kept from run to run.
     """
-    known = _Remembered(folder)
-    token = _remembered.set(known)
+    cache = _DigestCache(folder)
+    token = _cache.set(cache)
     try:
         yield
     finally:
-        _remembered.reset(token)
-        known.write()
+        _cache.reset(token)
+        cache.write()

@@ -1,4 +1,4 @@
-"""Ranges of grey: which values become black and white, and images of which little is left."""
+"""Grey ranges: which values become black and white, and images that use little of their range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ OUTLIERS = 0.0005
 FEW = 32  # greys of 256 between the darkest and the brightest pixels but those
 FEW_OF_WIDE = 64  # the brightest grey of 256 that a file of 16 bits should reach
 
-#: what may be wrong with an image that can be read -> how it is said of several of them
+#: key of a doubt: what may be wrong with an image that can be read -> the predicate of a sentence
+#: on several such images
 DOUBTS = {
     "range": "use less than 1/8 of their grey range; data.grey chooses another",
     "wide": "use less than 1/4 of the range that the bits of their file have; if it holds 12-bit "
@@ -33,17 +34,17 @@ DOUBTS = {
 
 
 @dataclass
-class Reading:
-    """How an image is to be read, and what was noticed.
+class GreyContext:
+    """The grey range of the recipe for an image that is being read, and the doubts on the result.
 
     Attributes:
         grey: the range that the recipe chose.
-        asked: whether a file was read with it.
+        used: whether a file was read with it.
         doubts: keys of :data:`DOUBTS`.
     """
 
     grey: Grey = "full"
-    asked: bool = False
+    used: bool = False
     doubts: set[str] = field(default_factory=set)
 
 
@@ -54,8 +55,8 @@ class Picture:
     Attributes:
         pixels: ``(H, W)`` uint8.
         suspect: the key of :data:`DOUBTS` that is the likely reason if it holds few greys; empty
-            where that was looked at already.
-        doubts: what was noticed already.
+            if that was checked already.
+        doubts: the keys of doubts that were found already.
     """
 
     pixels: np.ndarray
@@ -63,33 +64,33 @@ class Picture:
     doubts: set[str] = field(default_factory=set)
 
 
-_now: ContextVar[Reading | None] = ContextVar("reading", default=None)
+_current: ContextVar[GreyContext | None] = ContextVar("grey_context", default=None)
 
 
 @contextmanager
-def reading(grey: Grey) -> Iterator[Reading]:
-    """Within it :func:`xraygan.data.images.read_grey` uses a range, and notes what it doubts.
+def grey_context(grey: Grey) -> Iterator[GreyContext]:
+    """Within it :func:`xraygan.data.images.read_grey` uses a grey range, and records doubts.
 
-    So a dataset's ``load`` need not know of either.
+    So a dataset's ``load`` need not pass on either.
     """
-    found = Reading(grey)
-    token = _now.set(found)
+    context = GreyContext(grey)
+    token = _current.set(context)
     try:
-        yield found
+        yield context
     finally:
-        _now.reset(token)
+        _current.reset(token)
 
 
-def present_reading() -> Reading:
-    """The one that is entered, or a new one."""
-    return _now.get() or Reading()
+def current_grey_context() -> GreyContext:
+    """The context that was entered, or a new one."""
+    return _current.get() or GreyContext()
 
 
 def own_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """The least and the greatest of an image's values, but for the outliers of ``"image"``.
+    """The least and the greatest value of an image without its outliers: the range ``"image"``.
 
-    At either end :data:`OUTLIERS` of the pixels do not count, and at least one; where nothing else
-    is left, all do.
+    At either end :data:`OUTLIERS` of the pixels do not count, and at least one; if no two different
+    values remain, all pixels count.
 
     Args:
         values: ``(L,)``, in any order.
@@ -107,13 +108,13 @@ def _without_outliers(values: np.ndarray, counts: np.ndarray) -> tuple[float, fl
     order = order[counts[order] > 0]
     below = np.cumsum(counts[order])
     pixels = int(below[-1])
-    out = min(max(1, int(np.ceil(OUTLIERS * pixels))), (pixels - 1) // 2)
-    low = values[order[np.searchsorted(below, out, side="right")]]
-    return float(low), float(values[order[np.searchsorted(below, pixels - out, side="left")]])
+    dropped = min(max(1, int(np.ceil(OUTLIERS * pixels))), (pixels - 1) // 2)
+    low = values[order[np.searchsorted(below, dropped, side="right")]]
+    return float(low), float(values[order[np.searchsorted(below, pixels - dropped, side="left")]])
 
 
-def few_are_left(greys: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether greys ``(L,)`` in [0, 1], but for outliers, are less than :data:`FEW` of 256."""
+def has_few_greys(greys: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether greys ``(L,)`` in [0, 1], without outliers, span less than :data:`FEW` of 256."""
     low, high = _without_outliers(greys, counts)
     return (high - low) * 255 < FEW
 
@@ -128,8 +129,8 @@ def to_bytes(greys: np.ndarray) -> np.ndarray:
     return (greys * 255).round().astype(np.uint8)
 
 
-def regreyed(pixels: np.ndarray, grey: Grey) -> np.ndarray:
-    """``(H, W)`` uint8 in another range."""
+def rescale_greys(pixels: np.ndarray, grey: Grey) -> np.ndarray:
+    """``(H, W)`` uint8 scaled to another grey range."""
     if grey == "full":
         return pixels
     levels = np.arange(256.0)
@@ -138,21 +139,21 @@ def regreyed(pixels: np.ndarray, grey: Grey) -> np.ndarray:
     return to_bytes(stretch(levels, *grey))[pixels]
 
 
-def doubt_of(image: np.ndarray, suspect: str) -> str:
-    """What to say of an image ``(S, S)`` uint8 of which too little is left; "" for nothing.
+def find_doubt(image: np.ndarray, suspect: str) -> str:
+    """The key of :data:`DOUBTS` for an image ``(S, S)`` uint8 with too few greys; "" for none.
 
-    Too little are less than :data:`FEW` greys between its darkest and its brightest pixels, and of
-    a file of more than 8 bits no grey above :data:`FEW_OF_WIDE`; :data:`OUTLIERS` do not count.
+    Too few are less than :data:`FEW` greys between its darkest and its brightest pixels or, for a
+    file of more than 8 bits, no grey above :data:`FEW_OF_WIDE`; :data:`OUTLIERS` do not count.
 
     Args:
         suspect: the key of :data:`DOUBTS` that is the likely reason.
     """
     if suspect != "wide":
-        # Of nearly every image 256 pixels show it at once.
+        # A sample of about 256 pixels clears nearly every image.
         step = max(1, len(image) // 16)
-        some = np.sort(image[::step, ::step], axis=None)
-        cut = len(some) // 64
-        if some[-1 - cut] - some[cut] >= FEW:
+        sample = np.sort(image[::step, ::step], axis=None)
+        cut = len(sample) // 64
+        if sample[-1 - cut] - sample[cut] >= FEW:
             return ""
     counts = np.bincount(image.ravel(), minlength=256)
     low, high = _without_outliers(np.arange(256), counts)

@@ -1,6 +1,6 @@
-"""Kinds of image files: what Pillow would read wrongly, and what would fill the memory.
+"""Kinds of image files that Pillow would read wrongly, or that would fill the memory.
 
-Each is refused before a pixel of it is decoded, with what it is and what to do.
+Each is refused before any pixel is decoded; the message says what it is and what to do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-#: of an image file, and of its decoded samples; 100,000,000 pixels of 16 bits fit
+#: the most bytes of an image file, and of its decoded samples; 100,000,000 pixels of 16 bits fit
 MAX_BYTES = 2**28
 CONVERT = "convert it to a PNG of 8-bit or 16-bit greys"
 
@@ -21,7 +21,7 @@ CONVERT = "convert it to a PNG of 8-bit or 16-bit greys"
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "F", "I", "I;16", "I;16B"}
 
 #: the first bytes of a file -> its format
-BEGINNINGS = {
+SIGNATURES = {
     b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF",
     b"II+\0": "TIFF", b"MM\0+": "TIFF", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP",
     b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
@@ -35,8 +35,8 @@ WHITE_IS_ZERO, RGB, PALETTE, YCBCR = 0, 2, 3, 6
 SIGNED, FLOAT = 2, 3
 
 
-def white_of(image: Image.Image, file: BufferedReader) -> int:
-    """The greatest value that the samples of an opened and not yet loaded file can have.
+def white_level(image: Image.Image, file: BufferedReader) -> int:
+    """The greatest value that the samples of an opened file can have; it need not be loaded.
 
     Raises:
         ValueError: Pillow would not read the greys that the file holds, or they need more than
@@ -46,18 +46,18 @@ def white_of(image: Image.Image, file: BufferedReader) -> int:
         raise ValueError(f"pixels of the mode {image.mode}, which is not read; {CONVERT}")
     size = {"JPEG": 2, "MPO": 2, "JPEG2000": 4}.get(image.format or "", 1)  # as they are decoded
     if image.format == "TIFF":
-        white = _white_of_tiff(image)
+        white = _tiff_white_level(image)
     elif image.format == "JPEG2000":
-        white = _white_of_jpeg2000(image, file)
+        white = _jpeg2000_white_level(image, file)
     else:
-        white = _white_of_others(image, file)
+        white = _other_white_level(image, file)
     wide = 4 if image.mode in ("I", "F") else 2 if white > 255 else 1
     check_bytes(image.size, len(image.getbands()) * max(size, wide))
     return white
 
 
 def check_bytes(size: tuple[int, int], each: int) -> None:
-    """Refuse pixels of so many bytes each that they would fill the memory.
+    """Refuse pixels of ``each`` bytes that would fill the memory.
 
     Raises:
         ValueError: they need more than :data:`MAX_BYTES`.
@@ -69,7 +69,7 @@ def check_bytes(size: tuple[int, int], each: int) -> None:
         )
 
 
-def _white_of_others(image: Image.Image, file: BufferedReader) -> int:
+def _other_white_level(image: Image.Image, file: BufferedReader) -> int:
     # Of CMYK in JPEG only Adobe's marker says that 0 is full ink.
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         raise ValueError(f"a CMYK JPEG that does not say whether 0 is full ink; {CONVERT}")
@@ -89,9 +89,9 @@ def _white_of_others(image: Image.Image, file: BufferedReader) -> int:
 # -- TIFF ------------------------------------------------------------------------------------------
 
 
-def _white_of_tiff(image: Image.Image) -> int:
+def _tiff_white_level(image: Image.Image) -> int:
     tags = image.tag_v2  # type: ignore[attr-defined]
-    if fault := _fault_of_tiff(tags, image.mode):
+    if fault := _find_tiff_fault(tags, image.mode):
         raise ValueError(f"{fault}; {CONVERT}")
     bits = max(tags.get(BITS, (1,)))
     if TILE_WIDTH in tags:  # a tile may be larger than its picture
@@ -99,26 +99,26 @@ def _white_of_tiff(image: Image.Image) -> int:
         check_bytes((int(tags[TILE_WIDTH]), int(tags.get(TILE_HEIGHT, 1))), each)
     if bits > 16:
         return 65535
-    return 2 ** (bits - 1) - 1 if _kind(tags) == SIGNED else 2 ** max(bits, 8) - 1
+    return 2 ** (bits - 1) - 1 if _sample_format(tags) == SIGNED else 2 ** max(bits, 8) - 1
 
 
-def _kind(tags: Any) -> int:
-    """The first value of SampleFormat; Pillow opens no file of several."""
-    found = tags.get(FORMAT, 1)
-    return int(found[0]) if isinstance(found, tuple) else int(found)
+def _sample_format(tags: Any) -> int:
+    """The first value of SampleFormat; Pillow opens no file with several."""
+    value = tags.get(FORMAT, 1)
+    return int(value[0]) if isinstance(value, tuple) else int(value)
 
 
-def _fault_of_tiff(tags: Any, mode: str) -> str:
-    """What is read wrongly of a TIFF that Pillow opens, or ""."""
-    bits, photometric, kind = tags.get(BITS, (1,)), tags.get(PHOTOMETRIC), _kind(tags)
+def _find_tiff_fault(tags: Any, mode: str) -> str:
+    """The kind of a TIFF that Pillow opens and reads wrongly; "" for any other."""
+    bits, photometric, kind = tags.get(BITS, (1,)), tags.get(PHOTOMETRIC), _sample_format(tags)
     compression, samples = tags.get(COMPRESSION, NONE), tags.get(SAMPLES, 1)
     if photometric is None:
         return "a TIFF without PhotometricInterpretation, which says whether 0 is black or white"
     if kind == SIGNED and max(bits) == 8:
         return "a TIFF of signed 8-bit samples"
     if tags.prefix == b"MM" and compression != NONE and (kind != 1 or max(bits) == 32):
-        # libtiff gives the values in the order of the processor, and Pillow turns them round.
-        return f"a compressed big-endian TIFF of {_said(bits, kind)} samples"
+        # libtiff gives the values in the processor's byte order, and Pillow swaps them again.
+        return f"a compressed big-endian TIFF of {_describe_samples(bits, kind)} samples"
     apart = tags.get(PLANAR, 1) == 2 and samples > 1
     if apart and not (photometric == RGB and samples == 3 and max(bits) == 8):
         return f"a TIFF whose {samples} colours of {max(bits)} bits are stored apart"
@@ -129,7 +129,7 @@ def _fault_of_tiff(tags: Any, mode: str) -> str:
     return ""
 
 
-def _said(bits: tuple[int, ...], kind: int) -> str:
+def _describe_samples(bits: tuple[int, ...], kind: int) -> str:
     name = {SIGNED: "signed ", FLOAT: "floating-point "}.get(kind, "")
     return f"{name}{max(bits)}-bit"
 
@@ -143,13 +143,13 @@ def is_inverted(image: Image.Image) -> bool:
 def is_unsigned(image: Image.Image) -> bool:
     """Whether Pillow's signed 32 bits stand for unsigned ones."""
     tags = getattr(image, "tag_v2", {})
-    return image.format == "TIFF" and tags.get(BITS) == (32,) and _kind(tags) == 1
+    return image.format == "TIFF" and tags.get(BITS) == (32,) and _sample_format(tags) == 1
 
 
 # -- JPEG 2000 -------------------------------------------------------------------------------------
 
 
-def _white_of_jpeg2000(image: Image.Image, file: BufferedReader) -> int:
+def _jpeg2000_white_level(image: Image.Image, file: BufferedReader) -> int:
     """From the SIZ segment (ISO 15444-1, A.5.1), which need not agree with the file's header."""
     at = file.tell()
     head = _code_stream(file)
@@ -169,55 +169,55 @@ def _white_of_jpeg2000(image: Image.Image, file: BufferedReader) -> int:
 
 
 def _code_stream(file: BufferedReader) -> bytes:
-    """The beginning of the code stream: of a bare one, or of the box that holds it."""
-    place = 0
-    file.seek(place)
+    """The first bytes of the code stream, which is the file itself or lies in one of its boxes."""
+    offset = 0
+    file.seek(offset)
     if file.read(2) != b"\xff\x4f":
         while True:
-            file.seek(place)
+            file.seek(offset)
             length, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
             head, length = (16, long) if length == 1 else (8, length)
             if kind == b"jp2c":
-                place += head
+                offset += head
                 break
             if length < head:
                 raise ValueError("it has no code stream")
-            place += length
-    file.seek(place)
-    found = file.read(42 + 3 * 4)
-    if len(found) < 42 + 3 * 4 or found[2:4] != b"\xff\x51":
+            offset += length
+    file.seek(offset)
+    start = file.read(42 + 3 * 4)
+    if len(start) < 42 + 3 * 4 or start[2:4] != b"\xff\x51":
         raise ValueError("its code stream is damaged")
-    return found
+    return start
 
 
-# -- what Pillow does not open ---------------------------------------------------------------------
+# -- files that Pillow does not open ---------------------------------------------------------------
 
 
-def unopened(file: BufferedReader) -> str:
-    """What a file is that Pillow does not open, as the end of a sentence; "" if it is no image."""
+def describe_unopened(file: BufferedReader) -> str:
+    """The kind of a file that Pillow does not open, as the end of a sentence; "" if no image."""
     file.seek(0)
     head = file.read(16)
-    [form] = [f for start, f in BEGINNINGS.items() if head.startswith(start)][:1] or [""]
-    what = f"a {form} file"
+    [form] = [f for start, f in SIGNATURES.items() if head.startswith(start)][:1] or [""]
+    kind = f"a {form} file"
     if form == "TIFF":
-        what = _described_tiff(file, head)
+        kind = _describe_tiff(file, head)
     elif form == "JPEG":
         file.seek(0)
-        what = _described_jpeg(file.read(2**16))
-    return f"{what} that is damaged or of a kind that is not read; {CONVERT}" if form else ""
+        kind = _describe_jpeg(file.read(2**16))
+    return f"{kind} that is damaged or of a kind that is not read; {CONVERT}" if form else ""
 
 
-def _described_tiff(file: BufferedReader, head: bytes) -> str:
+def _describe_tiff(file: BufferedReader, head: bytes) -> str:
     if head.startswith(b"MM\0+"):
         return "a big-endian BigTIFF"
     try:
         tags = ImageFileDirectory_v2(head if head[2] == 43 else head[:8])
         file.seek(tags.next)
         tags.load(file)
-        bits, kind = tags.get(BITS, (1,)), _kind(tags)
+        bits, kind = tags.get(BITS, (1,)), _sample_format(tags)
         order = "big-endian " if tags.prefix == b"MM" else ""
         return (
-            f"a {order}TIFF of {len(bits)} {_said(bits, kind)} samples a pixel "
+            f"a {order}TIFF of {len(bits)} {_describe_samples(bits, kind)} samples a pixel "
             f"(PhotometricInterpretation {int(tags.get(PHOTOMETRIC, 0))}, "
             f"Compression {int(tags.get(COMPRESSION, NONE))})"
         )
@@ -225,7 +225,7 @@ def _described_tiff(file: BufferedReader, head: bytes) -> str:
         return "a TIFF file"
 
 
-def _described_jpeg(data: bytes) -> str:
+def _describe_jpeg(data: bytes) -> str:
     at = 2
     while data[at : at + 1] == b"\xff" and at + 5 <= len(data):
         if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):

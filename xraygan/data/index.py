@@ -1,4 +1,4 @@
-"""What a dataset plugin answers, held to its contract before anything is built on it."""
+"""Checks of what a dataset plugin returns, before anything else uses it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from xraygan.utils.paths import path_fault
 from .tables import normalized_name
 
 COLUMNS = ("path", "labels", "patient", "split", "age", "sex", "view")
-GIVEN_SPLITS = ("train", "val", "test")
+DATASET_SPLITS = ("train", "val", "test")
 SEXES = ("M", "F", "")
 
-#: the label that says that there is no finding
+#: the label of an image without findings
 NO_FINDING = "No Finding"
 
 
@@ -29,7 +29,7 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
     """Check the class names of a dataset.
 
     Raises:
-        UserError: they are no names that can be shown, or not each its own.
+        UserError: they are no printable names, or two of them are the same.
     """
     with asking(choice, "classes"):
         classes = getattr(dataset, "classes", None)
@@ -43,15 +43,16 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
     spelt: dict[str, str] = {}
     for name in classes:
         if (other := spelt.setdefault(normalized_name(name), name)) != name:
-            said = f"the classes {other!r} and {name!r} differ only in spelling"
-            raise plugin_fault(choice, f"{said}; expected one name for each class")
+            message = f"the classes {other!r} and {name!r} differ only in spelling"
+            raise plugin_fault(choice, f"{message}; expected one name for each class")
 
 
 def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
-    """The dataset's table: the columns of :meth:`xraygan.Dataset.index`, each of its kind.
+    """The dataset's table, with the columns of :meth:`xraygan.Dataset.index`, checked.
 
     Raises:
-        UserError: it is not such a table; the message names the plugin and the first row at fault.
+        UserError: a column is missing or has a wrong value; the message names the plugin and the
+            first row at fault.
     """
     with asking(choice, "index()"):
         table = dataset.index()
@@ -64,17 +65,17 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
                 "is there twice" if count else f"is missing; {did_you_mean(name, map(str, table))}"
             )
             raise plugin_fault(choice, f"index(): the column {name!r} {hint}")
-    # Plain objects from here on: pandas takes ten times as long to go through its own strings, and
-    # groups and joins categories, say, in other ways.
+    # Python objects from here on: pandas iterates ten times as slowly over its own strings, and
+    # groups and joins other types, such as categories, in other ways.
     table = table[list(COLUMNS)].reset_index(drop=True).astype(object)
-    for name, (fault, expected) in _checks(dataset).items():
+    for name, (find_fault, expected) in _column_checks(dataset).items():
         values = table[name].tolist()
-        # Few values of their own: the labels of 112,120 images are 836 tuples.
+        # Each distinct value once: the labels of 112,120 images are 836 different tuples.
         for value in values if name == "path" else _distinct(values):
-            if reason := fault(value):
+            if reason := find_fault(value):
                 row = next(i for i, other in enumerate(values) if other is value)
-                said = f"index(), row {row}: {name} is {shown(value)}"
-                raise plugin_fault(choice, f"{said}, which {reason}; expected {expected}")
+                message = f"index(), row {row}: {name} is {shown(value)}"
+                raise plugin_fault(choice, f"{message}, which {reason}; expected {expected}")
     if (again := table["path"].duplicated()).any():
         path = table["path"][again.idxmax()]
         raise plugin_fault(choice, f"index(): the path {path!r} is in two rows")
@@ -86,10 +87,10 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
 
 
 def read_notes(choice: Choice, dataset: Dataset) -> tuple[list[str], dict[str, int]]:
-    """What a dataset says of its data: its notes, and what it leaves out.
+    """A dataset's notes on its data, and the images that it leaves out: reason -> how many.
 
     Raises:
-        UserError: they are no texts, or no numbers of images by reason.
+        UserError: the notes are no texts, or what it leaves out are no numbers by reason.
     """
     with asking(choice, "notes and left_out"):
         notes, left_out = dataset.notes, dataset.left_out
@@ -102,8 +103,9 @@ def read_notes(choice: Choice, dataset: Dataset) -> tuple[list[str], dict[str, i
     return list(notes), {reason: int(count) for reason, count in counts}
 
 
-def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
-    """Column -> what is wrong with a value of it, "" for nothing; and what is expected."""
+def _column_checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
+    """Column -> a function that says what is wrong with a value, "" for nothing; and what values
+    are expected."""
     classes = frozenset(dataset.classes)
 
     def labels(value: Any) -> str:
@@ -140,7 +142,7 @@ def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
         "path": (path, "a path below data.root"),
         "labels": (labels, "a tuple of names of its classes"),
         "patient": (text(empty=False), "what tells patients apart"),
-        "split": (text(GIVEN_SPLITS), ", ".join(map(repr, GIVEN_SPLITS))),
+        "split": (text(DATASET_SPLITS), ", ".join(map(repr, DATASET_SPLITS))),
         "sex": (text(SEXES), ", ".join(map(repr, SEXES))),
         "view": (text(), "text, empty if unknown"),
     }
@@ -149,5 +151,5 @@ def _checks(dataset: Dataset) -> dict[str, tuple[Callable[[Any], str], str]]:
 def _distinct(values: list[Any]) -> list[Any]:
     try:
         return list(dict.fromkeys(values))
-    except TypeError:  # a list among them, say, which is at fault
+    except TypeError:  # an unhashable one, such as a list, which is at fault
         return values

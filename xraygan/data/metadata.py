@@ -1,8 +1,8 @@
-"""What is known of a patient and a picture beside its findings, as numbers that networks read.
+"""The metadata of an image (age, sex and view), as numbers that networks read.
 
-Age, sex and view are numbers with NaN for "unknown" (:func:`numbers`). A network is given two for
-each (:func:`encode`): the value, about in [-1, 1] and 0 where it is unknown, and whether it is
-known, 1 or 0.
+In tables each is a number, NaN if it is unknown (:func:`metadata_columns`). A network reads two
+numbers for each (:func:`encode`): the value, scaled to about [-1, 1] and 0 if it is unknown, and
+whether it is known, 1 or 0.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from torch import Tensor
 
 from xraygan.errors import UserError, did_you_mean
 
-#: name -> the words that stand for 1 and for 0; None for a number of its own
-WORDS: dict[str, tuple[str, str] | None] = {"age": None, "sex": ("M", "F"), "view": ("PA", "AP")}
+#: name -> the values that stand for 1 and for 0; None if it is a number itself
+CATEGORIES: dict[str, tuple[str, str] | None] = {
+    "age": None,
+    "sex": ("M", "F"),
+    "view": ("PA", "AP"),
+}
 
-#: name -> what becomes 0, and what one step from there is
+#: name -> the number that is encoded as 0, and the difference that is encoded as 1
 _SCALES = {"age": (50.0, 25.0), "sex": (0.5, 0.5), "view": (0.5, 0.5)}
 
 
-def numbers(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+def metadata_columns(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """``age`` in years, ``sex`` (1 male, 0 female) and ``view`` (1 PA, 0 AP) of a dataset's rows.
 
     Each ``(N,)`` float32, NaN where it is unknown.
     """
     return {
-        name: (rows[name] if words is None else rows[name].map(_coded(words))).to_numpy(
+        name: (rows[name] if values is None else rows[name].map(_codes(values))).to_numpy(
             dtype=np.float32
         )
-        for name, words in WORDS.items()
+        for name, values in CATEGORIES.items()
     }
 
 
 def encode(values: Mapping[str, Tensor], names: Sequence[str], count: int) -> Tensor:
-    """What networks are given: ``(N, 2 M)`` of M names, a value and whether it is known.
+    """The metadata of M names as networks read it, ``(N, 2 M)``: values and whether each is known.
 
     Of torch's default type, float32, as the networks are.
 
@@ -51,32 +55,36 @@ def encode(values: Mapping[str, Tensor], names: Sequence[str], count: int) -> Te
     unknown = torch.full((count,), math.nan, device=device)
     for name in names:
         centre, scale = _SCALES[name]
-        found = values.get(name, unknown).to(unknown.dtype)
-        columns += [((found - centre) / scale).nan_to_num(0.0), (~found.isnan()).to(unknown.dtype)]
+        column = values.get(name, unknown).to(unknown.dtype)
+        known = (~column.isnan()).to(unknown.dtype)
+        columns += [((column - centre) / scale).nan_to_num(0.0), known]
     return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 
 
-def parse(given: Mapping[str, object], names: Sequence[str]) -> Tensor:
-    """What a user asks for, ``{"age": 60, "sex": "F"}``, encoded: ``(1, 2 M)``.
+def parse_metadata(metadata: Mapping[str, object], names: Sequence[str]) -> Tensor:
+    """Metadata that a user asks for, such as ``{"age": 60, "sex": "F"}``, encoded: ``(1, 2 M)``.
+
+    Args:
+        names: the M names that the run's networks read.
 
     Raises:
-        UserError: the run's networks are not told of it, or it has no such value.
+        UserError: the networks do not read a name, or a value is not one of its values.
     """
     values = {}
-    for name, value in given.items():
+    for name, value in metadata.items():
         if name not in names:
-            told = f"are told of {', '.join(names)}" if names else "are told of no metadata"
-            raise UserError(f"metadata: {name!r}: the run's networks {told}")
+            read = f"read {', '.join(names)}" if names else "read no metadata"
+            raise UserError(f"metadata: {name!r}: the run's networks {read}")
         values[name] = torch.tensor([_number(name, value)])
     return encode(values, names, 1)
 
 
 def _number(name: str, value: object) -> float:
-    words = WORDS[name]
-    if words is not None:
-        if value not in words:
-            raise UserError(f"metadata: {name}: {value!r}; {did_you_mean(str(value), words)}")
-        return _coded(words)[str(value)]
+    categories = CATEGORIES[name]
+    if categories is not None:
+        if value not in categories:
+            raise UserError(f"metadata: {name}: {value!r}; {did_you_mean(str(value), categories)}")
+        return _codes(categories)[str(value)]
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -86,6 +94,6 @@ def _number(name: str, value: object) -> float:
     return number
 
 
-def _coded(words: tuple[str, str]) -> dict[str, float]:
-    one, zero = words
+def _codes(categories: tuple[str, str]) -> dict[str, float]:
+    one, zero = categories
     return {one: 1.0, zero: 0.0}

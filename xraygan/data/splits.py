@@ -1,4 +1,4 @@
-"""Which of a dataset's images a recipe trains on, and which it is tested on."""
+"""The splits of a recipe: which images it trains on, and which it is validated and tested on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.seeding import derive_seed
 
-from .index import GIVEN_SPLITS, NO_FINDING
+from .index import DATASET_SPLITS, NO_FINDING
 
 
 def task_of(recipe: Recipe, dataset: Dataset) -> Task:
-    """The image size, the classes and whether they exclude each other.
+    """The task of a recipe: the image size, the classes and whether they exclude each other.
 
     Raises:
         UserError: the recipe names a class that the dataset does not know, or its protocol does
@@ -58,8 +58,10 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
     return Task(words.image_size, tuple(classes), exclusive, metadata=tuple(words.metadata))
 
 
-def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The rows that a recipe uses, in the order of their splits.
+def select_rows(
+    table: pd.DataFrame, task: Task, recipe: Recipe
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows of a dataset's table that a recipe uses, in the order of their splits.
 
     Training rows follow the label policy, validation and test rows the evaluation's protocol:
     ``paper`` keeps images with exactly one finding, which is among the selected classes;
@@ -80,51 +82,56 @@ def choose(table: pd.DataFrame, task: Task, recipe: Recipe) -> tuple[pd.DataFram
     kept = pd.Series(True, index=table.index)
     left_out: dict[str, int] = {}
     paper = words.evaluation.protocol == "paper"
-    for split in GIVEN_SPLITS:
+    for split in DATASET_SPLITS:
         measured = split != "train"
         single = paper if measured else task.exclusive
-        why = 'evaluation.protocol = "paper"' if measured else "data.label_policy"
-        here, name = table["split"] == split, SPLIT_NAMES[split]
+        key = 'evaluation.protocol = "paper"' if measured else "data.label_policy"
+        in_split, name = table["split"] == split, SPLIT_NAMES[split]
         if single:
-            several = here & ~one
-            left_out[f"{name} images without exactly one finding ({why})"] = int(several.sum())
+            several = in_split & ~one
+            left_out[f"{name} images without exactly one finding ({key})"] = int(several.sum())
             kept &= ~several
         if single or (only and not measured):
-            other = here & kept & ~known
+            other = in_split & kept & ~known
             key = "data.only" if only else "data.classes"
             left_out[f"{name} images of none of the classes of {key}"] = int(other.sum())
             kept &= ~other
-    chosen = table[kept]
-    _check_patients(chosen)
-    order = np.argsort(chosen["split"].map(SPLITS.index).to_numpy(), kind="stable")
-    return chosen.iloc[order].reset_index(drop=True), {k: n for k, n in left_out.items() if n}
+    selected_rows = table[kept]
+    _check_patients(selected_rows)
+    order = np.argsort(selected_rows["split"].map(SPLITS.index).to_numpy(), kind="stable")
+    rows = selected_rows.iloc[order].reset_index(drop=True)
+    return rows, {reason: count for reason, count in left_out.items() if count}
 
 
 def _with_validation(table: pd.DataFrame, share: float) -> pd.Series:
-    """The split of each row once ``[data] validation`` is applied.
+    """The split of each row after ``[data] validation``.
 
-    Where the data set has no validation images, a training patient whose number is below the share
-    is set aside. The number, in [0, 1), is of the SHA-256 of the patient alone: neither the run's
-    seed nor other rows move a patient.
+    If the dataset has no validation images, a training patient whose number is below the share
+    becomes a validation patient. The number, in [0, 1), comes from the SHA-256 of the patient
+    alone, so neither the run's seed nor other rows move a patient.
     """
     split = table["split"]
     if not share or (split == "val").any():
         return split
-    drawn = {who for who in table["patient"].unique() if _number(who) < share}
+    drawn = {patient for patient in table["patient"].unique() if _hash_share(patient) < share}
     return split.mask((split == "train") & table["patient"].isin(drawn), "val")
 
 
-def _number(patient: str) -> float:
-    # Not the hash of the csv dataset's own draw: those whom it keeps for training would be none.
+def _hash_share(patient: str) -> float:
+    """A number in [0, 1) that depends on the patient alone."""
+    # Another hash than that of the csv dataset's own split: with the same one, the patients below
+    # the share would all be in its test split already.
     digest = hashlib.sha256(f"validation/{patient}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64
 
 
 def check_validation(recipe: Recipe, splits: Collection[str], *, training: bool) -> None:
-    """Refuse what needs validation images if there are none among ``splits``.
+    """Check that there are validation images if the recipe needs them.
 
     Args:
-        training: whether the recipe is to be trained; a run that is done keeps its choices.
+        splits: names of the splits that have images.
+        training: whether the recipe is to be trained; a finished run is not refused for its
+            ``keep_best``.
 
     Raises:
         UserError: ``keep_best`` would choose by test images, or ``[evaluation] split`` names the
@@ -150,13 +157,13 @@ def check_validation(recipe: Recipe, splits: Collection[str], *, training: bool)
         )
 
 
-def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
-    """The split of each row once ``[data] limit`` is applied; "" for rows that it leaves out.
+def apply_limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
+    """The split of each row after ``[data] limit``; "" for rows that it leaves out.
 
-    Patients are taken in an order drawn from the run's seed, and their training images until every
-    class has its limit; an image with a class that has no room is left out, and images with none of
-    the classes count as one class more. What is left out becomes the split ``unlabelled`` where
-    ``[data] unlabelled`` asks for it.
+    Patients come in an order drawn from the run's seed. Their training images are taken one by one
+    unless one of an image's classes has reached its limit; images with none of the classes count as
+    a class of their own. Images that are left out become the split ``unlabelled`` if
+    ``[data] unlabelled`` is set.
     """
     words = recipe.tables.data
     split = table["split"].copy()
@@ -168,8 +175,8 @@ def limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
     source = np.random.default_rng(derive_seed(recipe.tables.run.seed, "limit"))
     train = table[split == "train"]
     patients = train["patient"].unique()
-    turn = dict(zip(source.permutation(patients), range(len(patients)), strict=True))
-    order = np.argsort(train["patient"].map(turn).to_numpy(), kind="stable")
+    rank = dict(zip(source.permutation(patients), range(len(patients)), strict=True))
+    order = np.argsort(train["patient"].map(rank).to_numpy(), kind="stable")
     taken: Counter[str] = Counter()
     for row, labels in train["labels"].iloc[order].items():
         known = [name for name in labels if name in task.classes] or [NO_FINDING]

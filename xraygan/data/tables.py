@@ -1,4 +1,4 @@
-"""CSV tables and lists that may come from anywhere: whatever is wrong with one is a UserError."""
+"""Reads CSV tables and lists; whatever is wrong with a file becomes a UserError."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,8 +34,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Some columns of a CSV file with a header, as text.
 
-    Lines may end in any way, and blank ones are passed over. An apostrophe before what a
-    spreadsheet would take for a formula is left out: see :mod:`xraygan.utils.csv_cells`.
+    Lines may end in any way, and blank ones are skipped. An apostrophe that guards a cell from
+    being read as a formula is removed: see :mod:`xraygan.utils.csv_cells`.
 
     Args:
         columns: their names in the header; the first is what messages name a row by.
@@ -45,31 +46,19 @@ def read_table(
         One row an entry, indexed by its line in the file.
 
     Raises:
-        UserError: it cannot be read, is no such table, lacks a column or has it twice, or a row has
-            another number of fields than the header.
+        UserError: the file cannot be read, is no CSV table, lacks a column or has it twice, or a
+            row has another number of fields than the header.
     """
     text = _read(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
-    # Of lines, and not of a file, which would take three times as long.
+    # From a list of lines: from a file it would take three times as long.
     rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
-    lines: list[int] = []
-    cells: list[str] = []  # a list a row would be 100,000 lists for the garbage collector to follow
     try:
         names = [unguarded(name.strip()) for name in next(rows, [])]
         header = [(aliases or {}).get(name, name) for name in names]
         while header and not header[-1]:
-            header.pop()  # a delimiter may end the lines
-        width = len(header)
-        places = [_place(path, header, name, delimiter, remedy) for name in columns]
-        for row in rows:
-            if not any(row):
-                continue
-            if len(row) != width and (len(row) < width or any(row[width:])):
-                raise UserError(
-                    f"{path}, line {rows.line_num}: {len(row)} fields, and the header has "
-                    f"{width} (a field that holds {delimiter!r} stands in quotes); {remedy}"
-                )
-            lines.append(rows.line_num)
-            cells += [row[place] for place in places]
+            header.pop()  # lines may end with a delimiter
+        indices = [_column_index(path, header, name, delimiter, remedy) for name in columns]
+        lines, cells = _read_rows(path, rows, len(header), indices, delimiter, remedy)
     except csv.Error as error:
         raise UserError(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
@@ -78,6 +67,36 @@ def read_table(
         cells = [unguarded(cell) for cell in cells]
     texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
     return pd.DataFrame(texts, index=lines, dtype=str)
+
+
+def _read_rows(
+    path: Path, rows: Any, width: int, indices: Sequence[int], delimiter: str, remedy: str
+) -> tuple[list[int], list[str]]:
+    """The line number of each row, and the cells of some columns, row after row in one list.
+
+    A list for each row would be 100,000 objects for the garbage collector to visit.
+
+    Args:
+        rows: a :func:`csv.reader` that has read the header.
+        width: columns of the header.
+        indices: of the columns.
+
+    Raises:
+        UserError: a row has another number of fields than the header.
+    """
+    lines: list[int] = []
+    cells: list[str] = []
+    for row in rows:
+        if not any(row):
+            continue
+        if len(row) != width and (len(row) < width or any(row[width:])):
+            raise UserError(
+                f"{path}, line {rows.line_num}: {len(row)} fields, and the header has "
+                f"{width} (put a field that contains {delimiter!r} in quotes); {remedy}"
+            )
+        lines.append(rows.line_num)
+        cells += [row[index] for index in indices]
+    return lines, cells
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:
@@ -90,39 +109,40 @@ def read_lines(path: Path, remedy: str) -> list[str]:
 
 
 def normalized_name(name: str) -> str:
-    """A name without what spellings of it differ in: case, spaces, underscores, Unicode's forms."""
+    """A name in a form that all its spellings share: they may differ in case, spaces, underscores
+    and Unicode's forms."""
     composed = unicodedata.normalize("NFC", name)
     return re.sub(r"[\s_]+", " ", composed).strip().casefold()
 
 
 def read_ages(path: Path, table: pd.DataFrame, column: str, title: str) -> pd.Series:
-    """``"58"``, ``"58.5"``, or DICOM's ``"058Y"``, ``"018M"``, ``"005D"`` to years, float.
+    """A column of ages in years, float, NaN where it is empty.
 
-    NaN where it is empty.
+    It may hold ``"58"``, ``"58.5"``, or DICOM's ``"058Y"``, ``"018M"``, ``"005D"``.
 
     Args:
-        title: what the file calls the column.
+        title: the column's name in the file.
 
     Raises:
-        UserError: one is no age; the message names its line.
+        UserError: a cell is no age; the message names its line.
     """
     years: dict[str, float] = {"": math.nan}
     for text in table[column].unique():
         if match := AGE.fullmatch(text):
             years[text] = float(match[1]) * AGE_UNITS[match[2]]
         elif text:
-            what = f"the {title} is {text!r}; expected a number such as 58 or 058Y"
-            raise_at_row(path, table, table[column] == text, what)
+            fault = f"the {title} is {text!r}; expected a number such as 58 or 058Y"
+            raise_at_row(path, table, table[column] == text, fault)
     return table[column].map(years).astype(float)
 
 
-def raise_at_row(path: Path, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
-    """Raise for the first row, if any, of which ``wrong`` is True."""
+def raise_at_row(path: Path, table: pd.DataFrame, wrong: pd.Series, fault: str) -> None:
+    """Raise a UserError for the first row, if any, where ``wrong`` is True."""
     if wrong.any():
         line = wrong.idxmax()
         name = str(table.at[line, table.columns[0]])
         shown = name if name.isprintable() and len(name) <= 80 else f"{name[:80]!r}"
-        raise UserError(f"{path}, line {line}{f' ({shown})' if name else ''}: {what}")
+        raise UserError(f"{path}, line {line}{f' ({shown})' if name else ''}: {fault}")
 
 
 def _read(path: Path, kind: str, remedy: str) -> str:
@@ -132,28 +152,32 @@ def _read(path: Path, kind: str, remedy: str) -> str:
         raise UserError(describe_read_error(error)) from None
     except ValueError as error:
         raise UserError(f"{path}: not a {kind} ({error}); {remedy}") from None
-    at, reason = content.find(b"\0"), "a zero byte"
+    position, reason = content.find(b"\0"), "a zero byte"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        at, reason = 0, "UTF-16 text; save it as UTF-8"
-    elif at < 0:
+        position, reason = 0, "UTF-16 text; save it as UTF-8"
+    elif position < 0:
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            at, reason = error.start, "not UTF-8 text; save it as UTF-8"
-    line = len((content[:at] + b".").splitlines())
+            position, reason = error.start, "not UTF-8 text; save it as UTF-8"
+    line = len((content[:position] + b".").splitlines())
     raise UserError(f"{path}, line {line}: not a {kind} ({reason}); {remedy}")
 
 
-def _place(path: Path, header: list[str], name: str, delimiter: str, remedy: str) -> int:
-    """Where a column is."""
+def _column_index(path: Path, header: list[str], name: str, delimiter: str, remedy: str) -> int:
+    """The index of a column in the header.
+
+    Raises:
+        UserError: the header lacks it, or has it twice.
+    """
     if not header:
         raise UserError(f"{path}: not a CSV table (its first line is empty); {remedy}")
     if (count := header.count(name)) == 1:
         return header.index(name)
     if count:
         raise UserError(f"{path}, line 1: the column {name!r} is there twice; {remedy}")
-    said = f"{path}, line 1: no column {name!r}"
+    message = f"{path}, line 1: no column {name!r}"
     if len(header) == 1:
-        said += f" (nor any {delimiter!r} between columns)"
+        message += f" (nor any {delimiter!r} between columns)"
     shown = [column[:40] for column in header if column.isprintable()][:30]
-    raise UserError(f"{said}; {remedy}; {did_you_mean(name, shown)}")
+    raise UserError(f"{message}; {remedy}; {did_you_mean(name, shown)}")

@@ -1,4 +1,4 @@
-"""Several processes that train one run.
+"""Data parallelism: several processes that train one run.
 
 May import parts and what is below them.
 """

@@ -1,4 +1,4 @@
-"""Starts a command once for each rank of this machine, and ends all of them together."""
+"""Launches a command as several ranks on this machine, and ends all of them together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xraygan.utils.signals import noting_signals
 
 #: exit code of a rank that stopped because another one ended
 LOST = 75
-#: how long the other ranks may take to save what is whole after one of them ended
+#: time in which the other ranks can save a checkpoint after one of them ended
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
@@ -32,18 +32,19 @@ def is_rank() -> bool:
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run ``xraygan ARGUMENTS`` as ``count`` ranks on this machine and wait for them.
 
-    The first rank prints. What the others say is shown only where the first could not know it.
+    The first rank prints. The output of another one is shown only if that rank failed, or saved a
+    checkpoint in place of the first.
 
     Returns:
         The exit code of the first rank; 1 where another rank ended the run.
     """
     with ExitStack() as stack:
         caught = stack.enter_context(noting_signals())
-        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
         ranks: list[subprocess.Popen] = []
         stack.callback(_kill, ranks)
         port = _free_port()
-        for i, out in enumerate([None, *said]):
+        for i, out in enumerate([None, *outputs]):
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "xraygan", *arguments],
@@ -55,14 +56,15 @@ def launch(arguments: Sequence[str], count: int) -> int:
         codes = _wait(ranks, caught)
         if codes[0] >= 0 and codes[0] != LOST:
             return codes[0]
-        words = ["", *(_read(out) for out in said)]
+        messages = ["", *(_read_output(out) for out in outputs)]
         for i, code in enumerate(codes):
             if code not in (0, LOST):
-                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-                click.echo(f"xraygan: rank {i} of {count} ended: {how}", err=True)
-                click.echo(words[i], nl=bool(words[i]), err=True)
+                reason = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                click.echo(f"xraygan: rank {i} of {count} ended: {reason}", err=True)
+                click.echo(messages[i], nl=bool(messages[i]), err=True)
         if codes[0] != LOST and LOST in codes:
-            click.echo(words[codes.index(LOST)], err=True)  # it saved what the first could not
+            # The first rank died; this one saved for it, and its message says so.
+            click.echo(messages[codes.index(LOST)], err=True)
         return 1
 
 
@@ -71,13 +73,16 @@ def _kill(ranks: Sequence[subprocess.Popen]) -> None:
         rank.kill()
 
 
-def _read(file: IO[str]) -> str:
+def _read_output(file: IO[str]) -> str:
     file.seek(0)
     return file.read().strip()
 
 
 def _wait(ranks: Sequence[subprocess.Popen], caught: list[int]) -> list[int]:
-    """Exit codes, once all ranks have ended; those that outlive a lost one too long are killed."""
+    """Wait for all ranks, and pass signals on to them; returns their exit codes.
+
+    After one rank has failed, the others have :data:`GRACE_SECONDS` before they are killed.
+    """
     deadline = None
     forwarded = 0
     while any(rank.poll() is None for rank in ranks):
@@ -94,7 +99,7 @@ def _wait(ranks: Sequence[subprocess.Popen], caught: list[int]) -> list[int]:
 
 
 def _environment(index: int, count: int, port: int) -> dict[str, str]:
-    """What torchrun would set, and the processors shared out."""
+    """The environment of a rank: torchrun's variables, and its share of the processors."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {
         "OMP_NUM_THREADS": str(threads),

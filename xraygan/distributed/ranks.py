@@ -1,8 +1,11 @@
-"""Several processes that train one run: each holds every network and an equal part of each batch.
+"""Data parallelism: R processes train one run, each with all networks and 1/R of each batch.
 
-The objective of R ranks is the mean over ranks of what each computes, so a term that is a mean over
-a rank's rows is the mean over the whole batch, and a term that reads gathered rows is computed
-alike on every rank. Gradients are averaged over the ranks before any network is updated.
+The loss of R ranks is the mean over ranks of what each computes. So a term that is a mean over a
+rank's rows becomes the mean over the whole batch, and a term that reads gathered rows has the same
+value on every rank. Gradients are averaged over the ranks before any network is updated.
+
+Gathering is differentiable twice, because penalties on gradients need it: the derivative of "gather
+all rows" is "sum over ranks, keep my rows", and the derivative of that is "gather all rows".
 """
 
 from __future__ import annotations
@@ -24,22 +27,22 @@ from xraygan.utils.tensors import as_float32
 
 Gradients = dict[str, list[Tensor | None]]
 
-#: while one rank evaluates, the others wait in a collective
-PATIENCE = timedelta(hours=2)
+#: of a collective: while the first rank evaluates, the others wait in one
+TIMEOUT = timedelta(hours=2)
 
 
 class RankLost(NoFault):
-    """Another rank ended, so what this one was waiting for will not come."""
+    """Another rank ended, so a collective in which this one took part cannot complete."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """The process group of a run, as this process sees it.
 
     Attributes:
-        index: 0 for the first, which alone writes the run directory.
+        index: 0 for the first rank, which alone writes the run directory.
         count: R, 1 for a run of one process.
-        host: the group for what is said between processors, without waiting for their GPUs.
+        host: the group for numbers in the CPU's memory, exchanged without waiting for GPUs.
     """
 
     index: int = 0
@@ -54,61 +57,67 @@ class Ranks:
         return self.index == 0
 
     def wait(self) -> None:
-        """Until every rank is here.
+        """Wait until every rank has come to this call (a barrier).
 
         Raises:
-            RankLost: one never will be.
+            RankLost: a rank has ended.
         """
         if self.count > 1:
-            with _noticing():
+            with _detect_lost_ranks():
                 dist.barrier(group=self.host)
 
     def largest(self, *values: int) -> list[int]:
-        """The largest of the ranks' values, one by one.
+        """The maximum over ranks of each value.
 
         Raises:
             RankLost: a rank has ended.
         """
         if self.count == 1:
             return list(values)
-        found = torch.tensor(values)
-        with _noticing():
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
-        return found.tolist()
+        tensor = torch.tensor(values)
+        with _detect_lost_ranks():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.host)
+        return tensor.tolist()
 
-    def most(self, value: Tensor) -> Tensor:
-        """The largest of the ranks' values of a tensor, on its own device.
+    def largest_tensor(self, value: Tensor) -> Tensor:
+        """The maximum over ranks of each element of a tensor, on its device and in place.
 
         Raises:
             RankLost: a rank has ended.
         """
         if self.count > 1:
-            with _noticing():
+            with _detect_lost_ranks():
                 dist.all_reduce(value, dist.ReduceOp.MAX)
         return value
 
     def average(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The mean over ranks of numbers that every rank has by the same names."""
+        """The mean over ranks of numbers that every rank has by the same names.
+
+        Raises:
+            RankLost: a rank has ended.
+        """
         if self.count == 1 or not values:
             return dict(values)
-        found = torch.tensor(list(values.values()), dtype=torch.float64)
-        with _noticing():
-            dist.all_reduce(found, group=self.host)
-        return dict(zip(values, (found / self.count).tolist(), strict=True))
+        total = torch.tensor(list(values.values()), dtype=torch.float64)
+        with _detect_lost_ranks():
+            dist.all_reduce(total, group=self.host)
+        return dict(zip(values, (total / self.count).tolist(), strict=True))
 
     def average_gradients(
         self, gradients: Gradients, parameters: Mapping[str, Sequence[Tensor]]
     ) -> Gradients:
         """Each gradient's mean over the ranks, by one collective.
 
-        A parameter that nothing reached on any rank keeps None; where something reached it on some
-        ranks, the others count as 0.
+        A parameter that has a gradient on no rank keeps None; if it has one on some ranks, the
+        others count as 0.
 
         Raises:
             RankLost: a rank has ended; nothing was changed.
         """
         if self.count == 1:
             return gradients
+        # All ranks must send the same tensors in the same order. So they first agree on which
+        # parameters have a gradient on any rank; these are sent as one flat tensor.
         entries = [(n, i, p) for n in sorted(gradients) for i, p in enumerate(parameters[n])]
         mine = [gradients[n][i] for n, i, _ in entries]
         reached = self.largest(*(int(gradient is not None) for gradient in mine))
@@ -117,10 +126,10 @@ class Ranks:
             for (_, _, p), gradient, any_rank in zip(entries, mine, reached, strict=True)
             if any_rank
         ]
-        averaged = {name: list(found) for name, found in gradients.items()}
+        averaged = {name: list(row) for name, row in gradients.items()}
         if flat:
             whole = torch.cat(flat)
-            with _noticing():
+            with _detect_lost_ranks():
                 dist.all_reduce(whole)
             parts = iter((whole / self.count).split([len(part) for part in flat]))
             for (name, i, parameter), any_rank in zip(entries, reached, strict=True):
@@ -130,17 +139,17 @@ class Ranks:
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
-    """Within it this process is one of the run's ranks, if a launcher's environment says so.
+def join_process_group(device: str) -> Iterator[Ranks]:
+    """Within it this process is a rank of the run, if a launcher has started it as one.
 
-    The environment is that of torchrun: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``
-    and ``MASTER_PORT``. GPUs talk through NCCL, processors through Gloo.
+    The launcher sets the environment as torchrun does: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
+    ``MASTER_ADDR`` and ``MASTER_PORT``. GPUs communicate through NCCL, CPUs through Gloo.
 
     Args:
         device: ``[run] device``.
 
     Raises:
-        UserError: the ranks cannot have a device each.
+        UserError: there is no device for each rank.
         RankLost: the others cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -154,17 +163,17 @@ def join(device: str) -> Iterator[Ranks]:
         if device.startswith("cuda:"):
             raise UserError(
                 f'[run] device: {device} is one GPU, and there are {count} ranks; set "cuda", and '
-                "choose GPUs with CUDA_VISIBLE_DEVICES"
+                "choose the GPUs with CUDA_VISIBLE_DEVICES"
             )
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"--devices: rank {local} of this machine has no GPU, there are "
-                f"{torch.cuda.device_count()}"
+                f"--devices: there is no GPU for rank {local} of this machine, which has "
+                f"{torch.cuda.device_count()}; start fewer ranks"
             )
         torch.cuda.set_device(local)
-    with _noticing():
-        dist.init_process_group(backend, timeout=PATIENCE)
-        host = dist.new_group(backend="gloo", timeout=PATIENCE)
+    with _detect_lost_ranks():
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        host = dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), count, host)
     finally:
@@ -172,7 +181,8 @@ def join(device: str) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _noticing() -> Iterator[None]:
+def _detect_lost_ranks() -> Iterator[None]:
+    """Turn the error of a collective whose other ranks are gone into :class:`RankLost`."""
     try:
         yield
     except RuntimeError as error:
@@ -185,10 +195,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, rows: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
-        found = [torch.empty_like(rows) for _ in range(ranks.count)]
-        with _noticing():
-            dist.all_gather(found, rows)
-        return torch.cat(found)
+        gathered = [torch.empty_like(rows) for _ in range(ranks.count)]
+        with _detect_lost_ranks():
+            dist.all_gather(gathered, rows)
+        return torch.cat(gathered)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -196,14 +206,14 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """This rank's rows of the sum over ranks: what :class:`_Gather` is differentiated by, which in
-    turn is what this is differentiated by, so that penalties on gradients see all ranks."""
+    """This rank's rows of the sum over ranks: the derivative of :class:`_Gather`, which in turn is
+    the derivative of this."""
 
     @staticmethod
     def forward(context: Any, whole: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
         total = whole.clone(memory_format=torch.contiguous_format)
-        with _noticing():
+        with _detect_lost_ranks():
             dist.all_reduce(total)
         return total.chunk(ranks.count)[ranks.index]
 
@@ -227,7 +237,7 @@ class GlobalBatchNorm(_BatchNorm):
     ranks: Ranks
 
     def _check_input_dim(self, input: Tensor) -> None:
-        pass  # what it replaces has checked nothing else
+        pass  # the number of dimensions was that of the batch norm which this one replaces
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
@@ -239,7 +249,9 @@ class GlobalBatchNorm(_BatchNorm):
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         if self.training:
-            self._follow(mean.detach(), var.detach(), self.ranks.count * x.numel() // len(mean))
+            self._update_running_statistics(
+                mean.detach(), var.detach(), self.ranks.count * x.numel() // len(mean)
+            )
         shape = [-1 if d == 1 else 1 for d in range(x.dim())]
         scale = (var + self.eps).rsqrt()
         if self.affine:
@@ -250,8 +262,12 @@ class GlobalBatchNorm(_BatchNorm):
         return y.to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards the batch's, as PyTorch's batch norm does."""
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards the batch's, as PyTorch's batch norm does.
+
+        Args:
+            count: values of each channel, of all ranks, for the unbiased variance.
+        """
         if self.running_mean is None or self.running_var is None:
             return
         self.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
@@ -262,8 +278,8 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
 
 
-def synchronise(network: nn.Module, ranks: Ranks) -> None:
-    """Let every batch norm of a network see the rows of all ranks.
+def synchronise_batch_norm(network: nn.Module, ranks: Ranks) -> None:
+    """Replace every batch norm of a network by one over the rows of all ranks.
 
     Call it before the network is moved to its device.
     """

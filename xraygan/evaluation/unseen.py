@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from xraygan.data.datamodule import ImageData, open_dataset
-from xraygan.data.image_cache import contents_of
+from xraygan.data.image_cache import image_identities
 from xraygan.data.index import read_index
-from xraygan.data.splits import choose, task_of
+from xraygan.data.splits import select_rows, task_of
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
@@ -72,7 +72,7 @@ def _by_options(place: RunDirectory, recipe: Recipe, data: ImageData) -> tuple[l
     trained = _trained_on(place, own, moved=moved)
     measured = [path for name in MEASURED for path in getattr(data.splits.get(name), "paths", ())]
     shared = [path for path in measured if path in trained]
-    contents = contents_of(recipe, open_dataset(recipe), shared)
+    contents = image_identities(recipe, open_dataset(recipe), shared)
     same = [p for p, content in zip(shared, contents, strict=True) if content == trained[p]]
     return same, len(measured)
 
@@ -85,11 +85,11 @@ def _trained_on(place: RunDirectory, own: Recipe, *, moved: bool) -> dict[str, s
     """
     try:
         dataset = open_dataset(own)
-        table, _ = choose(read_index(own.choices["data"], dataset), task_of(own, dataset), own)
+        table, _ = select_rows(read_index(own.choices["data"], dataset), task_of(own, dataset), own)
     except UserError:  # a table that the run's own options cannot read is another table
         return {}
     recorded = read_environment(place).get("dataset", {}).get("images", {})
     if moved and recorded.get("test") != int((table["split"] == "test").sum()):
         return {}
     paths = list(table["path"][table["split"] == "train"])
-    return dict(zip(paths, contents_of(own, dataset, paths), strict=True))
+    return dict(zip(paths, image_identities(own, dataset, paths), strict=True))

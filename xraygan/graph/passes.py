@@ -1,4 +1,4 @@
-"""What a step needs to know of the networks that it goes through."""
+"""Helpers of a step for its passes through networks."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ def image_gradients(images: Tensor, logits: Tensor) -> Tensor:
         images: ``(n, C, S, S)``, of which the logits were computed.
         logits: ``(n,)``, not gathered from other ranks.
     """
-    (found,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return as_float32(found).flatten(1)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return as_float32(gradient).flatten(1)
 
 
 def zero_centred_penalty(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor | float:

@@ -43,7 +43,7 @@ class TrainingStep(Step):
             stream of its own, and so does each tensor that is shared (:meth:`drawing`); their seeds
             are derived from this one's.
         metadata: what the dataset says of each image: ``age``, ``sex`` and ``view``, each ``(n,)``
-            float as :func:`xraygan.data.metadata.numbers` has them.
+            float as :func:`xraygan.data.metadata.metadata_columns` has them.
         progress: how much of the run is done, in [0, 1).
         learning: the networks that are updated in this step; a generator that is not among them
             generates without keeping a graph.

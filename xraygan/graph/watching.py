@@ -1,13 +1,14 @@
-"""Whether parts leave a step's tensors, and the networks, as they are.
+"""Checks that plugins leave a step's tensors and the networks unchanged, and keep no graph.
 
-Changes in place are seen by the version that a tensor counts, so no value is looked at.
+PyTorch counts changes in place in each tensor's version, which autograd uses too. Comparing
+versions before and after a call finds such a change without reading a value from a GPU.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -15,27 +16,28 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from torch import Tensor
 
 from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
+from xraygan.parts.step import Step
 
 if TYPE_CHECKING:
     from xraygan.parts.choice import Choice
-    from xraygan.parts.step import Step
+
 
 _log = logging.getLogger(__name__)
 
-#: steps in which it is looked for parts that keep every graph
-LOOKED_AT = 6
+#: steps after which it is known whether a part keeps every step's autograd graph
+OBSERVED_STEPS = 6
 
 #: network -> the tables of the parts that were seen to leave it as it is
 _trusted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 class Watch:
-    """The tensors of a step, as they were when they were made.
+    """The tensors of a step with their versions, compared after each call of a plugin.
 
-    Only parts of other distributions are watched; ours are held to it by tests.
+    Only parts of other distributions are watched; tests check the built-in ones.
 
     Attributes:
-        values: what those gave, by their tables.
+        values: weak references to the values that those parts returned, by their tables.
     """
 
     def __init__(self) -> None:
@@ -43,14 +45,14 @@ class Watch:
         self.values: dict[str, list[ReferenceType[Any]]] = {}
 
     def note(self, name: str, tensor: Tensor) -> Tensor:
-        """Remember a tensor that was just made; returns it."""
+        """Remember the version of a tensor that was just computed; returns the tensor."""
         if not tensor.is_inference():
             self._seen[name] = (tensor, tensor._version)
         return tensor
 
     @contextmanager
     def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
-        """Watch a part that is asked within a step; its first time, the networks too.
+        """Check the step's tensors after a call of a part, and at its first call the networks.
 
         Raises:
             BadAnswer: it has changed a tensor of the step in place, or called ``backward()``.
@@ -104,41 +106,47 @@ def _state(network: Any) -> tuple[bool, int, int]:
     return network.training, changes, sum(p.requires_grad for p in parameters)
 
 
-class Kept:
-    """Looks, in the first steps, for a part that keeps the graph of each: memory would run out.
+class GraphLeakCheck:
+    """Warns if a part keeps the autograd graph of every step, so that memory would run out.
+
+    It holds weak references to the tensors of the first steps: if some of every step are alive
+    after :data:`OBSERVED_STEPS` steps, a part keeps them.
 
     Args:
-        choices: the parts that take part in steps; nothing is done where all are ours.
+        choices: the parts that steps call; nothing is done where all are built in.
     """
 
     def __init__(self, choices: Iterable[Choice]) -> None:
         self._choices = [choice for choice in choices if not is_own(choice)]
         self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
 
-    def note(self, step: Step, watch: Watch) -> None:
-        """Look at a step that was just taken, and at what was watched in it; the last of
-        :data:`LOOKED_AT` says what was found."""
-        if not self._choices or len(self._steps) == LOOKED_AT:
+    def observe(self, step: Step, values: Mapping[str, list[ReferenceType[Any]]]) -> None:
+        """Refer to a step that was just taken; after the last one, warn if all are alive.
+
+        Args:
+            values: :attr:`Watch.values` of the step.
+        """
+        if not self._choices or len(self._steps) == OBSERVED_STEPS:
             return
         graph = [v for v in vars(step).values() if isinstance(v, Tensor) and v.requires_grad]
-        self._steps.append({"": [ref(step), *map(ref, graph)], **watch.values})
-        if len(self._steps) == LOOKED_AT and self._alive(""):
-            gc.collect()  # of what waits to be collected nobody is to blame
+        self._steps.append({"": [ref(step), *map(ref, graph)], **values})
+        if len(self._steps) == OBSERVED_STEPS and self._alive(""):
+            gc.collect()  # garbage that is not collected yet is no leak
             if self._alive(""):
-                self._say()
+                self._warn()
 
-    def _say(self) -> None:
+    def _warn(self) -> None:
         tables = [c.table for c in self._choices if self._alive(c.table)]
         suspects = [c for c in self._choices if c.table in tables or not tables]
-        named = " or ".join(
+        parts = " or ".join(
             f"[{c.table}] (the {c.part.kind} {c.part.name!r} of {c.part.origin})" for c in suspects
         )
         _log.warning(
-            "%s keeps what it has seen of every step, with its graph, so memory will run out: keep "
-            "detach() or item() of it, or nothing",
-            named,
+            "%s keeps tensors of every step, with their autograd graph, so memory will run out: "
+            "keep detach() or item() of them, or nothing",
+            parts,
         )
 
     def _alive(self, table: str) -> bool:
-        """Whether something is still there of all steps but the last, which may be in use."""
+        """Whether tensors of every step are alive, but for the last, which may be in use."""
         return all(any(r() is not None for r in s.get(table, ())) for s in self._steps[:-1])

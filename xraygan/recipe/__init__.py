@@ -1,4 +1,4 @@
-"""Recipes: their keys, reading, merging and checking.
+"""Recipes: their keys, and how they are read, merged, checked and described.
 
 May import parts and what is below them.
 """

@@ -17,23 +17,22 @@ from . import schema
 
 Json = dict[str, Any]
 
-DIALECT = "http://json-schema.org/draft-07/schema#"  # the newest that editors of TOML understand
+DIALECT = "http://json-schema.org/draft-07/schema#"  # the newest that TOML editors understand
 
 
 def recipe_schema(registry: Registry | None = None) -> Json:
-    """A JSON Schema (draft 07) of recipes.
+    """A JSON Schema (draft 07) of recipes, for completion and hints in an editor.
 
-    It is for writing: it knows every table, key and option, with types, bounds, defaults and
-    descriptions. A recipe that extends another may leave out what that one says, so no key is
-    required, and what belongs together only ``xraygan check`` can judge. A broken plugin's parts
-    are left out.
+    It has every table, key and option, with types, bounds, defaults and descriptions. A recipe that
+    extends another may leave out any key, so no key is required; whether keys fit each other only
+    ``xraygan check`` can tell. The parts of a broken plugin are left out.
 
     Args:
         registry: the installed plugins by default.
     """
     registry = registry or installed()
-    words = schema.Tables.model_json_schema(ref_template="#/definitions/{model}")
-    definitions: Json = words.pop("$defs")
+    root = schema.Tables.model_json_schema(ref_template="#/definitions/{model}")
+    definitions: Json = root.pop("$defs")
     for table in definitions.values():
         table.pop("required", None)
     parts = {"data": ("dataset", "Data"), "labeler": ("labeler", "Labeler")}
@@ -44,65 +43,73 @@ def recipe_schema(registry: Registry | None = None) -> Json:
     dropped: Json = {"const": False, "description": "drop the table of the recipe that is extended"}
     properties: Json = {
         name: {"anyOf": [table, dropped]}
-        for name, table in words["properties"].items()
+        for name, table in root["properties"].items()
         if name not in parts
     }
     for table, (kind, model) in parts.items():
-        known = {}
+        references = {}
         for part in registry.parts(kind):
             try:
                 options = options_of(part.resolve())
-            except Exception:  # `xraygan list-plugins` says what is wrong with it
+            except Exception:  # `xraygan list-plugins` reports the fault
                 continue
-            definitions[f"{kind} {part.name}"] = _part(part, options, definitions[model])
-            known[part.name] = {"$ref": f"#/definitions/{kind} {part.name}"}
-        named = [{"allOf": [found, {"required": ["plugin"]}]} for found in known.values()]
+            definitions[f"{kind} {part.name}"] = _part_schema(part, options, definitions[model])
+            references[part.name] = {"$ref": f"#/definitions/{kind} {part.name}"}
         if table in schema.GROUPS:
-            own = {name: {"anyOf": [one, *named, dropped]} for name, one in known.items()}
+            # A table called as a plugin is that plugin, unless its key `plugin` names another.
+            named = [{"allOf": [r, {"required": ["plugin"]}]} for r in references.values()]
+            own = {name: {"anyOf": [r, *named, dropped]} for name, r in references.items()}
             others = {"anyOf": [*named, dropped]}
             properties[table] = {"properties": own, "additionalProperties": others}
         else:
-            properties[table] = {"anyOf": [*known.values(), dropped]}
+            properties[table] = {"anyOf": [*references.values(), dropped]}
     for model in {model for _, model in parts.values()}:
         del definitions[model]
     extends = {"type": "string", "description": "the recipe that this one changes: path or name"}
-    words["properties"] = {"extends": extends, **properties}
-    words.pop("required", None)
-    about = "A recipe of xraygan, with the plugins that are installed"
-    return {"$schema": DIALECT, **words, "title": about, "definitions": definitions}
+    root["properties"] = {"extends": extends, **properties}
+    root.pop("required", None)
+    title = "A recipe of xraygan, with the plugins that are installed"
+    return {"$schema": DIALECT, **root, "title": title, "definitions": definitions}
 
 
-def _part(part: Part, options: dict[str, Option], words: Json) -> Json:
-    """A table that names a part: the core's words in it, and the part's options."""
-    said = _arguments(docstring(part.cls))
+def _part_schema(part: Part, options: dict[str, Option], table: Json) -> Json:
+    """The schema of a table that names a part: the toolkit's keys in it, and the part's options.
+
+    Args:
+        table: the schema of the toolkit's keys.
+    """
+    descriptions = _argument_descriptions(docstring(part.cls))
     plugin = {"const": part.name, "description": part.summary}
     return {
         "type": "object",
         "description": part.summary,
         "properties": {
-            **words["properties"],
+            **table["properties"],
             "plugin": plugin,
-            **{name: _option(option, said.get(name, "")) for name, option in options.items()},
+            **{
+                name: _option_schema(option, descriptions.get(name, ""))
+                for name, option in options.items()
+            },
         },
         "additionalProperties": False,
     }
 
 
-def _option(option: Option, said: str) -> Json:
+def _option_schema(option: Option, description: str) -> Json:
     try:
-        found = TypeAdapter(option.type).json_schema(ref_template="#/definitions/{model}")
+        result = TypeAdapter(option.type).json_schema(ref_template="#/definitions/{model}")
     except (PydanticUserError, PydanticInvalidForJsonSchema, UserError):
-        found = {}
-    if said:
-        found["description"] = said
+        result = {}
+    if description:
+        result["description"] = description
     if option.default is not REQUIRED and option.default is not None:
-        found["default"] = plain(option.default)
-    return found
+        result["default"] = plain(option.default)
+    return result
 
 
-def _arguments(doc: str) -> dict[str, str]:
-    """What a docstring's ``Args:`` say of each, in one line."""
-    found: dict[str, str] = {}
+def _argument_descriptions(doc: str) -> dict[str, str]:
+    """The descriptions in a docstring's ``Args:``, in one line each, by argument."""
+    descriptions: dict[str, str] = {}
     _, _, block = doc.partition("Args:\n")
     name = ""
     for line in block.splitlines():
@@ -110,7 +117,7 @@ def _arguments(doc: str) -> dict[str, str]:
             break
         if match := re.match(r" {4}(\w+): (.+)", line):
             name = match[1]
-            found[name] = match[2]
+            descriptions[name] = match[2]
         elif name and line.strip():
-            found[name] += " " + line.strip()
-    return found
+            descriptions[name] += " " + line.strip()
+    return descriptions

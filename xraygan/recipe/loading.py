@@ -1,4 +1,4 @@
-"""A recipe: loaded, checked as a whole, and written with everything that it stands for."""
+"""The :class:`Recipe`: load it, check all of it, and write it out with every default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from xraygan.parts.choice import Choice
 from xraygan.parts.registry import Registry, installed
 
 from . import schema
-from .files import Key, Tree, at, extend, find, overridden, plain, read, run_name
+from .files import (
+    Key,
+    Tree,
+    apply_overrides,
+    find_recipe,
+    merge_with_base,
+    plain,
+    read_merged,
+    run_name,
+    subtable,
+)
 from .validation import Checker
 
 
@@ -19,8 +29,8 @@ class Recipe:
     """A checked recipe.
 
     Attributes:
-        source: the file it was read from.
-        tables: the core's words.
+        source: the file from which it was read.
+        tables: the toolkit's own keys.
         choices: the chosen parts by table name.
     """
 
@@ -71,10 +81,10 @@ class Recipe:
         Raises:
             RecipeError: with every fault that was found.
         """
-        return _check(self.source, *overridden(self.resolved(), {}, overrides), None)
+        return _check(self.source, *apply_overrides(self.resolved(), {}, overrides), None)
 
     def resolved(self) -> Tree:
-        """Everything the run depends on, defaults included, as a recipe that stands alone."""
+        """All that the run depends on, defaults included, as a recipe that extends no other."""
         tree = self.tables.model_dump(exclude_none=True)
         tree["run"] = {"name": self.name, **tree["run"]}
         if self.tables.data.root is not None:
@@ -82,7 +92,7 @@ class Recipe:
         if self.tables.start is not None:
             tree["start"]["run"] = str(Path(self.tables.start.run).resolve())
         for table, choice in self.choices.items():
-            at(tree, tuple(table.split("."))).update(
+            subtable(tree, tuple(table.split("."))).update(
                 {"plugin": choice.words.plugin}
                 | {k: plain(v) for k, v in choice.options.items() if v is not None}
             )
@@ -99,22 +109,22 @@ def load(
     """Read a recipe and check all of it.
 
     Args:
-        reference: see :func:`find`.
+        reference: see :func:`xraygan.recipe.files.find_recipe`.
         overrides: ``"table.key=value"`` each; the value is TOML, or a plain string.
         registry: where parts are looked up; the installed plugins by default.
-        files: whether the files that options name must be there.
+        files: whether the files that options name must exist.
 
     Raises:
         RecipeError: with every fault that was found.
     """
-    path = find(reference)
-    return _check(path, *overridden(*read(path, ()), overrides), registry, files=files)
+    path = find_recipe(reference)
+    tree, origins = apply_overrides(*read_merged(path, ()), overrides)
+    return _check(path, tree, origins, registry, files=files)
 
 
 def load_tree(tree: Tree, path: Path) -> Recipe:
-    """Check a recipe that is given as its tables, as if they stood in the file ``path``."""
-    merged, origins = extend(dict(tree), path, ())
-    return _check(path, merged, origins, None)
+    """Check a recipe that is given as its tables, as if they were in the file ``path``."""
+    return _check(path, *merge_with_base(dict(tree), path, ()), None)
 
 
 def _check(

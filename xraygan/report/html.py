@@ -1,4 +1,4 @@
-"""HTML for the report: elements that escape what they are given, numbers, a stylesheet."""
+"""HTML for the report: elements that escape their text, numbers, a stylesheet, a whole page."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ img { width: 100%; background: #000; }
   .printed::details-content { content-visibility: visible; block-size: auto; } }
 """
 
-# Without it the slider stays hidden and the last grid is shown.
+# Without the script the slider stays hidden and the last grid is shown.
 SCRIPT = """
 for (const slider of document.querySelectorAll("input[data-steps]")) {
   const steps = slider.dataset.steps.split(" ").map(Number);
@@ -184,7 +184,7 @@ VOID = frozenset({"img", "input", "meta"})
 
 
 class Html(str):
-    """Markup, as opposed to text that has yet to be escaped."""
+    """Markup; other strings are text that must be escaped."""
 
     __slots__ = ()
 
@@ -194,11 +194,11 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
 
     Args:
         element: its name.
-        children: :class:`Html` is taken as it is, None is left out, all else is escaped text.
+        children: :class:`Html` is inserted unchanged, None is left out, other values are escaped.
         attributes: ``class_`` stands for ``class`` and ``_`` for ``-``; True is a bare attribute,
             None and False are left out.
     """
-    given = "".join(
+    text = "".join(
         f" {key.rstrip('_').replace('_', '-')}"
         + ("" if value is True else f'="{escape(str(value))}"')
         for key, value in attributes.items()
@@ -206,7 +206,7 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
     )
     inside = join(children)
     return Html(
-        f"<{element}{given}>" if element in VOID else f"<{element}{given}>{inside}</{element}>"
+        f"<{element}{text}>" if element in VOID else f"<{element}{text}>{inside}</{element}>"
     )
 
 
@@ -224,14 +224,14 @@ def table(
     numbers: Sequence[int] = (),
     style: str = "",
 ) -> Html:
-    """A table that scrolls sideways where it does not fit.
+    """A table that scrolls sideways if it does not fit.
 
     Args:
-        head: the columns' titles; none for a table without them.
-        rows: cells; the first names the row, and a row of one cell names those that follow.
-        numbers: the columns that are aligned right.
-        style: classes of its box: ``wide`` takes the page's whole width, ``values`` breaks long
-            values, ``metrics`` folds its columns on a narrow screen.
+        head: titles of the columns; empty for a table without titles.
+        rows: cells; the first names the row. A row of one cell is the heading of the rows below it.
+        numbers: columns that are aligned right.
+        style: classes of its box: ``wide`` fills the page's width, ``values`` breaks long values,
+            ``metrics`` folds its columns on a narrow screen.
     """
 
     def cells(kind: str, values: Iterable[object], **scope: object) -> list[Html]:
@@ -253,7 +253,7 @@ def table(
 
 
 def scrolling(inside: Html, *classes: str) -> Html:
-    """A box that scrolls sideways, with the keyboard too."""
+    """A box that scrolls sideways, also with the keyboard."""
     return tag("div", inside, class_=" ".join(("scroll", *filter(None, classes))), tabindex=0)
 
 
@@ -270,10 +270,10 @@ def panel(title: object, detail: str, *inside: Html) -> Html:
 def body(
     header: Sequence[object], sections: Mapping[str, Html], legend: Html | None = None
 ) -> Html:
-    """What a page shows: its head, links to its sections, the sections by their titles.
+    """The content of a page: header, links to the sections, and the sections with their titles.
 
     Args:
-        legend: what the colours are, always in sight.
+        legend: the colours of the runs; it stays visible while the page scrolls.
     """
     links = [tag("a", title, href=f"#{title.lower()}") for title in sections]
     main = [
@@ -285,7 +285,7 @@ def body(
 
 
 def document(title: str, inside: Html) -> str:
-    """A whole page that loads nothing: its policy forbids it, and any script but our own."""
+    """A whole page; its security policy forbids it to load anything or to run other scripts."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -304,22 +304,22 @@ def document(title: str, inside: Html) -> str:
     return f"<!doctype html>\n{page}\n"
 
 
-def write_page(path: Path, page: str, *, ours: bool = False) -> Path:
-    """Write a page in place of one that is there.
+def write_page(path: Path, page: str, *, overwrite: bool = False) -> Path:
+    """Write a page; a page that exists is replaced.
 
     Args:
-        ours: whether the name is ours alone. If not, only a page is replaced, and no other file.
+        overwrite: replace any other file too, since the toolkit alone uses this name.
 
     Returns:
         The path.
 
     Raises:
-        UserError: it cannot be written, or something else is there.
+        UserError: the page cannot be written, or another file exists under its name.
     """
     try:
-        if not ours and path.exists() and not _is_page(path):
+        if not overwrite and path.exists() and not _is_page(path):
             raise UserError(
-                f"{path}: is there and is no page of `{MADE_BY}`; name another --out FILE"
+                f"{path}: already exists and is not a page of `{MADE_BY}`; name another --out FILE"
             )
         write_atomically(path, page)
     except OSError as error:
@@ -339,12 +339,12 @@ def _is_page(path: Path) -> bool:
 
 
 def count(value: object) -> str:
-    """A whole number, its thousands apart; a dash for none."""
+    """A whole number with separated thousands; a dash for None."""
     return f"{value:,}" if isinstance(value, int | np.integer) else NONE
 
 
 def number(value: object) -> str:
-    """A measured value to about four digits; a dash for none and for what is no number."""
+    """A measured value with about four digits; a dash for None and for values not finite."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return NONE
     if isinstance(value, int):
@@ -359,15 +359,15 @@ def duration(seconds: float) -> str:
     """Seconds as ``1 h 02 min``, ``3 min 04 s`` or ``5.6 s``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {remainder:02d} s"
 
 
-def plain(value: object) -> str:
+def one_line(value: object) -> str:
     """A value from JSON in one line."""
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {plain(inner)}" for key, inner in value.items())
+        return "; ".join(f"{key}: {one_line(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return " ".join(map(plain, value))
+        return " ".join(map(one_line, value))
     return NONE if value is None else str(value)

@@ -33,14 +33,14 @@ from .plots import (
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
 
-# In inches: a journal's column is some 3.4 wide, its page some 7.
+# In inches: a journal's column is about 3.4 wide, its page about 7.
 SQUARE = 2.8
 IMAGE = 0.76
 TALLEST = 8.5
 
-BESIDE = 4  # images in a row on either side, and rows where there are no classes
-MOMENTS = 8  # steps of the grid over training time
-LATENTS = 6  # and its rows
+BESIDE = 4  # real and generated images in a row each, and rows if the classes are unknown
+MOMENTS = 8  # columns of the figure over training time
+LATENTS = 6  # rows of the figure over training time
 
 PAPER: Any = FIGURE_STYLE | {
     "axes.labelsize": 8,
@@ -51,10 +51,10 @@ PAPER: Any = FIGURE_STYLE | {
     "legend.title_fontsize": 7,
     "legend.frameon": False,
     "legend.handlelength": 3,
-    "pdf.fonttype": 42,  # whole fonts: journals refuse the default
+    "pdf.fonttype": 42,  # TrueType fonts: journals refuse the default, Type 3
 }
 
-Say = Callable[[str], None]
+Note = Callable[[str], None]
 
 
 def write_figures(
@@ -62,38 +62,38 @@ def write_figures(
 ) -> tuple[list[Path], list[str]]:
     """Draw every figure of :data:`FIGURES` that the run has the data for.
 
-    The same run gives the same bytes. Nothing is written before all of them are drawn.
+    The same run gives the same bytes. No file is written before all figures are drawn.
 
     Args:
-        run_directory: a run, which may still be going on.
+        run_directory: a run, which may still be training.
         out: the folder of the figures; ``figures`` in the run directory by default.
         kind: ``png``, ``pdf`` or ``svg``.
         dpi: dots per inch of a PNG, and of the images in a PDF or SVG.
 
     Returns:
-        The files, and sentences about what was left out and why.
+        The files, and notes about figures that were left out and why.
 
     Raises:
-        UserError: it is no run directory, or the folder cannot be written.
+        UserError: it is not a run directory, or the folder cannot be written.
     """
     run = RunFiles.open(run_directory)
     drawn: dict[str, bytes] = {}
-    left = missing_results(run_directory)
-    notes = [f"the run is not finished: it lacks {', '.join(left)}"] if left else []
+    lacks = missing_results(run_directory)
+    notes = [f"the run is not finished: it lacks {', '.join(lacks)}"] if lacks else []
     for name, draw in FIGURES.items():
 
-        def say(note: str, name: str = name) -> None:
-            notes.append(" ".join(f"{name}: {note}".split()))  # a parser's error may have lines
+        def add_note(text: str, name: str = name) -> None:
+            notes.append(" ".join(f"{name}: {text}".split()))  # on one line
 
-        # The reader's own settings of matplotlib are left out; ids in an SVG are salted hashes.
+        # The user's own settings of matplotlib are ignored; ids in an SVG are salted hashes.
         with style.context(["default", PAPER]), matplotlib.rc_context({"svg.hashsalt": name}):
             try:
-                figure = draw(run, say)
+                figure = draw(run, add_note)
             except Lacking as lacking:
-                say(f"left out, for {lacking}")
+                add_note(f"left out: {lacking}")
                 continue
-            words: Any = {"bbox_inches": "tight", "pad_inches": 0.02}
-            drawn[f"{name}.{kind}"] = figure_bytes(figure, kind, dpi, **words)
+            options: Any = {"bbox_inches": "tight", "pad_inches": 0.02}
+            drawn[f"{name}.{kind}"] = figure_bytes(figure, kind, dpi, **options)
     out = out or run_directory / "figures"
     try:
         if drawn:
@@ -107,8 +107,8 @@ def write_figures(
 # -- images ----------------------------------------------------------------------------------------
 
 
-def real_and_generated(run: RunFiles, say: Say) -> Figure:
-    """Real images beside the newest generated ones, a row a class where the run has kept them."""
+def real_and_generated(run: RunFiles, note: Note) -> Figure:
+    """Real images beside the newest generated images, one row for each class if it is known."""
     if not run.has("generator"):
         raise Lacking("the run has no generator")
     if run.real is None:
@@ -118,16 +118,16 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
     titles = ["real", f"generated, step {count(step)}"]
     try:
         names, *rows, source = run.by_class(step, BESIDE)
-        titles[1] += {"p": ", classes as the classifier sees them"}.get(source, "")
+        titles[1] += {"p": ", classes as the classifier predicts them"}.get(source, "")
     except Lacking as lacking:
-        say(f"not by class, for {lacking}")
+        note(f"not by class: {lacking}")
         names = [""] * BESIDE
         rows = [[images[i * BESIDE :][:BESIDE] for i in range(BESIDE)] for images in both]
     size = min(IMAGE, TALLEST / len(names))
-    apart = BESIDE + 0.3
-    figure = Figure(figsize=((apart + BESIDE) * size, len(names) * size))
+    offset = BESIDE + 0.3
+    figure = Figure(figsize=((offset + BESIDE) * size, len(names) * size))
     for i, (cells, title) in enumerate(zip(rows, titles, strict=True)):
-        axes = axes_in_inches(figure, i * apart * size, 0, BESIDE * size, len(names) * size)
+        axes = axes_in_inches(figure, i * offset * size, 0, BESIDE * size, len(names) * size)
         draw_mosaic(axes, cells, BESIDE, both[i].shape[1])
         axes.set_title(title)
         if not i:
@@ -135,8 +135,8 @@ def real_and_generated(run: RunFiles, say: Say) -> Figure:
     return figure
 
 
-def training_time(run: RunFiles, say: Say) -> Figure:
-    """What the same latents become: a row a latent, a column a step."""
+def training_time(run: RunFiles, note: Note) -> Figure:
+    """Images of the same latents over training: a row for each latent, a column for each step."""
     if not run.has("generator"):
         raise Lacking("the run has no generator")
     if not run.grids:
@@ -152,17 +152,17 @@ def training_time(run: RunFiles, say: Say) -> Figure:
     axes.set_xticks(axes.get_xticks(), [count(step) for step in grids])
     axes.tick_params(labeltop=True)
     axes.xaxis.set_label_position("top")
-    axes.set(xlabel="training step", ylabel="one latent vector a row")
+    axes.set(xlabel="training step", ylabel="one latent vector per row")
     return figure
 
 
 # -- the classifier --------------------------------------------------------------------------------
 
 
-def roc(run: RunFiles, say: Say) -> Figure:
+def roc(run: RunFiles, note: Note) -> Figure:
     """Each class against the rest: the ROC curve, and the area under it."""
     figure, axes = _square()
-    for i, (name, truth, probs) in enumerate(_curves(run, say)):
+    for i, (name, truth, probs) in enumerate(_curves(run, note)):
         area = roc_auc_score(truth, probs)
         draw_roc(axes, truth, probs, label=f"{area:.3f}  {name}", **_line(i))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, zorder=1, label="0.500  chance")
@@ -170,10 +170,10 @@ def roc(run: RunFiles, say: Say) -> Figure:
     return figure
 
 
-def precision_recall(run: RunFiles, say: Say) -> Figure:
+def precision_recall(run: RunFiles, note: Note) -> Figure:
     """Each class against the rest: precision over recall, and the average precision."""
     figure, axes = _square()
-    for i, (name, truth, probs) in enumerate(_curves(run, say)):
+    for i, (name, truth, probs) in enumerate(_curves(run, note)):
         area = average_precision_score(truth, probs)
         draw_precision_recall(axes, truth, probs, label=f"{area:.3f}  {name}", **_line(i))
         axes.plot([0, 1], [truth.mean()] * 2, **_line(i) | {"linewidth": 0.5}, zorder=1)
@@ -182,7 +182,7 @@ def precision_recall(run: RunFiles, say: Say) -> Figure:
     return figure
 
 
-def confusion_matrix(run: RunFiles, say: Say) -> Figure:
+def confusion_matrix(run: RunFiles, note: Note) -> Figure:
     """True class against most probable class: images, and their share of the row."""
     names = [name for name, _, _ in _predictions(run)]
     counts = run.confusion()
@@ -220,15 +220,15 @@ def _predictions(run: RunFiles) -> Predictions:
     return run.predictions
 
 
-def _curves(run: RunFiles, say: Say) -> Predictions:
+def _curves(run: RunFiles, note: Note) -> Predictions:
     _predictions(run)
-    kept, left = run.curves()
-    without = ", ".join(f"{name} ({why})" for name, why in left.items())
-    if not kept:
+    drawable, reasons = run.curves()
+    without = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    if not drawable:
         raise Lacking(f"no class has a curve: {without}")
-    if left:
-        say(f"without {without}")
-    return kept
+    if reasons:
+        note(f"without {without}")
+    return drawable
 
 
 def _square() -> tuple[Figure, Axes]:
@@ -237,30 +237,30 @@ def _square() -> tuple[Figure, Axes]:
 
 
 def _line(i: int) -> dict[str, Any]:
-    """Colour and dashes of the i-th curve; 28 differ."""
+    """Colour and dashes of the i-th curve; 28 curves differ."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
 
 
 def _legend(axes: Axes, title: str) -> None:
-    """A legend under the axes, where it hides no curve."""
+    """Draw a legend under the axes, so that it hides no curve."""
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_yticks(np.linspace(0, 1, 6))
     columns = 1 + (len(axes.get_legend_handles_labels()[1]) > 3)
-    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": columns}
-    axes.legend(title=title, **place)
+    position: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": columns}
+    axes.legend(title=title, **position)
 
 
 # -- training --------------------------------------------------------------------------------------
 
 
-def losses(run: RunFiles, say: Say) -> Figure:
-    """Each term over training, before its weight: means of neighbouring steps and their range."""
+def losses(run: RunFiles, note: Note) -> Figure:
+    """Each term over training, without its weight: means of neighbouring steps and their range."""
     terms = run.series(lambda line: line.get("terms"))
     known = {name: term for name, term in terms.items() if np.isfinite(term[1]).any()}
     if not known:
         raise Lacking("metrics.jsonl has no term" if run.lines else run.why_no("metrics.jsonl"))
-    if none := [name for name in terms if name not in known]:
-        say(f"without {', '.join(none)}, which never had a value")
+    if empty := [name for name in terms if name not in known]:
+        note(f"without {', '.join(empty)}, which never had a value")
     unit = 1000 if max(steps[-1] for steps, _ in known.values()) >= 10_000 else 1
     columns = min(3, len(known))
     rows = -(-len(known) // columns)
@@ -273,11 +273,11 @@ def losses(run: RunFiles, say: Say) -> Figure:
     for spare in grid.flat[len(known) :]:
         spare.set_visible(False)
     figure.supxlabel("training step" + (" (thousands)" if unit > 1 else ""), fontsize=8)
-    figure.supylabel("term before its weight", fontsize=8)
+    figure.supylabel("term without its weight", fontsize=8)
     return figure
 
 
-FIGURES: dict[str, Callable[[RunFiles, Say], Figure]] = {
+FIGURES: dict[str, Callable[[RunFiles, Note], Figure]] = {
     "real_and_generated": real_and_generated,
     "training_time": training_time,
     "roc": roc,

@@ -1,4 +1,4 @@
-"""Curves on axes, as SVG for the report in the page's own colours, and figures as files."""
+"""Curves and images on axes: SVG in the colours of the report, and figures as files."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .html import Html, tag
 
-BINS = 150  # a curve's points at most; more cannot be told apart at a panel's width
-FEW = 12  # fewer points than these are drawn as such, so that one alone is seen
-GAP = 5  # times the usual distance between points: where a line is broken
+BINS = 150  # most points of a curve; more cannot be seen at a panel's width
+FEW = 12  # curves of fewer points get markers, so that a single point is visible
+GAP = 5  # a line is broken where points are this many times the median distance apart
 
-# Colours that stand in an SVG for the page's, which follow the reader's light or dark scheme.
+# Placeholder colours in an SVG. The page's own colours, light or dark, take their place.
 SERIES, AXIS, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 RUNS = tuple(f"#0a0c{i:02x}" for i in range(6))
 PAGE = {SERIES: "var(--series)", AXIS: "var(--axis)", GRID: "var(--grid)"}
 PAGE |= {colour: f"var(--run-{i})" for i, colour in enumerate(RUNS)}
 
-# Of runs beside each other; with the colours twelve differ, on grey paper four.
+# Dashes of compared runs; with the colours twelve runs differ, on grey paper four.
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 1.5, 1.5, 1.5))
 MOST_RUNS = 12
 
-# Seven that the colour-blind tell apart, of Okabe and Ito's eight; on white, yellow is too pale.
+# The palette of Okabe and Ito for colour-blind readers, without yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "0.55"
 
@@ -63,8 +63,8 @@ def curve(runs: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Html:
     """A value over training as SVG; see :func:`draw_series`.
 
     Args:
-        runs: the steps and the values of one run, or of several that are compared.
-        label: says what it shows, for those who do not see it; no two figures share one.
+        runs: steps and values of each run.
+        label: description of the figure for screen readers; each figure of a page needs its own.
     """
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(3.4, 1.9), layout="constrained")
@@ -77,7 +77,7 @@ def curve(runs: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Html:
 
 
 def _line(i: int, runs: int) -> dict[str, Any]:
-    """The colour and dashes of the i-th of so many runs."""
+    """Colour and dashes of the i-th run."""
     if runs == 1:
         return {"color": SERIES}
     dashes = DASHES[i % len(DASHES)]
@@ -85,28 +85,28 @@ def _line(i: int, runs: int) -> dict[str, Any]:
 
 
 def key(i: int) -> Html:
-    """A piece of the i-th run's line, for a legend."""
+    """A short piece of the i-th run's line, for a legend."""
     stroke = tag("line", x1=0, y1=5, x2=28, y2=5, stroke_width=2.5, **_stroke(i))
     return tag("svg", stroke, viewBox="0 0 28 10", class_="key", aria_hidden="true")
 
 
 def intervals(runs: Sequence[tuple[float, float, float] | None], label: str) -> Html:
-    """Values with their intervals under each other, from the least bound to the greatest.
+    """Values with their intervals, one below the other, on one scale.
 
     Args:
-        runs: value, low and high of each run; None where it has no value.
+        runs: value, low and high of each run; None for a run without a value.
         label: as for :func:`curve`.
     """
     known = [bound for run in runs if run for bound in run]
-    least, most = min(known), max(known)
-    if least == most:
-        least, most = least - 1, most + 1
-    scale = 108 / (most - least)
+    start, end = min(known), max(known)
+    if start == end:
+        start, end = start - 1, end + 1
+    scale = 108 / (end - start)
     marks = []
     for i, run in enumerate(runs):
         if run is None:
             continue
-        x, low, high = (6 + (bound - least) * scale for bound in run)
+        x, low, high = (6 + (bound - start) * scale for bound in run)
         y = 7 + 11 * i
         line: Any = {"stroke": f"var(--run-{i % len(RUNS)})", "stroke_width": 2}
         marks.append(tag("line", x1=f"{low:.1f}", y1=y, x2=f"{high:.1f}", y2=y, **line))
@@ -121,17 +121,17 @@ def _stroke(i: int) -> dict[str, Any]:
 
 
 def draw_series(axes: Axes, steps: np.ndarray, values: np.ndarray, **line: Any) -> None:
-    """Draw a value over training: the mean of neighbouring steps, and their range behind it.
+    """Draw a value over training: means of neighbouring steps, and their range behind the line.
 
-    The line is broken where there was no value for long.
+    The line is broken where values are missing for many steps.
 
     Args:
         steps: ``(N,)``, rising.
-        values: ``(N,)``; NaN where there is none, finite at least once.
-        line: how matplotlib draws it; its ``color`` is that of the range too.
+        values: ``(N,)``; NaN for a missing value, finite at least once.
+        line: options of matplotlib for the line; its ``color`` is also that of the range.
     """
     known = np.isfinite(values)
-    size = -(-known.sum() // BINS)  # the same for all, so that one part is not smoother
+    size = -(-known.sum() // BINS)  # equal bins, so that all parts are equally smooth
     bins = np.array_split(np.flatnonzero(known), range(size, known.sum(), size))
     x = np.array([steps[b].mean() for b in bins])
     mean, low, high = (np.array([f(values[b]) for b in bins]) for f in (np.mean, np.min, np.max))
@@ -148,11 +148,11 @@ def draw_series(axes: Axes, steps: np.ndarray, values: np.ndarray, **line: Any) 
 def classifier_curves(runs: Sequence[tuple[np.ndarray, np.ndarray] | None], label: str) -> Html:
     """The ROC and the precision-recall curve of one class, side by side, as SVG.
 
-    Dashed and thin: a classifier that guesses.
+    Thin dashed lines show a classifier that guesses.
 
     Args:
-        runs: of one run, or of several that are compared, ``(N,)`` 0/1, both present, and the
-            probabilities ``(N,)``, finite; None of a run that has no curve.
+        runs: labels ``(N,)`` 0/1, both present, and finite probabilities ``(N,)`` of each run; None
+            for a run without a curve.
         label: as for :func:`curve`.
     """
     with matplotlib.rc_context(RC):
@@ -178,7 +178,7 @@ def draw_roc(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> N
     Args:
         truth: ``(N,)`` 0/1, both present.
         probs: ``(N,)``, finite.
-        line: how matplotlib draws it.
+        line: options of matplotlib for the line.
     """
     false_positives, true_positives, _ = roc_curve(truth, probs)
     axes.plot(false_positives, true_positives, **line)
@@ -188,7 +188,7 @@ def draw_roc(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> N
 def draw_precision_recall(axes: Axes, truth: np.ndarray, probs: np.ndarray, **line: Any) -> None:
     """Draw the precision-recall curve of one class; as :func:`draw_roc`."""
     precision, recall, _ = precision_recall_curve(truth, probs, drop_intermediate=True)
-    precision[-1] = precision[-2]  # the library ends at (0, 1), which is no threshold's
+    precision[-1] = precision[-2]  # scikit-learn ends the curve at (0, 1), which no threshold gives
     axes.step(recall, precision, where="post", **line)
     _unit_square(axes, "recall", "precision")
 
@@ -198,22 +198,25 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
 
 
 def axes_in_inches(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+    """Axes at a position and of a size in inches."""
+    total_width, total_height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / total_width, bottom / total_height, width / total_width, height / total_height)
+    )
 
 
 def draw_mosaic(
     axes: Axes, rows: Sequence[Sequence[np.ndarray] | np.ndarray], columns: int, side: int
 ) -> int:
-    """Draw images in rows, white where a row ends early; a tick for each row and column, without a
-    label.
+    """Draw rows of images, with an unlabelled tick for each row and column.
+
+    A row that ends early is filled with white.
 
     Args:
         rows: images ``(side, side)`` uint8, or all of them ``(side, side, 3)``.
 
     Returns:
-        How far apart the images are, in pixels.
+        The distance between the left edges of two images in pixels.
     """
     gap = max(1, side // 24)
     pitch = side + gap
@@ -234,10 +237,10 @@ def draw_mosaic(
 
 
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
-    """A figure as the content of a PNG, PDF or SVG file: the same bytes for the same figure.
+    """A figure as the content of a PNG, PDF or SVG file; the same figure gives the same bytes.
 
     Args:
-        words: of ``Figure.savefig``.
+        words: further options of ``Figure.savefig``.
     """
     stamps = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
     file = io.BytesIO()
@@ -247,9 +250,9 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any
 
 
 def _svg(figure: Figure, label: str) -> Html:
-    """A figure as an ``<svg>`` element for the middle of a page."""
+    """A figure as an ``<svg>`` element of a page."""
     file = io.StringIO()
-    # Ids are hashes with this salt: the same report for the same run, no id twice in a page.
+    # The salt of the ids makes a report reproducible and the ids unique within a page.
     with matplotlib.rc_context({"svg.hashsalt": label}):
         figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
@@ -258,6 +261,6 @@ def _svg(figure: Figure, label: str) -> Html:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for stands, colour in PAGE.items():
-        text = text.replace(stands, colour)
+    for placeholder, colour in PAGE.items():
+        text = text.replace(placeholder, colour)
     return Html(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and where."""
+"""The run directory: the files of a run, their paths, and how they are written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xraygan.utils.atomic_files import building_name, write_atomically, write_js
 from xraygan.utils.parsing import sha256
 from xraygan.utils.precision import thread_settings
 
-from . import file_readers as parsing
+from . import file_readers
 
 LOCK = ".lock"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
@@ -54,32 +54,33 @@ class RunDirectory:
 
     @property
     def split(self) -> str:
-        """The split that ``evaluation.json`` is of: ``[evaluation] split`` of the run's recipe."""
-        return self._word("evaluation", "split", "test")
+        """The split that ``evaluation.json`` measures: ``[evaluation] split`` of the recipe."""
+        return self._recipe_value("evaluation", "split", "test")
 
     def of_split(self, split: str) -> RunDirectory:
-        """The run with the files of figures that another split has: ``evaluation-SPLIT.json``."""
+        """The run with the evaluation files of another split: ``evaluation-SPLIT.json``."""
         other = RunDirectory(self.path)
         other.evaluation = self.path / f"evaluation-{split}.json"
         other.predictions = self.path / f"predictions-{split}.csv"
         other.bootstrap = self.path / f"bootstrap-{split}.csv"
         return other
 
-    def check_validation(self, recipe: Recipe) -> None:
-        """Hold that a recipe's validation images are those that the run set aside.
+    def check_validation_share(self, recipe: Recipe) -> None:
+        """Check that a recipe sets aside the same validation images as the run did.
 
         Raises:
             UserError: the run was trained with another share of validation images.
         """
-        trained, asked = self._word("data", "validation", 0.0), recipe.tables.data.validation
-        if asked != trained:
+        trained = self._recipe_value("data", "validation", 0.0)
+        share = recipe.tables.data.validation
+        if share != trained:
             raise UserError(
-                f"[data] validation: {self.path} was trained with {trained}, and {asked} would "
-                "take images for validation that it was trained on; leave the key as it was"
+                f"[data] validation: {self.path} was trained with {trained}. With {share}, images "
+                "that it was trained on would be used for validation; leave the key unchanged"
             )
 
-    def _word(self, table: str, key: str, default: Any) -> Any:
-        """A value of the run's recipe as it was written; runs of former versions may lack it."""
+    def _recipe_value(self, table: str, key: str, default: Any) -> Any:
+        """A value of the run's ``recipe.toml``; recipes of former versions may lack the key."""
         return self.read_recipe().get(table, {}).get(key, default)
 
     def read_recipe(self) -> dict[str, Any]:
@@ -88,9 +89,9 @@ class RunDirectory:
         Raises:
             UserError: it cannot be read.
         """
-        remedy = "put back the recipe as the run wrote it, or choose another run"
+        remedy = "restore the recipe that the run wrote, or choose another run"
         try:
-            return parsing.needed(self.recipe, parsing.recipe, remedy)
+            return file_readers.needed(self.recipe, file_readers.recipe, remedy)
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a run directory (it has no recipe.toml)") from None
 
@@ -98,11 +99,11 @@ class RunDirectory:
         """The content of ``evaluation.json``.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
             UserError: it cannot be read.
         """
         remedy = f"write it again with `xraygan evaluate {self.path}`"
-        return parsing.needed(self.evaluation, parsing.evaluation, remedy)
+        return file_readers.needed(self.evaluation, file_readers.evaluation, remedy)
 
     def read_audit(self) -> dict[str, Any]:
         """The content of ``audit.json``.
@@ -112,48 +113,48 @@ class RunDirectory:
             UserError: it cannot be read.
         """
         remedy = f"make it again with `xraygan audit {self.path}`"
-        return parsing.needed(self.audit, parsing.audit, remedy)
+        return file_readers.needed(self.audit, file_readers.audit, remedy)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
-            UserError: it is none.
+            UserError: the path is not a run directory.
         """
-        found = cls(path)
-        if not found.recipe.is_file():
+        run_directory = cls(path)
+        if not run_directory.recipe.is_file():
             raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
-        return found
+        return run_directory
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it no other process can write the run.
+        """Keep other processes from writing the run within this context.
 
-        The operating system gives the lock back when the process ends, however it ends.
+        The operating system releases the lock when the process ends, however it ends.
 
         Raises:
-            UserError: another process holds it, or the directory cannot be written.
+            UserError: another process holds the lock, or the directory cannot be written.
         """
-        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        created = [path for path in (self.path, *self.path.parents) if not path.exists()]
         lock = self._lock()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{self.path} is being written by another process; wait for it, or choose another "
-                "directory with --out DIR"
+                f"{self.path} is being written by another process; wait until it ends, or choose "
+                "another directory with --out DIR"
             ) from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         try:
             yield
         finally:
-            if made and all(path.name == LOCK for path in self.path.iterdir()):
-                shutil.rmtree(self.path)  # nothing was begun
-                with suppress(OSError):  # another run may have begun beside it
-                    for path in made[1:]:
+            if created and all(path.name == LOCK for path in self.path.iterdir()):
+                shutil.rmtree(self.path)  # nothing was written
+                with suppress(OSError):  # another run may have been created beside it
+                    for path in created[1:]:
                         path.rmdir()
             lock.release()
 
@@ -170,39 +171,39 @@ class RunDirectory:
     def _lock(self) -> FileLock:
         return FileLock(self.lock)
 
-    def check(self, *, resume: bool) -> None:
-        """Hold that a run can begin here, or that there is one to go on.
+    def check_can_start(self, *, resume: bool) -> None:
+        """Check that a new run can start in the directory, or that its run can be resumed.
 
         Raises:
-            UserError: there is another run, a run that was not to be resumed, or something else.
+            UserError: the directory holds a run that is not to be resumed, or other files.
         """
         if self.recipe.exists() and not resume:
             raise UserError(
                 f"{self.path} already holds a run. Continue it with --resume, or choose another "
                 "directory with --out DIR"
             )
-        if self.log.exists() and not self.log.is_file():  # a pipe would be waited for
-            raise UserError(f"{self.log}: not a regular file; move it away, and the run goes on")
-        # A run that was killed at its very beginning leaves no more than these.
-        begun = {LOCK, building_name(self.recipe)}
-        if not self.recipe.exists() and any(p.name not in begun for p in self.path.glob("*")):
+        if self.log.exists() and not self.log.is_file():  # writing to a pipe would block
+            raise UserError(f"{self.log}: not a regular file; move it away and start again")
+        # A run that was killed at its very start leaves only these.
+        leftovers = {LOCK, building_name(self.recipe)}
+        if not self.recipe.exists() and any(p.name not in leftovers for p in self.path.glob("*")):
             raise UserError(
                 f"{self.path} is not empty and holds no run; choose another directory with "
                 "--out DIR"
             )
 
-    def begin(self, recipe: Recipe) -> None:
-        """Make the directory and what is missing in it; the recipe of a run that it holds stays.
+    def create(self, recipe: Recipe) -> None:
+        """Create the directory, its recipe and its folders, where they are missing.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: a file or folder cannot be written.
         """
         try:
-            # First: a folder that holds anything else and no recipe is not taken for a run.
+            # The recipe first: a folder that holds other files and no recipe is no run.
             if not self.recipe.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.recipe, tomli_w.dumps(recipe.resolved()))
-            # Also of a run that is resumed: some archives and cloud disks drop empty folders.
+            # Resumed runs need this too: some archives and cloud disks drop empty folders.
             self.samples.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
@@ -211,42 +212,41 @@ class RunDirectory:
     def write_environment(
         self, recipe: Recipe, device: torch.device, data: dict, ranks: int = 1
     ) -> None:
-        """Write ``environment.json``: what besides the recipe decides the result's bits."""
+        """Write ``environment.json``: all that decides a result's bits besides the recipe."""
         write_json(self.environment, environment(recipe, device, data, ranks))
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop the logged lines after a step, which a resumed run will write again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        """Remove the logged lines after a step, since a resumed run writes them again."""
+        lines = [line for line in self.read_metrics() if line["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The objects of ``metrics.jsonl``; a last line cut short by a crash is left out.
+        """The objects of ``metrics.jsonl``; a last line that a crash cut short is left out.
 
         Raises:
-            UserError: another line cannot be read, so that the log would be lost from there on.
+            UserError: another line cannot be read.
         """
-        remedy = "put back the line as it was, or delete it"
+        remedy = "restore the line, or delete it"
         try:
-            return parsing.needed(self.metrics, parsing.lines, remedy)
+            return file_readers.needed(self.metrics, file_readers.lines, remedy)
         except FileNotFoundError:
             return []
 
     def best_step(self) -> int | None:
-        """The step that ``metrics.jsonl`` says is the best so far by ``[run] keep_best``."""
-        return found["step"] if (found := self._best_line()) else None
+        """The best step so far by ``[run] keep_best``, from ``metrics.jsonl``; None if unknown."""
+        return line["step"] if (line := self._best_line()) else None
 
     def best_split(self, step: int) -> str | None:
-        """The split by whose figures a step was the best so far; None if it was not, or no log says
-        so."""
-        found = self._best_line(step)
-        # Former versions measured the test images, and did not say so.
-        return str(found.get("split", "test")) if found else None
+        """The split on which a step was the best so far; None if the log does not say so."""
+        line = self._best_line(step)
+        # Former versions measured the test images without naming the split.
+        return str(line.get("split", "test")) if line else None
 
     def _best_line(self, step: int | None = None) -> dict[str, Any] | None:
-        # A long log is parsed only if there is such a line.
+        # A long log is parsed only if it has such a line.
         if self.metrics.is_file() and b'"best": true' in self.metrics.read_bytes():
-            lines = [line for line in self.read_metrics() if line.get("best") is True]
-            return next((n for n in reversed(lines) if step in (None, n["step"])), None)
+            best = [line for line in self.read_metrics() if line.get("best") is True]
+            return next((line for line in reversed(best) if step in (None, line["step"])), None)
         return None
 
     def append_metrics(self, content: Mapping[str, Any]) -> None:
@@ -255,7 +255,7 @@ class RunDirectory:
 
 
 def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) -> dict[str, Any]:
-    """What besides the recipe decides a result's bits: the content of ``environment.json``.
+    """The content of ``environment.json``: all that decides a result's bits besides the recipe.
 
     Args:
         data: the summary of the dataset.
@@ -282,16 +282,16 @@ def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) ->
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a reader knows it: the GPU's or the processor's name."""
+    """The name of the GPU, or of the processor with its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
 
 
 def git_revision() -> str | None:
-    """The revision of the toolkit's checkout, "-dirty" if it has changes; None for a wheel."""
+    """The git revision of the toolkit's checkout, "-dirty" if it has changes; None for a wheel."""
     try:
-        done = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parents[1],
             capture_output=True,
@@ -301,14 +301,4 @@ def git_revision() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
-
-
-def flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by their dotted keys."""
-    for key, value in tree.items():
-        name = f"{at}.{key}" if at else key
-        if isinstance(value, dict):
-            yield from flat(value, name)
-        else:
-            yield name, value
+    return described.stdout.strip() or None

@@ -1,7 +1,7 @@
-"""What each file of a run directory is read as: one reader a kind of file, for every command.
+"""Parsers of the files of a run directory: one for each kind of file, used by every command.
 
-A reader of pages (:class:`xraygan.rundir.reader.RunFiles`) leaves out what cannot be read and names
-it; a command that needs the file stops with :func:`needed`.
+The reports (:class:`xraygan.rundir.reader.RunFiles`) leave out a file that cannot be read and name
+it. A command that needs the file reads it with :func:`needed`, which raises a user's error.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from xraygan.errors import UserError
 from xraygan.utils.csv_cells import numbers, parse_csv
 from xraygan.utils.parsing import parse_json, parse_toml, read_text
 
-from .file_schemas import AuditFile, EnvironmentFile, EvaluationFile, Line, RecipeFile, check
+from .file_schemas import AuditFile, EnvironmentFile, EvaluationFile, Line, RecipeFile, validated
 
-#: bytes of a file; the log of a million steps has half of it
+#: most bytes of a file; the log of a million steps has half as many
 LARGEST = 1 << 29
 
 Object = dict[str, Any]
@@ -29,15 +29,15 @@ Read = TypeVar("Read")
 
 
 def needed(path: Path, parse: Callable[[str], Read], remedy: str) -> Read:
-    """What a file holds, for a command that does not go on without it.
+    """The parsed content of a file, for a command that cannot continue without it.
 
     Args:
-        remedy: what to do where it cannot be read, as the end of a sentence.
+        remedy: what to do if it cannot be read, as the end of a sentence.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it is not what a run writes; the message names the file, the line or key and
-            what was expected.
+        FileNotFoundError: the file does not exist.
+        UserError: a run would not write it so; the message names the file, the line or key and what
+            was expected.
     """
     try:
         return parse(read_text(path, LARGEST))
@@ -52,46 +52,46 @@ def needed(path: Path, parse: Callable[[str], Read], remedy: str) -> Read:
 
 def recipe(text: str) -> Object:
     """The tables of ``recipe.toml``."""
-    return check(parse_toml(text), RecipeFile)
+    return validated(parse_toml(text), RecipeFile)
 
 
 def environment(text: str) -> Object:
     """The content of ``environment.json``."""
-    return check(parse_json(text), EnvironmentFile)
+    return validated(parse_json(text), EnvironmentFile)
 
 
 def evaluation(text: str) -> Object:
     """The content of ``evaluation.json``."""
-    return check(parse_json(text), EvaluationFile)
+    return validated(parse_json(text), EvaluationFile)
 
 
 def audit(text: str) -> Object:
     """The content of ``audit.json``."""
-    return check(parse_json(text), AuditFile)
+    return validated(parse_json(text), AuditFile)
 
 
 def lines(text: str) -> list[Object]:
     """The objects of ``metrics.jsonl``."""
-    found, broken = some_lines(text)
-    if broken:
-        raise ValueError(broken[0])
-    return found
+    objects, faults = readable_lines(text)
+    if faults:
+        raise ValueError(faults[0])
+    return objects
 
 
-def some_lines(text: str) -> tuple[list[Object], list[str]]:
-    """Those lines of ``metrics.jsonl`` that can be read, and what is wrong with the others.
+def readable_lines(text: str) -> tuple[list[Object], list[str]]:
+    """The lines of ``metrics.jsonl`` that can be read, and the faults of the others.
 
-    Of the last line nothing is said: a crash may have cut it short.
+    A last line without a line end is no fault: a crash may have cut it short.
     """
-    found, broken = [], []
+    objects, faults = [], []
     texts = text.splitlines()
     for number, line in enumerate(texts, start=1):
         try:
-            found.append(check(parse_json(line), Line))
+            objects.append(validated(parse_json(line), Line))
         except ValueError as error:
             if number < len(texts) or text.endswith("\n"):
-                broken.append(f"line {number}: {error}")
-    return found, broken
+                faults.append(f"line {number}: {error}")
+    return objects, faults
 
 
 def predictions(text: str) -> Predictions:
@@ -124,7 +124,11 @@ def read_number_table(path: Path, remedy: str, whole: str) -> pd.DataFrame:
 
 
 def labels(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column of 0 and 1 as ``(N,)`` int."""
+    """A column of 0 and 1 as ``(N,)`` int.
+
+    Raises:
+        ValueError: there is no such column, or a cell is not 0 or 1; with the line and the column.
+    """
     if column not in table:
         raise ValueError(f"line 1: there is no column {column!r}")
     if (wrong := ~table[column].isin(["0", "1"])).any():
@@ -135,12 +139,12 @@ def labels(table: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def classes(text: str) -> tuple[str, list[str], np.ndarray]:
-    """What a table beside a sample grid tells of its images: ``"label"``, ``"condition"`` or
-    ``"p"``, the names of the classes, and the values ``(N, K)``."""
+    """The table beside a sample grid: the kind of its columns, ``"label"``, ``"condition"`` or
+    ``"p"``; the names of the classes; and the values ``(N, K)``."""
     table = parse_csv(text)
-    for what in ("label", "condition", "p"):
-        columns = [column for column in table.columns if column.startswith(f"{what}:")]
+    for kind in ("label", "condition", "p"):
+        columns = [column for column in table.columns if column.startswith(f"{kind}:")]
         if columns:
-            names = [column.removeprefix(f"{what}:") for column in columns]
-            return what, names, np.column_stack([numbers(table, c, 0, 1) for c in columns])
+            names = [column.removeprefix(f"{kind}:") for column in columns]
+            return kind, names, np.column_stack([numbers(table, c, 0, 1) for c in columns])
     raise ValueError("line 1: expected a column of a class, such as 'label:NAME'; found none")

@@ -1,6 +1,6 @@
-"""What the files of a run directory look like, as far as those who read a run rely on it.
+"""Schemas of the files of a run directory, for the keys that the commands read.
 
-Keys that nobody reads may hold anything; of those named here, each may be absent.
+Other keys may hold anything, and most of the keys that are named here may be absent.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from xraygan.errors import clipped, shown
 Count = Annotated[int, Field(ge=0)]
 
 
-class Shape(BaseModel):
-    """A table or object whose other keys are not looked at."""
+class Schema(BaseModel):
+    """A table or object whose other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class RunWords(Shape):
+class RunTable(Schema):
     name: str | None = None
     seed: Count | None = None
     steps: Count | None = None
 
 
-class DataWords(Shape):
+class DataTable(Schema):
     plugin: str | None = None
     image_size: Annotated[int, Field(ge=1)] | None = None
     label_policy: str | None = None
 
 
-class PartWords(Shape):
+class PartTable(Schema):
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     trains: list[str] = []
 
 
-class RecipeFile(Shape):
+class RecipeFile(Schema):
     """``recipe.toml``."""
 
-    run: RunWords = RunWords()
-    data: DataWords = DataWords()
-    generator: PartWords = PartWords()
-    discriminator: PartWords = PartWords()
-    classifier: PartWords = PartWords()
-    labeler: PartWords = PartWords()
-    scores: dict[str, PartWords] = {}
+    run: RunTable = RunTable()
+    data: DataTable = DataTable()
+    generator: PartTable = PartTable()
+    discriminator: PartTable = PartTable()
+    classifier: PartTable = PartTable()
+    labeler: PartTable = PartTable()
+    scores: dict[str, PartTable] = {}
     extractors: dict[str, dict[str, Any]] = {}
 
 
-class Dataset(Shape):
+class DatasetSummary(Schema):
     plugin: str | None = None
     fingerprint: str | None = None
     metadata_fingerprint: str | None = None
@@ -65,10 +65,10 @@ class Dataset(Shape):
     metadata: dict[str, Count] = {}
 
 
-class EnvironmentFile(Shape):
+class EnvironmentFile(Schema):
     """``environment.json``."""
 
-    dataset: Dataset = Dataset()
+    dataset: DatasetSummary = DatasetSummary()
     command: list[str] = []
     files: dict[str, str] = {}
     resumed: list[Any] = []
@@ -76,7 +76,7 @@ class EnvironmentFile(Shape):
     finished: dict[str, Any] | None = None
 
 
-class Line(Shape):
+class Line(Schema):
     """A line of ``metrics.jsonl``."""
 
     step: Count
@@ -90,7 +90,7 @@ class Line(Shape):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class Protocol(Shape):
+class EvaluationProtocol(Schema):
     split: str = ""
     images: Count | None = None
     patients: Count | None = None
@@ -106,29 +106,29 @@ class Protocol(Shape):
     unfinished: str | None = None
 
 
-class Measurement(Shape):
+class MeasuredMetric(Schema):
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     n: Count | None = None
     note: str | None = None
 
 
-class EvaluationFile(Shape):
+class EvaluationFile(Schema):
     """``evaluation.json``."""
 
     step: Count | None = None
-    protocol: Protocol = Protocol()
-    metrics: dict[str, Measurement] = {}
+    protocol: EvaluationProtocol = EvaluationProtocol()
+    metrics: dict[str, MeasuredMetric] = {}
     failed: dict[str, str] = {}
 
 
-class AuditProtocol(Shape):
+class AuditProtocol(Schema):
     generated: Count
     training_images: Count
     held_out_images: Count
 
 
-class AuditFile(Shape):
-    """``audit.json``; a model card tells of all of it."""
+class AuditFile(Schema):
+    """``audit.json``; a model card reports all of these keys."""
 
     step: Count
     says: str
@@ -137,51 +137,53 @@ class AuditFile(Shape):
 
 
 def cautions(protocol: Mapping[str, Any]) -> list[str]:
-    """What a reader of an evaluation's figures must know of how they came about, in sentences."""
-    said = []
+    """Sentences that warn a reader about how the figures of an evaluation were measured."""
+    sentences = []
     if unfinished := protocol.get("unfinished"):
-        said.append(f"Measured before the run was finished: {unfinished}.")
+        sentences.append(f"Measured before the run was finished: {unfinished}.")
     if differs := protocol.get("data_differs"):
-        said.append(f"Measured on other data than the run was trained on: {'; '.join(differs)}.")
+        changes = "; ".join(differs)
+        sentences.append(f"Measured on other data than the run was trained on: {changes}.")
     elif protocol.get("trained_on_fingerprint"):  # of former versions
-        said.append(
+        sentences.append(
             "Measured on other data than the run was trained on (their fingerprints differ), so "
-            "nobody can tell whether training images are among the images."
+            "training images may be among the measured images."
         )
     if chosen_on := protocol.get("chosen_on"):
         same = chosen_on == protocol.get("split", "test")
         end = ", the same ones, so these figures are too good." if same else "."
         kind = SPLIT_NAMES.get(chosen_on, chosen_on)
-        said.append(f"The checkpoint was chosen by its figures on the {kind} images{end}")
+        sentences.append(f"The checkpoint was chosen by its figures on the {kind} images{end}")
     if changed := protocol.get("changed"):  # by xraygan evaluate --set
         keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
-        said.append(f"Not measured as the run's recipe says: {keys}.")
-    return said
+        sentences.append(f"Measured with other options than the run's recipe: {keys}.")
+    return sentences
 
 
-def check(content: Any, shape: type[Shape]) -> Any:
-    """The content itself, if it has the shape.
+def validated(content: Any, schema: type[Schema]) -> Any:
+    """The content itself, if it fits a schema.
 
     Raises:
-        ValueError: the first key that is not as it should be, and why.
+        ValueError: it does not; the message names the first wrong key and why.
     """
     try:
-        shape.model_validate(content)
+        schema.model_validate(content)
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
     return content
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first key that is not as it should be, what was expected and what it is."""
+    """A message about the first wrong key: its name, what was expected and what was found."""
     first = error.errors(include_url=False)[0]
-    place = clipped(".".join(map(str, first["loc"])))
-    said = clipped(first["msg"].removeprefix("Value error, "), 400)
-    said = said.replace("Input should be", "expected")
-    found = "" if first["type"] == "missing" else f", found {_shown(first['input'])}"
-    return f"{place}: {said}{found}" if place else f"{said}{found}"
+    key = clipped(".".join(map(str, first["loc"])))
+    message = clipped(first["msg"].removeprefix("Value error, "), 400)
+    message = message.replace("Input should be", "expected")
+    if first["type"] != "missing":
+        message += f", found {_value_or_type(first['input'])}"
+    return f"{key}: {message}" if key else message
 
 
-def _shown(value: object) -> str:
-    plain = isinstance(value, str | int | float | None)
-    return shown(value, 43) if plain else type(value).__name__
+def _value_or_type(value: object) -> str:
+    scalar = isinstance(value, str | int | float | None)
+    return shown(value, 43) if scalar else type(value).__name__

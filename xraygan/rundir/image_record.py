@@ -1,6 +1,6 @@
-"""Which images a run was trained on, image by image, and in what others differ from them.
+"""The record of a run's images, and the differences of other images from it.
 
-``images.safetensors`` holds digests alone: no names of files and no patients.
+``images.safetensors`` holds only digests: no file names and no patients.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from xraygan.data.file_digests import content_of
+from xraygan.data.file_digests import content_identity
 from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_json, write_together
+from xraygan.utils.nested import flatten_tables
 
-from .directory import RunDirectory, flat
+from .directory import RunDirectory
 from .provenance import read_environment, trained_on
 
 if TYPE_CHECKING:
@@ -37,15 +38,15 @@ LEARNED, MEASURED = ("train", "unlabelled"), ("val", "test")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Digests of images, in the order of those of their paths.
+    """Digests of images, sorted by the digests of their paths.
 
     Attributes:
-        path: ``(N,)`` int64, of the path below the data's folder.
-        content: ``(N,)`` int64, of what the file holds.
-        labels: ``(N,)`` int32, of the label vector.
-        patient: ``(N,)`` int32, the same for images of one patient; it is made of their paths, and
-            not of who the patient is.
-        split: ``(N,)`` uint8, the place of its split in :data:`xraygan.data.split_names.SPLITS`.
+        path: ``(N,)`` int64, digest of the path below the data's folder.
+        content: ``(N,)`` int64, digest of the file's content.
+        labels: ``(N,)`` int32, digest of the label vector.
+        patient: ``(N,)`` int32, equal for images of one patient; it is computed from their paths,
+            not from the patient's identity.
+        split: ``(N,)`` uint8, index of its split in :data:`xraygan.data.split_names.SPLITS`.
     """
 
     path: np.ndarray
@@ -56,7 +57,7 @@ class ImageRecord:
 
     @classmethod
     def of(cls, data: ImageData) -> tuple[ImageRecord, list[str]]:
-        """The record of images, and their paths in its order."""
+        """The record of the images of a data set, and their paths in its order."""
         paths = [path for split in data.splits.values() for path in split.paths]
         splits = data.splits.items()
         codes = np.concatenate([np.full(len(s), SPLITS.index(n), np.uint8) for n, s in splits])
@@ -66,18 +67,18 @@ class ImageRecord:
         labels = np.array([_digest(row.tobytes(), 4) for row in kinds], np.int32)[kind.ravel()]
         patients = np.concatenate([split.patients for split in data.splits.values()])
         digests = np.array([_digest(path.encode()) for path in paths], dtype=np.int64)
-        contents = [_digest(content_of(data.store.contents[row]).encode()) for row in rows]
+        contents = [_digest(content_identity(data.store.contents[row]).encode()) for row in rows]
         order = np.argsort(digests, kind="stable")
-        groups = _first(np.unique(patients[order], return_inverse=True)[1])
-        found = cls(
+        groups = _first_equal(np.unique(patients[order], return_inverse=True)[1])
+        record = cls(
             digests[order], np.array(contents, dtype=np.int64)[order], labels[order],
             digests[order][groups].astype(np.int32), codes[order],
         )  # fmt: skip
-        return found, [paths[i] for i in order]
+        return record, [paths[i] for i in order]
 
     @classmethod
     def read(cls, place: RunDirectory) -> ImageRecord | None:
-        """What a run has recorded; None if it has not, or of other images than its environment.
+        """The record of a run; None if it has none, or one of other images than its environment.
 
         Raises:
             UserError: the file is damaged.
@@ -86,38 +87,38 @@ class ImageRecord:
             if _fingerprint(place) != trained_on(place):
                 return None
             with safe_open(place.images, "np") as file:
-                found = {name: file.get_tensor(name) for name in FIELDS}
-            lengths = {len(array) for array in found.values()}
-            kinds = {name: array.dtype.type for name, array in found.items()}
-            if len(lengths) != 1 or kinds != FIELDS or any(a.ndim != 1 for a in found.values()):
-                raise ValueError("its arrays are not those of a record")
-            if (found["path"][1:] < found["path"][:-1]).any() or (
-                found["split"] >= len(SPLITS)
+                arrays = {name: file.get_tensor(name) for name in FIELDS}
+            lengths = {len(array) for array in arrays.values()}
+            kinds = {name: array.dtype.type for name, array in arrays.items()}
+            if len(lengths) != 1 or kinds != FIELDS or any(a.ndim != 1 for a in arrays.values()):
+                raise ValueError("its arrays are not those of an image record")
+            if (arrays["path"][1:] < arrays["path"][:-1]).any() or (
+                arrays["split"] >= len(SPLITS)
             ).any():
                 raise ValueError("its digests are out of order")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"{place.images}: damaged ({error}). It says which images the run began with; put "
-                "it back as it was, or remove it to go on without comparing image by image"
+                f"{place.images}: damaged ({error}). It records the images that the run started "
+                "with; restore the file, or remove it to continue without comparing single images"
             ) from None
-        return cls(**found)
+        return cls(**arrays)
 
-    def places_of(self, other: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
-        """Which images of another record this one has under the same paths: the rows in this one
-        and in the other, alike ``(M,)``."""
-        at = np.searchsorted(self.path, other.path).clip(max=max(len(self.path) - 1, 0))
-        known = self.path[at] == other.path if len(self.path) else np.zeros(len(at), bool)
-        return at[known], np.flatnonzero(known)
+    def rows_of(self, other: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of images that both records have under the same paths: in this record and in the
+        other one, ``(M,)`` each."""
+        rows = np.searchsorted(self.path, other.path).clip(max=max(len(self.path) - 1, 0))
+        known = self.path[rows] == other.path if len(self.path) else np.zeros(len(rows), bool)
+        return rows[known], np.flatnonzero(known)
 
     def in_splits(self, names: Iterable[str]) -> np.ndarray:
-        """``(N,)`` bool."""
+        """Whether each image is in one of the splits, ``(N,)`` bool."""
         return np.isin(self.split, [SPLITS.index(name) for name in names])
 
 
 def write_record(place: RunDirectory, data: ImageData) -> None:
-    """Write ``images.safetensors`` unless it is there and of these images.
+    """Write ``images.safetensors``, unless it records these images already.
 
     Raises:
         OSError: it cannot be written.
@@ -135,52 +136,52 @@ def write_record(place: RunDirectory, data: ImageData) -> None:
 def data_differences(
     place: RunDirectory, environment: Mapping[str, Any], data: ImageData
 ) -> list[str]:
-    """In what images differ from those that a run began with, in lines.
+    """The differences of a data set from the images that a run started with, one a line.
 
     Args:
         environment: the run's ``environment.json``.
 
     Returns:
-        Nothing if they are the same, or if it does not say which images they were.
+        No lines if the images are the same, or if the environment does not identify them.
     """
-    then, now = environment.get("dataset", {}), data.summary()
-    keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in then]
-    if all(then[key] == now.get(key) for key in keys):
+    before, after = environment.get("dataset", {}), data.summary()
+    keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in before]
+    if all(before[key] == after.get(key) for key in keys):
         return []
     record = ImageRecord.read(place)
-    lines = [] if record is None else _one_by_one(record, *ImageRecord.of(data))
-    lines += _counts(then, now)
+    lines = [] if record is None else _compare_records(record, *ImageRecord.of(data))
+    lines += _compare_counts(before, after)
     if lines:
         return lines
-    if then.get("fingerprint") == now["fingerprint"]:
+    if before.get("fingerprint") == after["fingerprint"]:
         return ["age, sex or view of some images"]
     if record is not None:
-        return ["the same images of the same labels and splits; patients have other names, or the "
-                "images another order"]  # fmt: skip
-    return ["as many images of each class; pixels, paths, labels or splits of some of them differ"]
+        return ["the images, labels and splits are the same; the names of patients or the order "
+                "of the images differ"]  # fmt: skip
+    return ["the numbers of images are the same; pixels, paths, labels or splits of some differ"]
 
 
 def trained_on_measured(
-    record: ImageRecord, now: ImageRecord, paths: list[str]
+    record: ImageRecord, current: ImageRecord, paths: list[str]
 ) -> tuple[list[str], int]:
-    """Which of the images that would be measured a run was trained on.
+    """The images to be measured that a run was trained on.
 
-    An image is the same if its content is, whatever its name. One that the run had among its
-    measured images already is none, though a training image may have the same content.
+    Images are the same if their contents are, whatever their names. An image that the run already
+    measured does not count, even if a training image has the same content.
 
     Returns:
-        Their paths, and how many images would be measured.
+        Their paths, and the number of images to be measured.
     """
-    measured = now.in_splits(MEASURED)
-    seen = measured & np.isin(now.content, record.content[record.in_splits(LEARNED)])
-    there, here = record.places_of(now)
-    same = record.content[there] == now.content[here]
-    seen[here[same & record.in_splits(MEASURED)[there]]] = False
-    return [paths[i] for i in np.flatnonzero(seen)], int(measured.sum())
+    measured = current.in_splits(MEASURED)
+    trained = measured & np.isin(current.content, record.content[record.in_splits(LEARNED)])
+    old_rows, new_rows = record.rows_of(current)
+    same = record.content[old_rows] == current.content[new_rows]
+    trained[new_rows[same & record.in_splits(MEASURED)[old_rows]]] = False
+    return [paths[i] for i in np.flatnonzero(trained)], int(measured.sum())
 
 
 def note_use(place: RunDirectory, step: int, data: ImageData, differs: list[str]) -> None:
-    """Note in ``environment.json`` that a run was measured on other data than it was trained on.
+    """Record in ``environment.json`` that a run was measured on other data than its training's.
 
     Raises:
         OSError: it cannot be written.
@@ -197,68 +198,70 @@ def note_use(place: RunDirectory, step: int, data: ImageData, differs: list[str]
         write_json(place.environment, {**environment, "used": used})
 
 
-def _one_by_one(then: ImageRecord, now: ImageRecord, paths: list[str]) -> list[str]:
-    """What became of each image, counted, in lines."""
-    there, here = then.places_of(now)
+def _compare_records(before: ImageRecord, after: ImageRecord, paths: list[str]) -> list[str]:
+    """How many images were replaced, moved between splits, relabelled, removed or added."""
+    old_rows, new_rows = before.rows_of(after)
     lines = []
 
-    def count(what: str, which: np.ndarray) -> None:
-        if number := int(which.sum()):
-            first = paths[here[np.flatnonzero(which)[0]]]
-            lines.append(f"{what}: {number:,} ({first!r} the first)")
+    def count(change: str, changed: np.ndarray) -> None:
+        if number := int(changed.sum()):
+            first = paths[new_rows[np.flatnonzero(changed)[0]]]
+            lines.append(f"{change}: {number:,} ({first!r} the first)")
 
-    count("images replaced under their names", then.content[there] != now.content[here])
-    was, is_now = then.split[there], now.split[here]
-    for a, b in sorted(set(zip(was.tolist(), is_now.tolist(), strict=True))):
-        if a != b:
-            moved = (was == a) & (is_now == b)
-            count(f"{_name(a)} images that are {_name(b)} images now", moved)
-    count("images with other labels", then.labels[there] != now.labels[here])
-    groups = _first(then.patient[there]), _first(now.patient[here])
+    replaced = before.content[old_rows] != after.content[new_rows]
+    count("images replaced under their names", replaced)
+    old_splits, new_splits = before.split[old_rows], after.split[new_rows]
+    for old, new in sorted(set(zip(old_splits.tolist(), new_splits.tolist(), strict=True))):
+        if old != new:
+            moved = (old_splits == old) & (new_splits == new)
+            count(f"{_split_name(old)} images that are {_split_name(new)} images now", moved)
+    count("images with other labels", before.labels[old_rows] != after.labels[new_rows])
+    groups = _first_equal(before.patient[old_rows]), _first_equal(after.patient[new_rows])
     count("images of other patients", groups[0] != groups[1])
-    for record, known, what in ((then, there, "gone"), (now, here, "new")):
-        rest = np.delete(record.split, known)
-        for code in np.unique(rest):
-            lines.append(f"{_name(code)} images that are {what}: {int((rest == code).sum()):,}")
+    for record, shared, state in ((before, old_rows, "gone"), (after, new_rows, "new")):
+        splits = np.delete(record.split, shared)
+        for code in np.unique(splits):
+            number = int((splits == code).sum())
+            lines.append(f"{_split_name(code)} images that are {state}: {number:,}")
     return lines
 
 
-def _counts(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In which numbers of images, patients and classes two summaries differ."""
+def _compare_counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The numbers of images, patients and classes in which two summaries differ."""
     lines = []
-    for what in ("images", "patients", "classes"):
-        was, is_now = dict(flat(then.get(what, {}))), dict(flat(now[what]))
-        for key in dict.fromkeys((*was, *is_now)):
-            if (a := was.get(key, 0)) != (b := is_now.get(key, 0)):
+    for kind in ("images", "patients", "classes"):
+        old_counts, new_counts = flatten_tables(before.get(kind, {})), flatten_tables(after[kind])
+        for key in dict.fromkeys((*old_counts, *new_counts)):
+            if (old := old_counts.get(key, 0)) != (new := new_counts.get(key, 0)):
                 split, _, name = key.partition(".")
-                of = f"images of {name}" if name else what
-                lines.append(f"{split} {of}: {a} there, {b} now")
-    left_out = [len(found.get("skipped") or ()) for found in (then, now)]
-    if left_out[0] != left_out[1]:
-        lines.append(f"unreadable images left out: {left_out[0]} there, {left_out[1]} now")
+                counted = f"images of {name}" if name else kind
+                lines.append(f"{split} {counted}: {old} there, {new} now")
+    skipped = [len(summary.get("skipped") or ()) for summary in (before, after)]
+    if skipped[0] != skipped[1]:
+        lines.append(f"unreadable images left out: {skipped[0]} there, {skipped[1]} now")
     return lines
 
 
-def _name(code: int) -> str:
+def _split_name(code: int) -> str:
     return SPLIT_NAMES[SPLITS[code]]
 
 
-def _first(groups: np.ndarray) -> np.ndarray:
-    """For each element, the place of the first one that is equal to it."""
+def _first_equal(groups: np.ndarray) -> np.ndarray:
+    """For each element ``(N,)``, the index of the first element that is equal to it."""
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return first[inverse]
 
 
 def _digest(content: bytes, size: int = 8) -> int:
-    found = hashlib.blake2b(content, digest_size=size).digest()
-    return int.from_bytes(found, "big", signed=True)
+    digest = hashlib.blake2b(content, digest_size=size).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _fingerprint(place: RunDirectory) -> str | None:
-    """The fingerprint of the data that a run's record is of.
+    """The fingerprint of the data that a run's image record describes.
 
     Raises:
-        OSError: there is none, or it cannot be read.
+        OSError: there is no record, or it cannot be read.
         SafetensorError: it is damaged.
     """
     with safe_open(place.images, "np") as file:

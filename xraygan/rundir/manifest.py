@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: ``manifest.json``."""
+"""The manifest of a checkpoint, ``manifest.json``: its step and the sha256 of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xraygan.utils.parsing import parse_json, read_text, sha256
 
 from .file_schemas import first_fault
 
-#: a file of a checkpoint: of a network, its average, its optimizer, or what another part remembers
+#: a file of a checkpoint: of a network, its average, its optimizer, or another part's buffers
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
 _FILE = rf"^({_NAME}(\.average|\.optimizer)?|(scores\.)?{_NAME}\.state)\.safetensors$"
 
@@ -28,9 +28,9 @@ Label = Annotated[str, AfterValidator(_label)]
 
 
 class Gathered(BaseModel):
-    """What the log has gathered since its last line: sums and counts of each value, and steps."""
+    """Sums and counts of each value since the last line of the log, and of how many steps."""
 
-    # What a part recorded may be NaN; a term may not.
+    # Values that a part recorded may be NaN; terms may not.
     model_config = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
 
     sums: dict[Label, float] = {}
@@ -39,9 +39,9 @@ class Gathered(BaseModel):
     skipped: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _of_the_same(self) -> Gathered:
+    def _check_keys(self) -> Gathered:
         if self.sums.keys() != self.counts.keys():
-            raise ValueError("sums and counts are of other values")
+            raise ValueError("sums and counts name different values")
         return self
 
 
@@ -65,7 +65,7 @@ def parse_manifest(path: Path) -> Manifest:
     """The manifest in a checkpoint's folder.
 
     Raises:
-        ValueError: it is none; with the key.
+        ValueError: it is not a manifest; the message names the key.
         OSError: it cannot be read.
     """
     try:
@@ -80,18 +80,18 @@ def read_manifest(path: Path, name: str = "") -> Manifest:
     """The manifest of a checkpoint whose files match it.
 
     Args:
-        name: what its folder should be called, if it has another name.
+        name: the name that its folder should have, if it has another one.
 
     Raises:
-        ValueError: it is damaged; which file or key of the manifest, and why.
+        ValueError: it is damaged; the message names the file or the key, and why.
         OSError: a file is missing, or cannot be read.
     """
     manifest = parse_manifest(path)
-    if (called := f"step-{manifest.step:08d}") != (name or path.name):
-        raise ValueError(f"manifest.json: step: it is of {called}")
+    if (expected := f"step-{manifest.step:08d}") != (name or path.name):
+        raise ValueError(f"manifest.json: step: it is the manifest of {expected}")
     for file, digest in manifest.files.items():
         if not (path / file).is_file():
-            raise ValueError(f"{file} is missing, or is no regular file")
+            raise ValueError(f"{file} is missing or not a regular file")
         if sha256(path / file) != digest:
-            raise ValueError(f"{file} is not what manifest.json has the sha256 of")
+            raise ValueError(f"{file} does not match its sha256 in manifest.json")
     return manifest

@@ -1,8 +1,8 @@
-"""A run that is taken up again: what must be as it was, what may change, and the record of changes.
+"""Resuming a run: what must stay the same, what may change, and the record of changes.
 
-What decides the bits of the networks is compared: the recipe, except for the keys in
-:data:`RESUMABLE`; the files that it names, by their content; and the images, labels
-and splits, by their fingerprint.
+All that decides the bits of the networks is compared: the recipe, except for the keys in
+:data:`RESUMABLE`; the files that it names, by their content; and the images, labels and splits, by
+their fingerprint.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load_tree
 from xraygan.utils.atomic_files import as_json, write_together
+from xraygan.utils.nested import flatten_tables
 from xraygan.utils.parsing import parse_toml, sha256
 
-from . import checkpoint
-from . import file_readers as parsing
-from .directory import RunDirectory, flat
+from . import checkpoint, file_readers
+from .directory import RunDirectory
 
 if TYPE_CHECKING:
     from xraygan.data.datamodule import ImageData
     from xraygan.graph.graph import TrainingGraph
 
 Tree = dict[str, Any]
-#: dotted key -> the value that it had, and the one that it has now
+#: dotted key -> its value in the run, and its new value
 Changes = dict[str, tuple[Any, Any]]
 LENGTH = ("run.steps", "run.epochs")
-#: Keys that ``--resume`` may change, and why: they do not decide the bits of the networks. Every
-#: other key must be what it was. ``NAME.*`` stands for all keys below a table.
+#: Keys that ``--resume`` may change, and why: they do not decide the bits of the networks. No
+#: other key may change. ``NAME.*`` stands for all keys below a table.
 RESUMABLE = {
-    "run.name": "it names the run and decides nothing",
+    "run.name": "it only names the run",
     "run.device": "another device may round differently; `environment.json` records the change",
     "run.log_every": "it decides what is logged",
     "run.save_every": "it decides what is saved",
     "run.keep": "it decides what is kept",
-    "run.sample_every": "it decides what is drawn",
+    "run.sample_every": "it decides which samples are drawn",
     "run.evaluate_every": "it decides what is measured",
     "run.keep_best": "it decides which checkpoint is kept; it can be left out, and not set anew",
-    "run.on_nonfinite": "a step that is finite is the same with both",
+    "run.on_nonfinite": "finite steps are the same with both values",
     "data.root": "the images are compared by their content, wherever they are",
     "data.cache": "it is a copy of the images",
-    "data.on_bad_image": "the images that are left are compared by their content",
+    "data.on_bad_image": "the remaining images are compared by their content",
     "evaluation.split": "it decides what is measured",
     "evaluation.generated": "it decides what is measured",
     "evaluation.bootstrap": "it decides what is measured",
     "evaluation.batch_size": "it decides what is measured",
     "metrics.*": "they decide what is measured",
-    "extractors.*": "those that no score reads only measure",
-    "trackers.*": "they only watch",
+    "extractors.*": "extractors that no score reads only measure",
+    "trackers.*": "they only observe",
 }
 #: keys that cannot change what a run learns or measures
 IMMATERIAL = (
     "data.cache", "run.name", "run.device", "run.log_every", "run.save_every", "run.keep",
     "run.sample_every", "trackers.*",
 )  # fmt: skip
-#: of environment.json: what differs between any two starts, or is compared elsewhere
-_NO_FACTS = (
+#: keys of environment.json that differ between any two starts, or are compared elsewhere
+_IGNORED = (
     "command", "started", "finished*", "seed", "resumed", "used", "dataset.*", "files.*"
 )  # fmt: skip
-#: what is recorded, and cannot change the bits
+#: keys that are recorded and cannot change the bits
 _HARMLESS = ("python", "platform")
 
 _log = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run that is about to go on.
+    """A run that is about to be resumed.
 
     Attributes:
-        step: steps of its newest checkpoint, 0 without one.
-        environment: its ``environment.json``; empty without one.
+        step: the step of its newest checkpoint; 0 without one.
+        environment: the content of its ``environment.json``; empty without one.
         changed: the keys of the recipe that change.
     """
 
@@ -91,17 +91,19 @@ class Resumption:
 
     @classmethod
     def of(cls, place: RunDirectory, recipe: Recipe, *, longer: bool = False) -> Resumption:
-        """A run that goes on with a recipe; nothing is written yet.
+        """Resume a run with a recipe; nothing is written yet.
 
         Args:
             longer: whether the number of steps may change.
 
         Raises:
-            UserError: it cannot go on with this recipe; the message names each key that decides the
-                bits of the networks and differs, with both values.
+            UserError: the run cannot be resumed with this recipe; the message names each changed
+                key that decides the bits of the networks, with both values.
         """
         environment = read_environment(place)
-        place.read_metrics()  # before anything is written, and not when its lines are cut
+        place.read_metrics()  # a damaged log is an error before anything is written
+        # A key may change if it is in RESUMABLE, if it is the number of steps and the caller allows
+        # that, or if it is the path of a file whose content is the same. All others are refused.
         changed = changes(place.read_recipe(), recipe)
         allowed = {
             key
@@ -123,137 +125,137 @@ class Resumption:
                 f"one:{shown}\nGive the same recipe and options as before, or another "
                 f"--out DIR ({hint}--from {place.path} starts a new run from its networks)"
             )
-        return cls(place, recipe, 0, environment, changed).again()
+        return cls(place, recipe, 0, environment, changed).at_latest()
 
-    def again(self) -> Resumption:
-        """The same with the step of the checkpoint that is the newest now.
+    def at_latest(self) -> Resumption:
+        """The resumption at the step of the checkpoint that is the newest now.
 
         Raises:
-            UserError: it has trained for as many steps as are asked for.
+            UserError: the run has already trained for the requested number of steps.
         """
-        found = checkpoint.latest(self.place.checkpoints)
-        resumption = replace(self, step=found.step if found else 0)
+        newest = checkpoint.latest(self.place.checkpoints)
+        resumption = replace(self, step=newest.step if newest else 0)
         if self.recipe.tables.run.steps is not None:
             resumption._check_steps(self.recipe.tables.run.steps)
         return resumption
 
     @property
     def lengthened(self) -> bool:
-        """Whether the number of steps or epochs is another one."""
+        """Whether the number of steps or epochs changes."""
         return any(key in self.changed for key in LENGTH)
 
     def totals(self, images: int) -> tuple[int, int]:
-        """Steps of the whole run, as it was and as it is now.
+        """Steps of the whole run, before and after the change.
 
         Args:
-            images: of the training split.
+            images: number of images of the training split.
         """
         run = self.recipe.tables.run
-        was = {key: self.changed[f"run.{key}"][0] for key in ("steps", "epochs")
+        before = {key: self.changed[f"run.{key}"][0] for key in ("steps", "epochs")
                if f"run.{key}" in self.changed}  # fmt: skip
         epoch = images // run.batch_size
-        return run.model_copy(update=was).total(epoch), run.total(epoch)
+        return run.model_copy(update=before).total(epoch), run.total(epoch)
 
     def _check_steps(self, total: int) -> None:
         if self.lengthened and total <= self.step:
             raise UserError(
-                f"{self.place.path}: it is to train for {total} steps in all, and has trained "
-                f"{self.step} already. Give a larger number, or `xraygan evaluate "
-                f"{self.place.path} --checkpoint STEP` to measure it at an earlier step"
+                f"{self.place.path}: the run has trained for {self.step} steps already, and "
+                f"{total} steps in all are requested. Give a larger number, or measure an earlier "
+                f"step with `xraygan evaluate {self.place.path} --checkpoint STEP`"
             )
 
     def check_data(self, data: ImageData, differences: list[str]) -> None:
-        """Hold that the images are those that the run began with.
+        """Check that the images are those that the run started with.
 
         Args:
-            differences: in what they are not, of
-                :func:`xraygan.rundir.image_record.data_differences`.
+            differences: the result of :func:`xraygan.rundir.image_record.data_differences`.
 
         Raises:
-            UserError: they are not; the message says what differs.
+            UserError: they are not; the message lists the differences.
         """
         self._check_steps(self.totals(len(data.splits["train"]))[1])
         if differences:
             raise UserError(
-                f"{self.place.path}: the images are not those that the run began with:"
+                f"{self.place.path}: the images are not those that the run started with:"
                 + "".join(f"\n  {line}" for line in differences)
-                + "\nLet data.root name the folder of the same images, or give another --out DIR "
+                + "\nSet data.root to the folder of the same images, or give another --out DIR "
                 f"(--from {self.place.path} starts a new run from its networks)"
             )
 
     def check_networks(self, graph: TrainingGraph) -> None:
-        """Hold that the newest checkpoint can be gone on from, before anything is written.
+        """Check that the newest checkpoint can be loaded, before anything is written.
 
         Raises:
-            UserError: it does not fit the networks, or holds what is no number.
+            UserError: it does not fit the networks, or its values are not finite.
         """
-        if (found := checkpoint.latest(self.place.checkpoints)) is not None:
-            found.load(graph)
+        if (newest := checkpoint.latest(self.place.checkpoints)) is not None:
+            newest.load(graph)
 
     def write(self, facts: Tree) -> None:
-        """Write into the run what is now in force, and into ``resumed`` what changes.
+        """Write the new recipe and environment into the run, and the changes into ``resumed``.
 
-        The evaluation of a run that is trained for longer is kept as
-        ``evaluation-step-NNNNNNNN.json``, and so are the files beside it.
+        If the run is lengthened, its evaluation is kept as ``evaluation-step-NNNNNNNN.json``, and
+        so are the files beside it.
 
         Args:
             facts: the new content of ``environment.json``.
         """
-        other = _facts(self.environment, facts)
+        other = _changed_facts(self.environment, facts)
         changed = self.changed | other
         entry = {
             "step": self.step,
             "time": facts["started"],
             "command": sys.argv,
             "fingerprint": facts["dataset"]["fingerprint"],
-            "changed": {key: {"was": was, "now": now} for key, (was, now) in changed.items()},
+            "changed": {k: {"was": old, "now": new} for k, (old, new) in changed.items()},
         }
-        kept = ("started", "command", "used")
-        began = {k: self.environment[k] for k in kept if k in self.environment}
-        trail = [*self.environment.get("resumed", []), entry]
-        files = {self.place.environment: as_json({**facts, **began, "resumed": trail}).encode()}
+        original_keys = ("started", "command", "used")
+        original = {k: self.environment[k] for k in original_keys if k in self.environment}
+        resumed = [*self.environment.get("resumed", []), entry]
+        content = {**facts, **original, "resumed": resumed}
+        files = {self.place.environment: as_json(content).encode()}
         if self.changed:
             files[self.place.recipe] = tomli_w.dumps(self.recipe.resolved()).encode()
         if self.lengthened:
             keep_evaluation(self.place, self.step)
         write_together(files)
-        self._say({k: v for k, v in other.items() if k not in _HARMLESS})
+        self._log_changes({k: v for k, v in other.items() if k not in _HARMLESS})
 
-    def _say(self, other: Changes) -> None:
+    def _log_changes(self, other: Changes) -> None:
         if self.changed:
             _log.info("changed for the rest of the run: %s", "; ".join(_lines(self.changed)))
         if self.step and "fingerprint" not in self.environment.get("dataset", {}):
             _log.warning(
-                "environment.json did not hold the fingerprint of the data, so whether the run "
-                "goes on with the same images cannot be told"
+                "environment.json holds no fingerprint of the data, so it is not known whether the "
+                "run continues with the same images"
             )
         if other:
             _log.warning(
-                "resumed with other versions, threads or on another machine: the results are as "
-                "valid, but their last bits may differ from those of a run that was never stopped "
-                "([run] threads fixes the number of threads in a recipe): %s",
+                "resumed with other versions, other threads or on another machine: the results are "
+                "as valid, but their last bits may differ from those of an uninterrupted run "
+                "([run] threads sets the number of threads in a recipe): %s",
                 "; ".join(_lines(other)),
             )
 
 
 def read_environment(place: RunDirectory) -> Tree:
-    """A run's ``environment.json``; empty where there is none.
+    """The content of ``environment.json``; empty without the file.
 
     Raises:
-        UserError: it is there and cannot be read.
+        UserError: the file exists and cannot be read.
     """
     remedy = (
-        "it says which images the run began with: put back the file as it was, or move it away to "
-        "go on without comparing them"
+        "it records the images that the run started with: restore the file, or move it away to "
+        "continue without comparing them"
     )
     try:
-        return parsing.needed(place.environment, parsing.environment, remedy)
+        return file_readers.needed(place.environment, file_readers.environment, remedy)
     except FileNotFoundError:
         return {}
 
 
 def trained_on(place: RunDirectory) -> str | None:
-    """The fingerprint of the images that a run was trained on; None if it is not known."""
+    """The fingerprint of the images that a run was trained on; None if unknown."""
     return read_environment(place).get("dataset", {}).get("fingerprint")
 
 
@@ -261,21 +263,21 @@ def trained_on(place: RunDirectory) -> str | None:
 
 
 def changes(before: Tree, recipe: Recipe) -> Changes:
-    """The keys in which a recipe differs from a run's, and both values; None where one has none.
+    """The keys in which a recipe differs from a run's, with both values; None for an absent value.
 
-    A key that the run's version did not know counts as its default.
+    A key that the run's version did not have counts as its default.
 
     Args:
         before: the tables of the run's ``recipe.toml``.
     """
-    was = dict(flat(_with_defaults(before, recipe)))
-    now = dict(flat(_as_read(recipe)))
-    keys = sorted(was.keys() | now.keys())
-    return {key: (was.get(key), now.get(key)) for key in keys if was.get(key) != now.get(key)}
+    old = flatten_tables(_with_defaults(before, recipe))
+    new = flatten_tables(_as_read(recipe))
+    keys = sorted(old.keys() | new.keys())
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def material_changes(place: RunDirectory, recipe: Recipe) -> Changes:
-    """Those :func:`changes` from a run's recipe that can change what it learns or measures.
+    """The :func:`changes` from a run's recipe that can change what it learns or measures.
 
     Raises:
         UserError: the run's recipe cannot be read.
@@ -285,11 +287,12 @@ def material_changes(place: RunDirectory, recipe: Recipe) -> Changes:
 
 
 def _with_defaults(before: Tree, recipe: Recipe) -> Tree:
-    # What only measures or watches may be of a plugin that is no longer there.
+    # The run's recipe is loaded with this version's defaults, so that keys that it did not have are
+    # not taken for changes. Metrics and trackers are left out: their plugins may be uninstalled.
     free: Tree = {key: before[key] for key in ("metrics", "trackers") if key in before}
     tree = {key: copy.deepcopy(table) for key, table in before.items() if key not in free}
     named = {}
-    for key, path in recipe.files().items():  # which may have moved since: it is compared later
+    for key, path in recipe.files().items():  # they may have moved, and are compared later
         *tables, last = key.split(".")
         at: Any = tree
         for table in tables:
@@ -298,7 +301,7 @@ def _with_defaults(before: Tree, recipe: Recipe) -> Tree:
             named[key], at[last] = at[last], str(path)
     try:
         loaded = _as_read(load_tree(tree, recipe.source))
-    except UserError:  # of another version, or a file that it names is gone: as it stands
+    except UserError:  # a recipe of another version, or one whose files are gone: as it is
         return before
     for key, name in named.items():
         *tables, last = key.split(".")
@@ -310,15 +313,15 @@ def _with_defaults(before: Tree, recipe: Recipe) -> Tree:
 
 
 def _as_read(recipe: Recipe) -> Tree:
-    """A resolved recipe as its file is read again, tuples as lists."""
+    """A resolved recipe as its file would be read again, with lists in place of tuples."""
     return parse_toml(tomli_w.dumps(recipe.resolved()))
 
 
 def _is_resumable(key: str, recipe: Recipe) -> bool:
-    table, _, rest = key.partition(".")
+    table, _, subkey = key.partition(".")
     if table == "extractors":
         scores = (c for c in recipe.chosen("scores").values() if c.words.weight != 0)
-        return rest.partition(".")[0] not in {c.options.get("extractor") for c in scores}
+        return subkey.partition(".")[0] not in {c.options.get("extractor") for c in scores}
     if key == "run.keep_best":
         return recipe.tables.run.keep_best is None
     return _among(key, RESUMABLE)
@@ -330,8 +333,8 @@ def _among(key: str, keys: Iterable[str]) -> bool:
 
 def _lines(changed: Changes) -> list[str]:
     return [
-        f"{key}: {'unset' if was is None else was} there, {'unset' if now is None else now} now"
-        for key, (was, now) in changed.items()
+        f"{key}: {'unset' if old is None else old} there, {'unset' if new is None else new} now"
+        for key, (old, new) in changed.items()
     ]
 
 
@@ -343,24 +346,24 @@ def classes_of(environment: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(next(iter(environment.get("dataset", {}).get("classes", {}).values()), ()))
 
 
-def _facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """The facts that two ``environment.json`` have both and that differ, recipe and data aside."""
-    then, here = dict(flat(before)), dict(flat(now))
-    keys = [k for k in then if k in here and not _among(k, _NO_FACTS)]
-    return {k: (then[k], here[k]) for k in keys if then[k] != here[k]}
+def _changed_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
+    """The entries of two ``environment.json`` that differ, without recipe, data and new entries."""
+    old, new = flatten_tables(before), flatten_tables(after)
+    keys = [k for k in old if k in new and not _among(k, _IGNORED)]
+    return {k: (old[k], new[k]) for k in keys if old[k] != new[k]}
 
 
 def keep_evaluation(place: RunDirectory, step: int) -> None:
-    """Keep what an evaluation wrote, under names that tell its step.
+    """Rename the files of an evaluation to names that hold its step.
 
     Args:
-        step: of the evaluation, where ``evaluation.json`` does not tell.
+        step: the step of the evaluation, if ``evaluation.json`` does not say it.
     """
     with suppress(FileNotFoundError):
         step = place.read_evaluation().get("step", step)
     others = [place.of_split(split) for split in SPLIT_NAMES]
     of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
-    own = (place.predictions, place.bootstrap, place.report, place.evaluation)
-    for path in (*of_splits, *own):
+    of_run = (place.predictions, place.bootstrap, place.report, place.evaluation)
+    for path in (*of_splits, *of_run):
         if path.exists():
             path.replace(path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}"))

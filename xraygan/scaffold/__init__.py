@@ -55,7 +55,7 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     project = f"xraygan-{name.replace('_', '-')}"
     folder = folder or Path(project)
     if folder.exists():
-        raise UserError(f"{folder} is there already; name another folder with --out DIR")
+        raise UserError(f"{folder} already exists; name another folder with --out DIR")
     words = _words(kind, name, project)
     test = f"test_{kind}.py" if kind in ("dataset", "command") else "test.py"
     written = {

@@ -1,4 +1,4 @@
-"""Images of one class, and files of them, from a trained graph."""
+"""Samples images from a trained generator, of one class if asked, and writes them as files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from xraygan.data.metadata import parse
+from xraygan.data.metadata import parse_metadata
 from xraygan.errors import UserError, did_you_mean
 from xraygan.evaluation.generation import Generated, generate
 from xraygan.utils.csv_cells import as_csv
@@ -21,8 +21,9 @@ from xraygan.utils.seeding import rng
 
 from .session import Session
 
-#: draws for one image of a class before an unconditional generator is given up
-PATIENCE = 200
+#: most draws for one image of a class from an unconditional generator
+MAX_DRAWS = 200
+#: images that are generated at once
 CHUNK = 64
 
 
@@ -38,7 +39,7 @@ def write_images(
 ) -> None:
     """Generate images and write them as ``NNNNNN.png`` with a ``generated.csv``.
 
-    Nothing is written before all of them are there.
+    Nothing is written before all images are generated.
 
     Raises:
         UserError: the run has no generator or no such class, the folder is not empty or cannot be
@@ -47,15 +48,15 @@ def write_images(
     graph = session.graph
     require_empty_folder(out)
     names = graph.task.classes
-    made, probs = sample_images(session, count, class_name, seed, display, metadata)
+    generated, probs = sample_images(session, count, class_name, seed, display, metadata)
     table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
-            table[f"condition:{name}"] = made.labels[:, column].numpy()
+            table[f"condition:{name}"] = generated.labels[:, column].numpy()
         if probs is not None:
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
     files = {}
-    for file, image in zip(table["file"], made.images.numpy(), strict=True):
+    for file, image in zip(table["file"], generated.images.numpy(), strict=True):
         Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
         files[file] = content.getvalue()
     write_folder(out, {**files, "generated.csv": as_csv(table).encode()})
@@ -69,75 +70,113 @@ def sample_images(
     display: Display,
     metadata: Mapping[str, object] | None = None,
 ) -> tuple[Generated, Tensor | None]:
-    """Generated images and, where the run has a classifier, what it says of them ``(count, K)``.
+    """Generated images and, if the run has a classifier, their class probabilities ``(count, K)``.
+
+    Of an unconditional generator's images, those of a class are the ones that the classifier takes
+    for it: batches are drawn until ``count`` of them are found.
 
     Args:
-        metadata: what all images are to have, for example ``{"age": 60, "sex": "F"}``, where the
-            generator is told of it; what is left out is unknown. By default each image has that of
+        metadata: that of all images, for example ``{"age": 60, "sex": "F"}``, if the generator
+            reads it; a name that is left out is unknown. By default each image has the metadata of
             a training image.
 
     Raises:
-        UserError: the run has no generator or no such class, its generator is not told of the
+        UserError: the run has no generator or no such class, its generator does not read the
             metadata, or an unconditional generator hardly ever makes the class.
     """
     graph, source = session.graph, rng(session.device, seed, "generate")
-    names = graph.task.classes
-    if "generator" not in graph.networks:
+    index = _check_class(session, class_name)
+    labels, encoded = _conditions(session, index, metadata)
+    filtered = index is not None and not graph.networks["generator"].conditional
+    batches: list[tuple[Tensor, ...]] = []
+    kept = drawn = 0
+    with display.progress("generating", count) as advance:
+        while kept < count:
+            batch = _draw_batch(session, source, labels, encoded)
+            drawn += CHUNK
+            if filtered and index is not None:
+                batch = _select_class(batch, index, exclusive=graph.task.exclusive)
+            batches.append(tuple(part[: count - kept] for part in batch))
+            kept += len(batches[-1][0])
+            advance(len(batches[-1][0]))
+            if kept < count and drawn >= MAX_DRAWS * count:
+                raise UserError(
+                    f"--class {class_name}: the classifier took only {kept} of {drawn} generated "
+                    f"images for {class_name!r}; nothing was written. Train a conditional "
+                    "generator (recipe cgan), or ask for fewer images"
+                )
+    images, conditions, metadata_of, *rest = (torch.cat(p) for p in zip(*batches, strict=True))
+    return Generated(images, conditions, metadata_of), rest[0] if rest else None
+
+
+def _check_class(session: Session, class_name: str | None) -> int | None:
+    """The index of a class, None for no class.
+
+    Raises:
+        UserError: the run has no generator, or no class of that name.
+    """
+    names = session.graph.task.classes
+    if "generator" not in session.graph.networks:
         raise UserError(f"{session.recipe.name}: the run has no generator")
     if class_name is not None and class_name not in names:
         raise UserError(
             f"--class: no class is named {class_name!r}; {did_you_mean(class_name, names)}"
         )
-    conditional = graph.networks["generator"].conditional
-    wanted = None if class_name is None else names.index(class_name)
-    labels: Tensor | None = None
-    if wanted is not None:
-        labels = torch.zeros(1, len(names), dtype=torch.uint8)
-        labels[0, wanted] = 1
-    task = graph.task
-    if metadata and not conditional:
-        raise UserError("metadata: the run's generator is unconditional and is told of none")
-    told = parse(metadata, task.metadata) if metadata else None
-    draws_labels = labels is None and conditional and not task.exclusive
-    if draws_labels or (told is None and task.metadata):
-        known = session.conditions()
-        labels = known.labels if draws_labels else labels
-        told = known.metadata if told is None else told
-    found: list[tuple[Tensor, ...]] = []
-    have = drawn = 0
-    with display.progress("generating", count) as advance:
-        while have < count:
-            batch: tuple[Tensor, ...]
-            batch = made = generate(
-                graph, CHUNK, source, device=session.device, labels=labels, metadata=told
-            )
-            drawn += CHUNK
-            if "classifier" in graph.networks:
-                probs = session.evaluation().classify(made.images, made.metadata, real=False)[1]
-                batch = (*made, torch.from_numpy(probs))
-            if wanted is not None and not conditional:
-                batch = _of_class(batch, wanted, exclusive=task.exclusive)
-            found.append(tuple(part[: count - have] for part in batch))
-            have += len(found[-1][0])
-            advance(len(found[-1][0]))
-            if have < count and drawn >= PATIENCE * count:
-                raise UserError(
-                    f"--class {class_name}: the classifier took only {have} of {drawn} generated "
-                    f"images for {class_name!r}; nothing was written. Train a conditional "
-                    "generator (recipe cgan), or ask for fewer images"
-                )
-    images, conditions, metadata_of, *rest = (torch.cat(p) for p in zip(*found, strict=True))
-    return Generated(images, conditions, metadata_of), rest[0] if rest else None
+    return None if class_name is None else names.index(class_name)
 
 
-def _of_class(batch: tuple[Tensor, ...], wanted: int, *, exclusive: bool) -> tuple[Tensor, ...]:
-    """Of a generated batch with its probabilities last, what the classifier takes for a class.
+def _conditions(
+    session: Session, index: int | None, metadata: Mapping[str, object] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Label vectors ``(L, K)`` and encoded metadata ``(L, 2 M)`` to generate from.
+
+    Labels are None for an unconditional generator and for exclusive classes, which are drawn
+    uniformly; metadata is None if the run has none. Label vectors that are not for a class, and
+    metadata that the user does not give, are those of the training images.
 
     Raises:
-        UserError: there is no classifier to ask.
+        UserError: the generator does not read the metadata.
+    """
+    task, conditional = session.graph.task, session.graph.networks["generator"].conditional
+    labels: Tensor | None = None
+    if index is not None:
+        labels = torch.zeros(1, len(task.classes), dtype=torch.uint8)
+        labels[0, index] = 1
+    if metadata and not conditional:
+        raise UserError("metadata: the run's generator is unconditional and reads no metadata")
+    encoded = parse_metadata(metadata, task.metadata) if metadata else None
+    draws_labels = labels is None and conditional and not task.exclusive
+    if draws_labels or (encoded is None and task.metadata):
+        training = session.conditions()
+        labels = training.labels if draws_labels else labels
+        encoded = training.metadata if encoded is None else encoded
+    return labels, encoded
+
+
+def _draw_batch(
+    session: Session, source: torch.Generator, labels: Tensor | None, metadata: Tensor | None
+) -> tuple[Tensor, ...]:
+    """:data:`CHUNK` images with labels and metadata, and, if there is a classifier, their class
+    probabilities ``(CHUNK, K)`` last."""
+    generated = generate(
+        session.graph, CHUNK, source, device=session.device, labels=labels, metadata=metadata
+    )
+    if "classifier" not in session.graph.networks:
+        return generated
+    images, metadata = generated.images, generated.metadata
+    probs = session.evaluation().classify(images, metadata, real=False)[1]
+    return (*generated, torch.from_numpy(probs))
+
+
+def _select_class(batch: tuple[Tensor, ...], index: int, *, exclusive: bool) -> tuple[Tensor, ...]:
+    """The rows of a generated batch, with its probabilities last, that the classifier takes for a
+    class.
+
+    Raises:
+        UserError: the batch has no probabilities, because the run has no classifier.
     """
     if len(batch) == len(Generated._fields):
         raise UserError("--class: the run's generator is unconditional and it has no classifier")
     probs = batch[-1]
-    keep = probs.argmax(dim=1) == wanted if exclusive else probs[:, wanted] > 0.5
+    keep = probs.argmax(dim=1) == index if exclusive else probs[:, index] > 0.5
     return tuple(part[keep] for part in batch)

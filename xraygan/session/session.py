@@ -1,4 +1,4 @@
-"""A recipe with its data and networks: of a run that begins, or of one that was trained."""
+"""A recipe with its data and networks: of a new run, or restored from a run directory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from xraygan.distributed.ranks import Ranks
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.unseen import check_unseen
-from xraygan.graph.build import assemble, rehearse
+from xraygan.graph.build import assemble, dry_build
 from xraygan.graph.graph import MODELS, TrainingGraph
 from xraygan.parts.building import from_random
 from xraygan.recipe.loading import Recipe, load
-from xraygan.rundir import checkpoint
-from xraygan.rundir import completion as ending
+from xraygan.rundir import checkpoint, completion
 from xraygan.rundir.conditions import Conditions, read_conditions, recorded_task
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.image_record import data_differences
@@ -38,12 +37,12 @@ from xraygan.utils.progress import Display
 
 @dataclass
 class Session:
-    """A recipe brought to life: its graph, its data, and where they are.
+    """A recipe with its training graph and its data, on a device.
 
     Attributes:
         place: the run directory, of a run that was restored.
         chosen_on: the split by whose figures the checkpoint was chosen, if it is the best one.
-        differs: in what the images differ from those that the run was trained on, in lines; known
+        differs: lines that say how the images differ from those that the run was trained on; filled
             when the data are prepared.
     """
 
@@ -57,10 +56,10 @@ class Session:
 
     @cached_property
     def data(self) -> ImageData:
-        """The images; those of a restored run are prepared when they are first needed.
+        """The images; those of a restored run are prepared when they are first used.
 
         Raises:
-            UserError: they are not there, or have other classes than the run's networks.
+            UserError: they cannot be found, or have other classes than the run's networks.
         """
         return self._prepare()
 
@@ -68,7 +67,7 @@ class Session:
     def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
         """Prepare the data and build the networks."""
         device, autocast = _modes(recipe)
-        rehearse(recipe, task_of(recipe, open_dataset(recipe)))
+        dry_build(recipe, task_of(recipe, open_dataset(recipe)))
         data = prepare(recipe, display.progress)
         graph = assemble(recipe, data.task, device, autocast, ranks)
         return cls(recipe, device, graph, lambda: data)
@@ -77,9 +76,13 @@ class Session:
     def of_run(
         cls, place: RunDirectory, recipe: Recipe, display: Display, *, measure: bool
     ) -> Session:
-        """Build the networks of a run, of which a checkpoint has the weights.
+        """Build the networks of a run, for the weights of one of its checkpoints.
 
-        The data are prepared now if the run has not recorded what its networks were built for.
+        The data are prepared now if the run has not recorded its task (its classes, for example),
+        for which networks are built; otherwise when they are first used.
+
+        Args:
+            measure: whether metrics will be computed, so that extractors are needed.
         """
         device, autocast = _modes(recipe)
         task = recorded_task(place, recipe)
@@ -87,24 +90,24 @@ class Session:
         task = task or cast(ImageData, data).task
         differs: list[str] = []
 
-        def prepared() -> ImageData:
-            found = data or prepare(recipe, display.progress, training=False)
-            if found.task.classes != task.classes:
+        def prepare_checked() -> ImageData:
+            images = data or prepare(recipe, display.progress, training=False)
+            if images.task.classes != task.classes:
                 raise UserError(
-                    f"[data] classes: the data have {', '.join(found.task.classes)}, and the "
+                    f"[data] classes: the data have {', '.join(images.task.classes)}, and the "
                     f"networks of {place.path} were trained for {', '.join(task.classes)}"
                 )
-            check_unseen(place, recipe, found)
-            differs.extend(data_differences(place, read_environment(place), found))
+            check_unseen(place, recipe, images)
+            differs.extend(data_differences(place, read_environment(place), images))
             for line in differs:
                 display.say(f"warning: these are not the images of the run: {line}")
-            return found
+            return images
 
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
-        return cls(recipe, device, graph, prepared, place, differs=differs)
+        return cls(recipe, device, graph, prepare_checked, place, differs=differs)
 
     def evaluation(self, split: str | None = None) -> RunEvaluation:
-        """What metrics measure, with the networks as they are now.
+        """The :class:`Evaluation` that metrics read, with the networks as they are now.
 
         Args:
             split: ``"test"`` or ``"val"``; the recipe's ``[evaluation] split`` by default.
@@ -120,14 +123,15 @@ class Session:
 
     @property
     def watched(self) -> str:
-        """The split that is measured while the run trains: the validation images if it has any."""
+        """The split that is measured during training: validation images if there are any, else
+        test images."""
         return "val" if "val" in self.data.splits else "test"
 
     def conditions(self) -> Conditions:
-        """The labels and metadata that images are generated from, unless others are asked for.
+        """The training images' labels and metadata, from which images are generated by default.
 
         Raises:
-            UserError: the run has recorded none, and its data are not there.
+            UserError: the run has not recorded them, and its data cannot be found.
         """
         if self.place is not None:
             with suppress(FileNotFoundError):
@@ -138,7 +142,7 @@ class Session:
             if self.place is None:
                 raise
             raise UserError(
-                f"{self.place.path}: an earlier version made this run and has not recorded the "
+                f"{self.place.path}: an earlier version made this run and did not record the "
                 f"labels and metadata to generate from; its training data are needed: {error}"
             ) from None
         labels = torch.from_numpy(train.label_matrix)
@@ -149,44 +153,48 @@ def restore_session(
     directory: Path,
     overrides: Iterable[str],
     display: Display,
-    which: str = checkpoint.LATEST,
+    checkpoint_name: str = checkpoint.LATEST,
     *,
     measure: bool = True,
 ) -> tuple[Session, RunDirectory, int]:
-    """A run's session with the networks of one of its checkpoints, and that checkpoint's step.
+    """Restore a run's session with the networks of one of its checkpoints.
 
     Args:
-        which: ``"latest"``, ``"best"``, or a step.
-        measure: whether metrics will be computed. Otherwise the run directory is enough: files
-            that the recipe names need not be there, and the networks that scores read are left out.
+        overrides: ``"table.key=value"`` each, as ``--set`` on the command line.
+        checkpoint_name: ``"latest"``, ``"best"``, or a step.
+        measure: whether metrics will be computed. If not, the run directory is enough: files that
+            the recipe names need not exist, and the networks that scores read are left out.
+
+    Returns:
+        The session, the run directory, and the checkpoint's step.
 
     Raises:
-        UserError: it is no run, has no such checkpoint whose files match their hashes, or was
-            trained with other networks or classes than the overrides ask for.
+        UserError: the directory is no run, has no such checkpoint whose files match their hashes,
+            or the overrides ask for other networks or classes than it was trained with.
     """
     place = RunDirectory.open(directory)
-    found = checkpoint.find(place.checkpoints, which)
+    saved = checkpoint.find(place.checkpoints, checkpoint_name)
     recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
-    place.check_validation(recipe)
+    place.check_validation_share(recipe)
     if overrides:
-        _check_trained(place, load(place.recipe, files=False), recipe)
+        _check_same_networks(place, load(place.recipe, files=False), recipe)
     session = Session.of_run(place, recipe, display, measure=measure)
-    found.load_networks(session.graph)
-    if (left := ending.training_left(place.path)) and which == checkpoint.LATEST:
+    saved.load_networks(session.graph)
+    if (left := completion.training_left(place.path)) and checkpoint_name == checkpoint.LATEST:
         display.say(
-            f"warning: {place.path} is not finished, {left}; this is step {found.step}, and "
-            "`xraygan run` with --resume goes on"
+            f"warning: {place.path} is not finished, {left}; this is step {saved.step}. To "
+            "continue the run, use `xraygan run` with --resume"
         )
-    if which == checkpoint.BEST:
-        session.chosen_on = place.best_split(found.step)
-    return session, place, found.step
+    if checkpoint_name == checkpoint.BEST:
+        session.chosen_on = place.best_split(saved.step)
+    return session, place, saved.step
 
 
-def _check_trained(place: RunDirectory, before: Recipe, now: Recipe) -> None:
-    """Refuse to change what a run's networks were built from.
+def _check_same_networks(place: RunDirectory, before: Recipe, now: Recipe) -> None:
+    """Check that overrides change no key on which the networks of a trained run depend.
 
     Raises:
-        UserError: naming each key that would.
+        UserError: it names each such key.
     """
     words = [recipe.tables.data for recipe in (before, now)]
     pairs = {
@@ -202,13 +210,13 @@ def _check_trained(place: RunDirectory, before: Recipe, now: Recipe) -> None:
     changed = [f"\n  {key}: {a} there, {b} now" for key, (a, b) in pairs.items() if a != b]
     if changed:
         raise UserError(
-            f"{place.path}: its networks are trained, and these keys cannot be changed any more:"
+            f"{place.path}: its networks are trained, so these keys can no longer be changed:"
             f"{''.join(changed)}\nLeave them out, or train another run with them"
         )
 
 
 def _modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
-    """Set up this process as the recipe asks for: its device, and what networks run in."""
+    """Configure PyTorch as ``[run]`` says; returns the device and the mixed-precision context."""
     make_deterministic()
     keep_freed_memory()
     words = recipe.tables.run

@@ -1,4 +1,4 @@
-"""Sweeps: one recipe over named variants, a grid of keys and seeds, run to a table.
+"""Sweeps: run one recipe over named variants, a grid of keys and seeds, and write a table.
 
 A sweep file is TOML::
 
@@ -17,12 +17,12 @@ A sweep file is TOML::
     seeds = [0]
     set.run.steps = 20
 
-``[[variants]]`` (each with ``name``, ``set``, and ``recipe`` where it is not the sweep's) stand
-beside or instead of the grid; every variant is run with every combination of the grid and every
-seed. ``set`` lays keys over the recipe; so do a preset, with ``--preset NAME``, and ``--set``. The
-preset ``fast`` only shows that the sweep runs, and the table says so. What is set for all rows
-leaves out the rows that have no such table, from their recipe or their own ``set``: a real-only
-baseline has no ``[generator]``.
+``[[variants]]`` (each with ``name``, ``set``, and ``recipe`` if it is not the sweep's) may replace
+the grid or be combined with it: every variant runs with every combination of the grid and every
+seed. ``set`` overrides keys of the recipe; so do a preset, with ``--preset NAME``, and ``--set``.
+The preset ``fast`` only shows that the sweep works, and the table says so. A key that is set for
+all rows is skipped in rows that have no such table in their recipe or their own ``set``: a
+real-only baseline, for example, has no ``[generator]``.
 """
 
 from xraygan.sweep.file import Row, Sweep, find, load, shipped

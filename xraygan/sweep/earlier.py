@@ -1,4 +1,4 @@
-"""Whether what lies in a run's place is the run that the sweep asks for."""
+"""Check that runs which exist in a sweep's folder are the runs that the sweep requests."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ from xraygan.recipe.loading import Recipe
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import material_changes, trained_on
-from xraygan.training.starting import pinned
+from xraygan.training.starting import pin_start
 
 from .plan import Run
 
-#: keys shown of each run that differs
+#: most keys that a message shows of each run
 SHOWN = 5
 
-#: key -> its value in the run that is there, and in the one that is asked for
+#: key -> its value in the existing run, and in the requested run
 Changes = dict[str, tuple[Any, Any]]
 
 
-def differing(place: RunDirectory, recipe: Recipe) -> Changes:
-    """The keys in which a run that was begun differs from a recipe; empty if it is that run.
+def run_changes(place: RunDirectory, recipe: Recipe) -> Changes:
+    """The keys in which an existing run differs from a recipe; empty if it is a run of the recipe.
 
-    A finished run counts as the recipe's only if it was measured as the recipe says, too:
-    ``xraygan evaluate`` can measure another checkpoint, or with other keys (``--set``).
+    The evaluation of a finished run is compared too: ``xraygan evaluate`` can measure another
+    checkpoint, or with other keys (``--set``).
 
     Raises:
-        UserError: there is something that cannot be told from a run.
+        UserError: the folder holds an evaluation without a recipe.
     """
     if not place.recipe.exists():
         if place.evaluation.exists():
             raise UserError(
-                f"{place.path}: it has an evaluation.json and no recipe.toml, so nobody can tell "
+                f"{place.path}: it has an evaluation.json but no recipe.toml, so it is not known "
                 "which run this is; move it away, or choose another --out"
             )
         return {}
-    changes = material_changes(place, pinned(recipe, place))
-    return changes or _measured_otherwise(place)
+    changes = material_changes(place, pin_start(recipe, place))
+    return changes or _evaluation_changes(place)
 
 
-def _measured_otherwise(place: RunDirectory) -> Changes:
-    """How the evaluation of a run differs from the one that ended its training; a run that is not
-    done is resumed, which measures it."""
+def _evaluation_changes(place: RunDirectory) -> Changes:
+    """How the evaluation of a run differs from the one at the end of its training.
+
+    Empty for an incomplete run, which will be resumed and measured.
+    """
     if lacking(place.path):
         return {}
     try:
-        found = place.read_evaluation()
+        evaluation = place.read_evaluation()
     except FileNotFoundError:
         return {}
-    step, protocol = found.get("step"), found.get("protocol", {})
+    step, protocol = evaluation.get("step"), evaluation.get("protocol", {})
     changed, measured = protocol.get("changed", {}), protocol.get("fingerprint")
     last = max((line["step"] for line in place.read_metrics()), default=step)
-    changes: Changes = {key: (now, "as the run") for key, now in changed.items()}
+    changes: Changes = {key: (value, "the run's") for key, value in changed.items()}
     if step != last:
         changes["the evaluated step"] = (step, last)
     trained = trained_on(place)
@@ -64,42 +66,42 @@ def _measured_otherwise(place: RunDirectory) -> Changes:
     return changes
 
 
-def refuse_others(differ: Sequence[tuple[Run, Changes]]) -> None:
-    """Say which runs are not those that were asked for.
+def refuse_changed(changed: Sequence[tuple[Run, Changes]]) -> None:
+    """Raise an error that names the existing runs which differ from the requested ones.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a run.
     """
-    if not differ:
+    if not changed:
         return
     lines = []
-    for run, changes in differ:
+    for run, changes in changed:
         lines.append(f"  {run.place.path}")
         lines += [
-            f"    {key}: {_show(there)} there, {_show(now)} asked for"
-            for key, (there, now) in list(changes.items())[:SHOWN]
+            f"    {key}: {_or_unset(old)} there, {_or_unset(new)} requested"
+            for key, (old, new) in list(changes.items())[:SHOWN]
         ]
         if len(changes) > SHOWN:
             lines.append(f"    and {len(changes) - SHOWN} more keys")
-    one = len(differ) == 1
+    single = len(changed) == 1
     raise UserError(
-        f"{len(differ)} {'run' if one else 'runs'} of an earlier sweep "
-        f"{'has' if one else 'have'} another recipe or evaluation than the one asked for:\n"
+        f"{len(changed)} {'run' if single else 'runs'} of an earlier sweep "
+        f"{'has' if single else 'have'} another recipe or evaluation than requested:\n"
         + "\n".join(lines)
         + "\nUse --redo to delete and run exactly these again, give the same --set as before, or "
         "choose another folder with --out"
     )
 
 
-def _show(value: Any) -> str:
+def _or_unset(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def remove(place: RunDirectory) -> None:
-    """Delete a run, its recipe last: what is left of an interrupted deletion is not taken for done.
+def delete_run(place: RunDirectory) -> None:
+    """Delete a run, its recipe last, so that an interrupted deletion leaves no complete run.
 
     Raises:
-        UserError: another process is writing it, or it cannot be deleted.
+        UserError: another process is writing the run, or it cannot be deleted.
     """
     with place.locked():
         try:

@@ -1,4 +1,4 @@
-"""A sweep as a picture: every row's figure with its interval, the paper's beside it."""
+"""The figure of a sweep: the metrics of every row with intervals, beside the published ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OURS, PAPER = COLOURS[:2]
 
 
 def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
-    """Write one panel a metric: points with 95 % intervals, each seed small behind its mean.
+    """Write one panel for each metric: means with 95 % intervals, and a small point for each seed.
 
     Args:
-        results: what :mod:`xraygan.sweep.results` gathered, one a row.
-        path: a ``.png``.
+        results: one for each row, of :func:`xraygan.sweep.results.collect_results`.
+        path: the path of a ``.png`` file.
     """
     metrics = sweep.table.metrics
     columns = min(len(metrics), 4)
@@ -50,20 +50,20 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
 
 def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:
     column = sweep.table.metrics.index(metric)
-    labels = [one.row.label for one in results]
-    for y, one in enumerate(results):
-        cell = one.cells[metric]
+    labels = [result.row.label for result in results]
+    for y, result in enumerate(results):
+        cell = result.cells[metric]
         if values := list(cell.estimate.values.values()):
             axes.plot(values, [y] * len(values), ".", color=OURS, alpha=0.35, ms=4)
             mean = cell.estimate.value
             axes.plot(mean, y, "o", color=OURS, ms=5, label="ours" if y == 0 else None)
             if cell.interval is not None:
                 axes.plot(cell.interval, [y, y], color=OURS, linewidth=1.5)
-        published = sweep.table.paper.get(one.row.label, [math.nan] * (column + 1))[column]
+        published = sweep.table.paper.get(result.row.label, [math.nan] * (column + 1))[column]
         if not math.isnan(published):
             axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label="paper")
     seen: set[str] = set()
-    for line in axes.get_lines():  # one entry of each in the legend
+    for line in axes.get_lines():  # a single entry of each in the legend
         name = str(line.get_label())
         if name in seen:
             line.set_label("_")

@@ -1,4 +1,4 @@
-"""The sweep file: read, checked, and spread out into rows."""
+"""The sweep file: reading, checks, and its expansion into rows."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from pydantic import Field, ValidationError
 
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.options import plain_reason
-from xraygan.recipe import files
-from xraygan.recipe import loading as recipes
+from xraygan.recipe import files, loading
 from xraygan.recipe.schema import GROUPS, Table
 from xraygan.utils.limits import MOST_RUNS, SEEDS
 from xraygan.utils.naming import folder_fault, label_fault
 from xraygan.utils.parsing import is_file, parse_toml, read_text
 
-#: tables that every recipe has, if only by their defaults, or may have
+#: tables that every recipe has, if only with defaults
 ALWAYS = ("run", "data", "start", "schedule", "evaluation")
 
-#: the preset that only shows that a sweep runs
+#: the preset that only shows that a sweep works
 FAST = "fast"
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=SEEDS)]], Field(min_length=1)]
 
 
 class Variant(Table):
-    """``[[variants]]``: a named set of keys, of a recipe of its own if it says so."""
+    """``[[variants]]``: a named set of keys, with its own recipe if it names one."""
 
     name: str
     recipe: str | None = None
@@ -39,15 +38,14 @@ class Variant(Table):
 
 
 class Layout(Table):
-    """``[table]``: what is shown of each row.
+    """``[table]``: the columns of the table, and the comparison of its rows.
 
-    ``paper`` holds, by a row's label, the published figures in the order of ``metrics``, NaN where
-    there is none. ``baseline`` is the label of the row that the others are compared with, paired by
-    seed and patient; where the label is part of several rows' (a variant's name beside a grid),
-    each is compared with the one of its own grid point. ``primary`` is the metric that decides, the
-    first by default: its differences alone are tested, adjusted for how many there are.
-    ``difference`` is the difference in it that is worth finding: the table says how many seeds that
-    would take.
+    ``paper`` holds the published figures by the labels of rows, in the order of ``metrics``, with
+    NaN for an unpublished one. ``baseline`` is the label of the row that the other rows are
+    compared with, paired by seed and patient. If it is the name of a variant in a grid, each row is
+    compared with the baseline at its own grid point. ``primary`` is the metric whose differences
+    are tested, with p adjusted for their number; the first metric by default. ``difference`` is the
+    smallest difference of interest in it: the table says how many seeds would be needed to find it.
     """
 
     metrics: Annotated[list[str], Field(min_length=1)]
@@ -58,7 +56,7 @@ class Layout(Table):
 
 
 class Preset(Table):
-    """``[presets.NAME]``: what ``--preset NAME`` changes, for all rows and for single variants."""
+    """``[presets.NAME]``: the changes of ``--preset NAME``, to all rows and to single variants."""
 
     seeds: Seeds | None = None
     set: dict[str, Any] = Field({})
@@ -80,12 +78,13 @@ class SweepFile(Table):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a recipe and what is laid over it.
+    """One row of the table: a recipe and the keys that override it.
 
     Attributes:
-        label: the variant's name and the grid's values.
-        variant: the variant's name, "" without variants.
-        point: the grid's values, joined.
+        label: the name of the variant and the values of the grid.
+        variant: the name of the variant, "" without variants.
+        point: the values of the grid, joined.
+        over: the overriding values by their dotted keys.
     """
 
     label: str
@@ -96,7 +95,7 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """The label as the name of a folder."""
+        """The label as a folder name."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("+", "plus ")).strip("-")
 
 
@@ -105,8 +104,8 @@ class Sweep:
     """A checked sweep.
 
     Attributes:
-        name: the file's, and the preset's.
-        preset: the preset's name, empty without one.
+        name: the name of the file, and of the preset.
+        preset: the name of the preset, empty without one.
         changed: the keys that the preset and ``--set`` changed, for the table.
     """
 
@@ -121,23 +120,23 @@ class Sweep:
 
     @property
     def reduced(self) -> bool:
-        """Whether it only shows that the sweep runs, so that its figures are no result."""
+        """Whether the sweep only shows that it works, so that its figures are not results."""
         return self.preset == FAST
 
     def tree(self, row: Row, seed: int) -> dict[str, Any]:
-        """One run as a recipe: what it extends and what is laid over that."""
+        """The recipe of one run: the recipe that it extends, and its own keys."""
         tree: dict[str, Any] = {"extends": row.recipe}
-        lay(tree, row.over)
-        lay(tree, {"run.name": f"{row.slug}-seed-{seed}", "run.seed": seed})
+        set_keys(tree, row.over)
+        set_keys(tree, {"run.name": f"{row.slug}-seed-{seed}", "run.seed": seed})
         return tree
 
-    def recipe(self, row: Row, seed: int) -> recipes.Recipe:
-        """One run as a checked recipe."""
-        return recipes.load_tree(self.tree(row, seed), self.source)
+    def recipe(self, row: Row, seed: int) -> loading.Recipe:
+        """The checked recipe of one run."""
+        return loading.load_tree(self.tree(row, seed), self.source)
 
     def recipe_text(self, row: Row, seed: int) -> str:
-        """One run as a recipe file that extends no other, so that it can be taken elsewhere."""
-        return tomli_w.dumps(files.merged(self.tree(row, seed), self.source))
+        """The recipe file of one run; it extends no other file, so that it can be moved."""
+        return tomli_w.dumps(files.merge_extended(self.tree(row, seed), self.source))
 
 
 def shipped() -> dict[str, Path]:
@@ -147,7 +146,11 @@ def shipped() -> dict[str, Path]:
 
 
 def find(reference: str | Path) -> Path:
-    """The file of a sweep that is given as a path or, if it is shipped, by name."""
+    """The file of a sweep, from its path or from the name of a shipped sweep.
+
+    Raises:
+        UserError: there is no such file or shipped sweep.
+    """
     if is_file(path := Path(reference)):
         return path
     known = shipped()
@@ -156,7 +159,7 @@ def find(reference: str | Path) -> Path:
     if name in known and text in (name, f"{name}.toml", f"recipes/sweeps/{name}.toml"):
         return known[name]
     raise UserError(
-        f"no sweep at {clipped(str(reference))}: it is neither a file nor shipped "
+        f"no sweep at {clipped(str(reference))}: it is neither a file nor a shipped sweep "
         f"({did_you_mean(name, known)})"
     )
 
@@ -178,13 +181,13 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
         raise UserError(
             f"{path}: no preset is named {preset!r}; {did_you_mean(preset, words.presets)}"
         )
-    chosen = words.presets.get(preset, Preset())
-    given = {".".join(key): value for key, value in map(files.parse_override, overrides)}
-    changed = {**flatten(chosen.set), **given}
-    # One more than there may be: a grid of eight axes of a hundred values has no end.
-    rows = list(itertools.islice(_rows(path, words, chosen, given), MOST_RUNS + 1))
+    selected = words.presets.get(preset, Preset())
+    overriding = {".".join(key): value for key, value in map(files.parse_override, overrides)}
+    changed = {**flatten(selected.set), **overriding}
+    # One more than the limit: a grid of eight axes of a hundred values would never end.
+    rows = list(itertools.islice(_rows(path, words, selected, overriding), MOST_RUNS + 1))
     name = f"{path.stem}-{preset}" if preset else path.stem
-    seeds = chosen.seeds or words.seeds
+    seeds = selected.seeds or words.seeds
     _check_amount(path, rows, seeds)
     sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
     _check_labels(sweep)
@@ -196,11 +199,11 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
     return sweep
 
 
-def flatten(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys; a key may be dotted already."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys; a key may be dotted already, and an empty table is kept."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        name = f"{at}.{key}" if at else key
+        name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, name)
         else:
@@ -208,15 +211,15 @@ def flatten(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     return flat
 
 
-def lay(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
-    """Set dotted keys in a nested tree."""
+def set_keys(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
+    """Set dotted keys in nested tables."""
     for key, value in flat.items():
         *tables, last = key.split(".")
-        at = tree
+        parent = tree
         for table in tables:
-            below = at.get(table)
-            at[table] = at = below if isinstance(below, dict) else {}
-        at[last] = value
+            child = parent.get(table)
+            parent[table] = parent = child if isinstance(child, dict) else {}
+        parent[last] = value
 
 
 def _read(path: Path) -> SweepFile:
@@ -238,36 +241,42 @@ def _read(path: Path) -> SweepFile:
         raise RecipeError([f"{path}: cannot be read ({error.strerror})"], "sweep") from None
 
 
-def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]) -> Iterable[Row]:
+def _rows(
+    path: Path, words: SweepFile, preset: Preset, overriding: Mapping[str, Any]
+) -> Iterable[Row]:
+    # The keys of a row, later ones overriding earlier ones: the sweep's, the variant's, the grid's,
+    # the preset's, those of --set, and the preset's for this variant. Keys for all rows apply only
+    # where a row has their table. A key that no row uses is a fault.
     axes = flatten(words.grid)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RecipeError(
                 [f"{path}: grid.{key}: expected a list of values, found {values!r}"], "sweep"
             )
-    unused = {**flatten(words.set), **flatten(preset.set), **given}
+    unused = {**flatten(words.set), **flatten(preset.set), **overriding}
     for variant in words.variants or [Variant(name="")]:
         reference = variant.recipe or words.recipe
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
-        file = files.find(reference, beside=path.parent).resolve()
-        own = flatten(variant.set)
-        has = files.tables_of(file) | {_table(k) for k, value in own.items() if value is not False}
+        file = files.find_recipe(reference, folder=path.parent).resolve()
+        of_variant = flatten(variant.set)
+        tables = files.tables_of(file)
+        tables |= {_table(key) for key, value in of_variant.items() if value is not False}
 
-        def fitting(tree: Mapping[str, Any], has: set[str] = has) -> dict[str, Any]:
-            """What is for all rows, less what is inside tables that this row has not."""
-            flat = {k: v for k, v in flatten(tree).items() if _fits(k, v, has)}
+        def fitting(tree: Mapping[str, Any], tables: set[str] = tables) -> dict[str, Any]:
+            """The keys for all rows, without those inside tables that this row lacks."""
+            flat = {k: v for k, v in flatten(tree).items() if _fits(k, v, tables)}
             for key in flat:
                 unused.pop(key, None)
             return flat
 
-        common, last = fitting(words.set), {**fitting(preset.set), **fitting(given)}
+        common, last = fitting(words.set), {**fitting(preset.set), **fitting(overriding)}
         last |= flatten(preset.variants.get(variant.name, {}))
         for values in itertools.product(*axes.values()):
             point = ", ".join(map(str, values))
             label = ", ".join(filter(None, (variant.name, point))) or path.stem
-            over = {**common, **own, **dict(zip(axes, values, strict=True))}
+            over = {**common, **of_variant, **dict(zip(axes, values, strict=True))}
             yield Row(label, variant.name, point, str(file), {**over, **last})
     if unused:
         raise RecipeError(
@@ -275,15 +284,15 @@ def _rows(path: Path, words: SweepFile, preset: Preset, given: Mapping[str, Any]
         )
 
 
-def _fits(key: str, value: Any, has: set[str]) -> bool:
-    """Whether a dotted key is for a row with these tables: it is inside one, or adds one."""
+def _fits(key: str, value: Any, tables: set[str]) -> bool:
+    """Whether a dotted key applies to a row with these tables: it is inside one, or adds one."""
     table = _table(key)
     adds = key == table and value is not False
-    return adds or table in has or key.split(".")[0] in ALWAYS
+    return adds or table in tables or key.split(".")[0] in ALWAYS
 
 
 def _table(key: str) -> str:
-    """The table that a dotted key is in, or is: `scores.gram` of `scores.gram.weight`."""
+    """The table of a dotted key: `scores.gram` for `scores.gram.weight` and for itself."""
     parts = key.split(".")
     return ".".join(parts[: 2 if parts[0] in GROUPS else 1])
 
@@ -293,23 +302,23 @@ def _check_amount(path: Path, rows: list[Row], seeds: list[int]) -> None:
     if len(rows) * len(seeds) > MOST_RUNS:
         faults.append(f"the grid, the variants and the seeds make more than {MOST_RUNS:,} runs")
     elif len({*seeds}) < len(seeds):
-        again = next(seed for seed in seeds if seeds.count(seed) > 1)
-        faults.append(f"seeds: {again} is there twice; its runs would share a folder")
+        repeated = next(seed for seed in seeds if seeds.count(seed) > 1)
+        faults.append(f"seeds: {repeated} is listed twice; its runs would share a folder")
     if faults:
         raise RecipeError([f"{path}: {fault}" for fault in faults], "sweep")
 
 
 def _check_names(sweep: Sweep) -> Iterator[str]:
-    """The faults of names that become names of folders and headers of the table."""
+    """The faults of names that become folder names and headings of the table."""
     if fault := folder_fault(sweep.name):
-        yield f"the sweep would be called {shown(sweep.name)}, after its file and preset: {fault}"
+        yield f"the sweep's name {shown(sweep.name)}, from its file and preset, {fault}"
     for row in sweep.rows:
         name = f"{row.slug}-seed-{max(sweep.seeds)}"
         if fault := label_fault(row.label):
             yield f"the name of the row {shown(row.label)} {fault}"
         elif fault := folder_fault(name):
             yield (
-                f"the runs of the row {shown(row.label)} would be called {shown(name)}, which "
+                f"the runs of the row {shown(row.label)} would be named {shown(name)}, which "
                 f"{fault}; give its variant another name"
             )
 
@@ -320,13 +329,13 @@ def _check_labels(sweep: Sweep) -> None:
     faults = [*_check_names(sweep)]
     faults += [f"two rows are called {label!r}" for label in {*labels} if labels.count(label) > 1]
     if not faults and len({*slugs}) < len(slugs):
-        faults.append("two rows' names differ in signs alone and would share a folder")
+        faults.append("two rows have names that differ only in signs, and would share a folder")
     for label, figures in sweep.table.paper.items():
         if label not in labels:
             faults.append(f"table.paper: no row is called {label!r}; {did_you_mean(label, labels)}")
         elif len(figures) != len(sweep.table.metrics):
-            wanted = len(sweep.table.metrics)
-            faults.append(f"table.paper.{label!r}: {len(figures)} figures for {wanted} metrics")
+            expected = len(sweep.table.metrics)
+            faults.append(f"table.paper.{label!r}: {len(figures)} figures for {expected} metrics")
     variants = {row.variant for row in sweep.rows}
     if (base := sweep.table.baseline) is not None and base not in variants | {*labels}:
         faults.append(f"table.baseline: no row is called {base!r}; {did_you_mean(base, labels)}")

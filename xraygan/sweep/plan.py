@@ -1,4 +1,4 @@
-"""The runs of a sweep: one for each row and seed, and where each stands."""
+"""The runs of a sweep, one for each row and seed, and their progress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xraygan.rundir import file_readers as parsing
+from xraygan.rundir import file_readers
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.directory import RunDirectory
 
 from .file import Row, Sweep
 
-TAIL = 8192  # bytes of a file's end that are read
+TAIL = 8192  # bytes that are read from the end of a file
 
 
 @dataclass
@@ -21,8 +21,9 @@ class Run:
     """One row with one seed.
 
     Attributes:
-        failure: why it failed, empty otherwise.
-        code: its exit code, once it has ended.
+        failure: why the run failed; empty otherwise.
+        code: its exit code; None before it ended.
+        slot: the index of its job, below the number of jobs.
     """
 
     row: Row
@@ -40,16 +41,16 @@ class Run:
         return not self.failure and not lacking(self.place.path)
 
     def progress(self) -> float:
-        """How much of it is done, in [0, 1), as its log says."""
+        """The share of the run that is complete, in [0, 1), from its log."""
         try:
             last = tail(self.place.metrics).splitlines()[-1]
-            return 0.99 * parsing.lines(last)[0]["progress"]  # the rest is its evaluation
+            return 0.99 * file_readers.lines(last)[0]["progress"]  # the evaluation follows
         except (OSError, ValueError, KeyError, IndexError):
             return 0.0
 
 
 def plan(sweep: Sweep, out: Path) -> list[Run]:
-    """Every run of a sweep, seed by seed, with its place below ``out``."""
+    """Every run of a sweep, seed by seed, with its directory below ``out``."""
     runs = []
     for seed in sweep.seeds:
         for row in sweep.rows:
@@ -64,6 +65,11 @@ def plan(sweep: Sweep, out: Path) -> list[Run]:
 
 
 def tail(path: Path) -> str:
+    """The end of a text file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
         return file.read().decode("utf-8", errors="replace")

@@ -1,6 +1,6 @@
-"""What the runs of a sweep measured: each row over its seeds, and its difference from a baseline.
+"""The results of a sweep: the metrics of each row over its seeds, and differences from a baseline.
 
-It reads run directories and nothing else, so a table can be made of whatever is done.
+They are read from the run directories alone, so a table can be made of the runs that are complete.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .plan import Run
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one row.
+    """One metric of one row.
 
     Attributes:
-        estimate: its mean over the seeds that are done.
-        n: test images that it was measured on.
-        notes: what the runs say of how it was measured.
-        own: of a single seed, the interval that its run has.
+        estimate: its mean over the complete seeds.
+        n: number of images that it was measured on.
+        notes: notes of the runs about how it was measured.
+        own: with a single seed, the interval that its run measured.
     """
 
     estimate: Estimate
@@ -37,16 +37,18 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Over seeds and patients; of a single seed over patients alone, or as its run has it."""
+        """Over seeds and patients; with a single seed over patients alone, or the run's own."""
         return self.estimate.interval or self.estimate.patients or self.own
 
 
 @dataclass(frozen=True)
 class Results:
-    """What one row's runs measured.
+    """The measurements of one row.
 
     Attributes:
-        files, runs: those that are done, by seed, and what they measured.
+        files: the complete runs by seed.
+        runs: their measurements by seed.
+        seconds: their training times.
     """
 
     row: Row
@@ -59,15 +61,16 @@ class Results:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row less its baseline, in one metric.
+    """A row minus its baseline, in one metric.
+
+    All but the estimate are None for metrics other than the primary one.
 
     Attributes:
         estimate: paired by seed.
-        adjusted: p, adjusted by Holm over all rows; of the primary metric alone.
-        detectable: the smallest true difference that would have been found with a power of 80 %;
-            of the primary metric alone.
-        needed: how many seeds would find the difference that the sweep asks for, None if no
-            number would; of the primary metric alone.
+        adjusted: p, adjusted over all rows by Holm's method.
+        detectable: the smallest true difference that would have been found with a power of 80 %.
+        needed: the number of seeds that would find the sweep's ``table.difference``; None if no
+            number would.
     """
 
     estimate: Estimate
@@ -76,29 +79,29 @@ class Difference:
     needed: int | None = None
 
     @property
-    def found(self) -> bool:
-        """Whether it is told from 0, all rows counted."""
+    def significant(self) -> bool:
+        """Whether the difference is significant after the adjustment over all rows."""
         return self.adjusted is not None and self.adjusted < LEVEL
 
 
 Differences = dict[str, dict[str, Difference]]
 
 
-def gather(sweep: Sweep, runs: Sequence[Run]) -> list[Results]:
-    """What each row's runs measured, of the runs that are done."""
-    return [_row(sweep, row, [run for run in runs if run.row is row]) for row in sweep.rows]
+def collect_results(sweep: Sweep, runs: Sequence[Run]) -> list[Results]:
+    """The results of each row, from the runs that are complete."""
+    return [_collect_row(sweep, row, [run for run in runs if run.row is row]) for row in sweep.rows]
 
 
-def _row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
+def _collect_row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
     done = {run.seed: RunFiles(run.place.path) for run in runs if run.done}
     resampled = {seed: Resampled(files) for seed, files in done.items()}
     cells = {}
     for metric in sweep.table.metrics:
         estimate = mean_over_seeds(resampled, metric)
-        found = [resampled[seed].measured(metric) for seed in estimate.values]
-        n = max((one.get("n") or 0 for one in found), default=0)
-        own = found[0].get("interval") if len(found) == 1 else None
-        notes = frozenset(one.get("note") or "" for one in found)
+        measured = [resampled[seed].measured(metric) for seed in estimate.values]
+        n = max((entry.get("n") or 0 for entry in measured), default=0)
+        own = measured[0].get("interval") if len(measured) == 1 else None
+        notes = frozenset(entry.get("note") or "" for entry in measured)
         cells[metric] = Cell(estimate, n, notes, (own[0], own[1]) if own else None)
     return Results(
         row,
@@ -110,65 +113,66 @@ def _row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
     )
 
 
-def differences(sweep: Sweep, results: Sequence[Results]) -> Differences:
-    """Each row less its baseline: row label -> metric -> the difference.
+def baseline_differences(sweep: Sweep, results: Sequence[Results]) -> Differences:
+    """Each row minus its baseline: row label -> metric -> the difference.
 
-    The primary metric's p-values are adjusted for the number of rows. Power is at the level of the
-    smallest of them, the first that Holm asks for.
+    The p-values of the primary metric are adjusted for the number of rows. Power is at the level of
+    the smallest p-value, which Holm's method compares first.
     """
-    found: Differences = {}
-    for one in results:
-        against = _baseline(sweep, results, one)
-        if against is None or against is one:
+    differences: Differences = {}
+    for result in results:
+        base = _baseline(sweep, results, result)
+        if base is None or base is result:
             continue
         cells = {}
         for metric in sweep.table.metrics:
-            pairs = ((one.files[s], against.files[s]) for s in one.files if s in against.files)
+            pairs = ((result.files[s], base.files[s]) for s in result.files if s in base.files)
             if any(why_not(metric, *pair) for pair in pairs):
                 continue  # the table says why
-            if (gap := difference(one.runs, against.runs, metric)) is not None:
+            if (gap := difference(result.runs, base.runs, metric)) is not None:
                 cells[metric] = Difference(gap)
-        found[one.row.label] = cells
-    return _judged(sweep, found)
+        differences[result.row.label] = cells
+    return _with_tests(sweep, differences)
 
 
-def _baseline(sweep: Sweep, results: Sequence[Results], one: Results) -> Results | None:
-    """The row that another is compared with: the baseline, at its own point of the grid."""
+def _baseline(sweep: Sweep, results: Sequence[Results], result: Results) -> Results | None:
+    """The row that another row is compared with: the baseline, at the same grid point."""
     base = sweep.table.baseline
     for other in results:
-        same_point = other.row.variant == base and other.row.point == one.row.point
+        same_point = other.row.variant == base and other.row.point == result.row.point
         if other.row.label == base or same_point:
             return other
     return None
 
 
-def _judged(sweep: Sweep, found: Differences) -> Differences:
+def _with_tests(sweep: Sweep, differences: Differences) -> Differences:
+    """The differences with adjusted p-values and power in the primary metric."""
     primary = sweep.table.primary or sweep.table.metrics[0]
     p_values = {
         label: p
-        for label, cells in found.items()
+        for label, cells in differences.items()
         if primary in cells and (p := cells[primary].estimate.p) is not None
     }
     adjusted = dict(zip(p_values, holm([*p_values.values()]), strict=True))
-    judged: Differences = {}
-    for label, cells in found.items():
-        judged[label] = dict(cells)
+    tested: Differences = {}
+    for label, cells in differences.items():
+        tested[label] = dict(cells)
         if label not in adjusted:
             continue
         estimate = cells[primary].estimate
-        assert estimate.variance is not None  # or there would be no p
+        assert estimate.variance is not None  # it has a p-value
         level = LEVEL / len(p_values)
-        judged[label][primary] = Difference(
+        tested[label][primary] = Difference(
             estimate,
             adjusted[label],
             estimate.variance.detectable(level),
             estimate.variance.seeds_for(sweep.table.difference, level),
         )
-    return judged
+    return tested
 
 
 def published(sweep: Sweep, label: str) -> Mapping[str, float]:
-    """The paper's figures of a row, by metric; NaN where there is none."""
+    """The published figures of a row by metric; NaN for an unpublished one."""
     metrics = sweep.table.metrics
     figures = sweep.table.paper.get(label, [math.nan] * len(metrics))
     return dict(zip(metrics, figures, strict=True))

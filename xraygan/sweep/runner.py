@@ -1,4 +1,4 @@
-"""Runs a sweep: each run a process of its own."""
+"""Run a sweep: each run in its own process."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, noting_signals
 
-from .earlier import differing, refuse_others, remove
+from .earlier import delete_run, refuse_changed, run_changes
 from .file import Sweep
 from .plan import Run, plan, tail
 
 POLL_SECONDS = 0.5
 
 
-def begin(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
-    """Plan the runs of a sweep and write their recipes, once no run in their places is another.
+def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
+    """Plan the runs of a sweep, check the runs that exist already, and write the recipes.
 
     Args:
         out: the sweep's folder.
-        redo: delete the runs in their places that have another recipe or evaluation; the others
-            are left alone.
+        redo: delete the existing runs that have another recipe or evaluation; keep the others.
 
     Raises:
-        UserError: a run in their places has another recipe or evaluation, and is to be left alone.
+        UserError: an existing run has another recipe or evaluation, and ``redo`` is false.
     """
     runs = plan(sweep, out)
-    found = [(run, differing(run.place, sweep.recipe(run.row, run.seed))) for run in runs]
-    others = [(run, changes) for run, changes in found if changes]
+    compared = [(run, run_changes(run.place, sweep.recipe(run.row, run.seed))) for run in runs]
+    changed = [(run, changes) for run, changes in compared if changes]
     if not redo:
-        refuse_others(others)
-    for run, _ in others:
-        remove(run.place)
+        refuse_changed(changed)
+    for run, _ in changed:
+        delete_run(run.place)
         run.log.unlink(missing_ok=True)
     for run in runs:
         for folder in (run.recipe.parent, run.log.parent):
@@ -51,24 +50,24 @@ def begin(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
 def run_all(
     sweep: Sweep, out: Path, display: Display, jobs: int = 1, *, redo: bool = False
 ) -> list[Run]:
-    """Run what is not done yet, ``jobs`` runs at a time.
+    """Run all runs that are not complete, ``jobs`` runs at a time.
 
-    A run that was stopped is resumed; one that another process is writing is waited for; one that
-    fails is reported and the others go on.
+    An interrupted run is resumed. A run that another process is writing is waited for. A run that
+    fails is reported, and the other runs continue.
 
     Args:
         out: the sweep's folder.
-        jobs: with several GPUs each job has one; with none, they share the processor's cores.
-        redo: see :func:`begin`.
+        jobs: number of parallel runs; each has one of several GPUs, or a share of the processor.
+        redo: see :func:`prepare_runs`.
 
     Returns:
         Every run.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the runs have saved their last step.
-        UserError: see :func:`begin`.
+        Interrupted: SIGINT or SIGTERM was received; the runs have saved their last step.
+        UserError: see :func:`prepare_runs`.
     """
-    runs = begin(sweep, out, redo=redo)
+    runs = prepare_runs(sweep, out, redo=redo)
     waiting = [run for run in runs if not run.done]
     running: list[Run] = []
     finished = len(runs) - len(waiting)
@@ -77,18 +76,18 @@ def run_all(
     with noting_signals() as caught, display.training(len(runs), "runs", done=finished) as show:
         while waiting or running:
             if caught:
-                _stop(running)
+                _stop_runs(running)
                 raise Interrupted(caught[0])
             free = sorted({*range(jobs)} - {run.slot for run in running})
             ready = [run for run in waiting if not run.place.is_locked()]
             for slot, run in zip(free, ready, strict=False):
                 waiting.remove(run)
-                if not run.done:  # or another process has finished it meanwhile
-                    _start(run, slot, jobs)
+                if not run.done:  # another process may have finished it meanwhile
+                    _start_run(run, slot, jobs)
                     running.append(run)
             for run in [run for run in running if run.process and run.process.poll() is not None]:
                 running.remove(run)
-                _end(run, display)
+                _record_end(run, display)
             failed = sum(bool(run.failure) for run in runs)
             done = len(runs) - len(waiting) - len(running)
             show(done + sum(run.progress() for run in running), {"failed": failed})
@@ -96,7 +95,7 @@ def run_all(
     return runs
 
 
-def _start(run: Run, slot: int, jobs: int) -> None:
+def _start_run(run: Run, slot: int, jobs: int) -> None:
     environment = dict(os.environ)
     if jobs > 1:
         share = max((os.cpu_count() or 1) // jobs, 1)
@@ -105,7 +104,7 @@ def _start(run: Run, slot: int, jobs: int) -> None:
             environment.setdefault("CUDA_VISIBLE_DEVICES", str(slot % gpus))
     command = [sys.executable, "-m", "xraygan", "run", str(run.recipe), "--resume"]
     with run.log.open("ab") as log:
-        # In a session of its own, so that a terminal's Ctrl-C reaches it through us alone.
+        # In its own session, so that Ctrl-C in a terminal reaches it only through this process.
         run.process = subprocess.Popen(
             [*command, "--out", str(run.place.path)],
             stdin=subprocess.DEVNULL,
@@ -117,22 +116,23 @@ def _start(run: Run, slot: int, jobs: int) -> None:
     run.slot = slot
 
 
-def _end(run: Run, display: Display) -> None:
+def _record_end(run: Run, display: Display) -> None:
+    """Record the exit code of a run that ended, and report a failure."""
     assert run.process is not None
     run.code = run.process.returncode
     if run.code == 0 and run.done:
         return
-    said = tail(run.log).strip().splitlines()
-    why = next((line for line in reversed(said) if line.startswith("xraygan: ")), "")
-    last = why.removeprefix("xraygan: ") or (said[-1] if said else "it said nothing")
+    lines = tail(run.log).strip().splitlines()
+    error = next((line for line in reversed(lines) if line.startswith("xraygan: ")), "")
+    reason = error.removeprefix("xraygan: ") or (lines[-1] if lines else "it printed nothing")
     if run.code == -getattr(signal, "SIGBUS", 0):
-        last = f"its image store, which {run.place.log} names, was cut short while it was read"
-    run.failure = f"exit code {run.code}: {last}"
+        reason = f"its image store, which {run.place.log} names, was cut short while it was read"
+    run.failure = f"exit code {run.code}: {reason}"
     display.say(f"failed: {run.row.label}, seed {run.seed}: {run.failure}\n  see {run.log}")
 
 
-def _stop(running: list[Run]) -> None:
-    """Let the runs finish and save their step."""
+def _stop_runs(running: list[Run]) -> None:
+    """Ask the runs to end, and wait until they have saved their step."""
     for run in running:
         if run.process:
             run.process.terminate()

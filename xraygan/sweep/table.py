@@ -1,4 +1,4 @@
-"""A sweep's results written down: table.md, table.csv and figure.png."""
+"""The files of a sweep's results: table.md, table.csv and figure.png."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ from xraygan.utils.csv_cells import write_table
 from .file import Sweep
 from .plan import Run
 from .provenance import incomparable, provenance
-from .results import Cell, Difference, Differences, Results, differences, gather, published
+from .results import (
+    Cell,
+    Difference,
+    Differences,
+    Results,
+    baseline_differences,
+    collect_results,
+    published,
+)
 
 NONE = "n/a"
-PATHS = ("data.root", "data.cache")  # of no concern to a reader of the table
+PATHS = ("data.root", "data.cache")  # keys that a reader of the table does not need
 
 
 def write_tables(sweep: Sweep, runs: Sequence[Run], out: Path, command: str) -> Path:
-    """Write ``table.md``, ``table.csv`` and ``figure.png`` of the runs that are done.
+    """Write ``table.md``, ``table.csv`` and ``figure.png`` of the complete runs.
 
     Args:
-        command: what repeats the sweep, for the table's foot.
+        command: the command that repeats the sweep, for the table's foot.
 
     Returns:
         The path of ``table.md``.
     """
-    results = gather(sweep, runs)
-    gaps = differences(sweep, results)
+    results = collect_results(sweep, runs)
+    gaps = baseline_differences(sweep, results)
     write_table(out / "table.csv", _long(sweep, results, gaps))
     text = "\n".join(_markdown(sweep, results, gaps, runs, command)) + "\n"
     write_atomically(out / "table.md", text)
@@ -47,14 +55,14 @@ def write_tables(sweep: Sweep, runs: Sequence[Run], out: Path, command: str) -> 
 
 
 def _long(sweep: Sweep, results: Sequence[Results], gaps: Differences) -> pd.DataFrame:
-    """One line a row and metric, for those who go on computing."""
+    """One line for each row and metric, for further computations."""
     lines = []
-    for one in results:
-        label = one.row.label
+    for result in results:
+        label = result.row.label
         paper = published(sweep, label)
-        protocol = one.protocols[0] if one.protocols else {}
+        protocol = result.protocols[0] if result.protocols else {}
         for metric in sweep.table.metrics:
-            cell, gap = one.cells[metric], gaps.get(label, {}).get(metric)
+            cell, gap = result.cells[metric], gaps.get(label, {}).get(metric)
             lines.append(
                 {
                     "row": label,
@@ -103,8 +111,8 @@ def _markdown(
         changed = ", ".join(
             f"`{key} = {value}`" for key, value in sweep.changed.items() if key not in PATHS
         )
-        says = "**Reduced settings, not a result:**" if sweep.reduced else "Settings changed:"
-        lines += [f"{says} {changed}.", ""]
+        title = "**Reduced settings, not a result:**" if sweep.reduced else "Settings changed:"
+        lines += [f"{title} {changed}.", ""]
     lines += [*_figures(sweep, results), "", _protocol(sweep, results), "", *_notes(sweep, results)]
     lines += ["", *_differences(sweep, gaps)]
     undone = [run for run in runs if not run.done]
@@ -114,8 +122,8 @@ def _markdown(
             f"- {run.row.label}, seed {run.seed}: {run.failure or 'not run yet'}" for run in undone
         ]
         lines.append("")
-    seeds = [seed for seed in sweep.seeds if any(seed in one.files for one in results)]
-    done = [one.files[seed] for seed in seeds for one in results if seed in one.files]
+    seeds = [seed for seed in sweep.seeds if any(seed in result.files for result in results)]
+    done = [result.files[seed] for seed in seeds for result in results if seed in result.files]
     lines += [*incomparable(sweep.table.metrics, done), *provenance(done, seeds)]
     return [*lines, "```sh", command, "```"]
 
@@ -130,11 +138,11 @@ def _figures(sweep: Sweep, results: Sequence[Results]) -> list[str]:
     for metric in metrics:
         head += [metric, "paper"] if sweep.table.paper else [metric]
     body = []
-    for one in results:
-        paper = published(sweep, one.row.label)
-        cells = [one.row.label]
+    for result in results:
+        paper = published(sweep, result.row.label)
+        cells = [result.row.label]
         for metric in metrics:
-            ours, interval = _ours(one.cells[metric])
+            ours, interval = _ours(result.cells[metric])
             cells.append(ours if interval == NONE else f"{ours} ({interval})")
             cells += [_paper(paper[metric])] if sweep.table.paper else []
         body.append(cells)
@@ -162,9 +170,9 @@ def number(value: float) -> str:
 
 
 def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
-    """How the figures came about, in sentences."""
+    """Sentences about how the figures were measured."""
     seeds = ", ".join(map(str, sweep.seeds))
-    cells = [(name, cell) for one in results for name, cell in one.cells.items()]
+    cells = [(name, cell) for result in results for name, cell in result.cells.items()]
     without = [name for name, cell in cells if cell.interval and not cell.estimate.patients]
     if len(sweep.seeds) > 1:
         text = (
@@ -176,62 +184,68 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
         text = (
             f"Ours: one seed ({seeds}), and the 95 % interval over patients alone"
             f"{_in_brackets(without, 'not over patients, but as its run measured it')}, which "
-            "says nothing of what another seed would give. "
+            "does not show what another seed would give. "
         )
-    found = [p for one in results for p in one.protocols]
+    protocols = [protocol for result in results for protocol in result.protocols]
     keys = ("name", "dataset", "images", "split", "patients")
-    named = {tuple(p.get(key) for key in keys) for p in found}
+    named = {tuple(protocol.get(key) for key in keys) for protocol in protocols}
     for name, dataset, images, split, patients in sorted(named, key=str):
         kind = SPLIT_NAMES.get(split or "test", split)
         text += f"Protocol `{name}` on {dataset}: {images} {kind} images of {patients} patients. "
-    trained = {one.row.label: one.protocols[0]["trained_on"] for one in results if one.protocols}
+    trained = {
+        result.row.label: result.protocols[0]["trained_on"]
+        for result in results
+        if result.protocols
+    }
     if len({*trained.values()}) == 1:
         text += f"Classifiers learn from {next(iter(trained.values()))} images. "
     elif trained:
-        each = "; ".join(f"{label}: {what}" for label, what in trained.items())
-        text += f"Classifiers learn from: {each}. "
-    if seconds := [s for one in results for s in one.seconds]:
+        listed = "; ".join(f"{label}: {images}" for label, images in trained.items())
+        text += f"Classifiers learn from: {listed}. "
+    if seconds := [s for result in results for s in result.seconds]:
         text += f"Training took {sum(seconds) / 60:.0f} min over {len(seconds)} runs."
     return text.rstrip()
 
 
-def _in_brackets(metrics: Sequence[str], what: str) -> str:
-    """What the interval of these metrics is, if there are any."""
-    return f" (of {', '.join(dict.fromkeys(metrics))}: {what})" if metrics else ""
+def _in_brackets(metrics: Sequence[str], interval: str) -> str:
+    """A remark on the interval of some metrics; empty without metrics."""
+    return f" (of {', '.join(dict.fromkeys(metrics))}: {interval})" if metrics else ""
 
 
 def _notes(sweep: Sweep, results: Sequence[Results]) -> list[str]:
-    """What every row says alike of how a metric was measured."""
+    """The notes that all rows have in common, and the exceptions of single rows."""
     lines = []
     for metric in sweep.table.metrics:
-        notes = frozenset().union(*(one.cells[metric].notes for one in results))
+        notes = frozenset().union(*(result.cells[metric].notes for result in results))
         if len(notes) == 1 and (note := next(iter(notes))):
-            lines.append(f"- {metric}: {note}, n = {max(one.cells[metric].n for one in results)}")
-    for one in results:
+            lines.append(
+                f"- {metric}: {note}, n = {max(result.cells[metric].n for result in results)}"
+            )
+    for result in results:
         estimates = {
-            name: cell.estimate for name, cell in one.cells.items() if cell.estimate.values
+            name: cell.estimate for name, cell in result.cells.items() if cell.estimate.values
         }
-        lines += _exceptions(sweep, one.row.label, estimates)
+        lines += _exceptions(sweep, result.row.label, estimates)
     return lines
 
 
 def _exceptions(
     sweep: Sweep, label: str, estimates: Mapping[str, Estimate], lacks: str = ""
 ) -> list[str]:
-    """Where a row's figures are of fewer seeds, or have no interval, as Markdown lines."""
-    found: dict[str, list[str]] = {}
+    """The metrics of a row that lack seeds or an interval, as Markdown lines."""
+    exceptions: dict[str, list[str]] = {}
     for name, estimate in estimates.items():
-        lacking = [str(seed) for seed in sweep.seeds if seed not in estimate.values]
-        if lacking:
-            found.setdefault(f"without seed {', '.join(lacking)}{lacks}", []).append(name)
+        absent = [str(seed) for seed in sweep.seeds if seed not in estimate.values]
+        if absent:
+            exceptions.setdefault(f"without seed {', '.join(absent)}{lacks}", []).append(name)
         if estimate.why and len(sweep.seeds) > 1:
             alone = estimate.why == ONE_SEED and estimate.patients is not None
-            which = "its interval is over patients alone" if alone else "no interval"
-            found.setdefault(f"{which}, for {estimate.why}", []).append(name)
+            interval = "its interval is over patients alone" if alone else "no interval"
+            exceptions.setdefault(f"{interval}: {estimate.why}", []).append(name)
     lines = []
-    for what, names in found.items():
-        of = f" ({', '.join(names)})" if len(names) < len(estimates) else ""
-        lines.append(f"- {label}{of}: {what}")
+    for exception, names in exceptions.items():
+        metrics = f" ({', '.join(names)})" if len(names) < len(estimates) else ""
+        lines.append(f"- {label}{metrics}: {exception}")
     return lines
 
 
@@ -239,39 +253,39 @@ def _exceptions(
 
 
 def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
-    """Each row less the baseline, what may be concluded, and what could have been found."""
+    """Each row minus the baseline, the tests of the primary metric, and the power."""
     if not any(gaps.values()):
         return []
     primary, base = sweep.table.primary or sweep.table.metrics[0], sweep.table.baseline
     every = [gap for cells in gaps.values() for gap in cells.values()]
-    judged = [cells[primary] for cells in gaps.values()
+    tested = [cells[primary] for cells in gaps.values()
               if primary in cells and cells[primary].adjusted is not None]  # fmt: skip
     others = [metric for metric in sweep.table.metrics if metric != primary]
     if all(len(gap.estimate.values) == 1 for gap in every):
-        says = (
+        text = (
             f"Difference from {base}, with its 95 % interval over patients alone. One pair of "
-            "runs cannot tell what the recipe does from what its seed does: with other seeds, "
-            "either may be the better one. Give the sweep three seeds or more."
+            "runs cannot separate the effect of the recipe from that of the seed: with other "
+            "seeds, either may be the better one. Give the sweep three seeds or more."
         )
     else:
         without = [name for cells in gaps.values() for name, gap in cells.items()
                    if gap.estimate.interval and not gap.estimate.patients]  # fmt: skip
-        says = (
+        text = (
             f"Difference from {base}, paired by seed, with its 95 % interval over training seeds "
             f"and patients{_in_brackets(without, 'over training seeds alone')}. "
             f"`{primary}` is the primary metric: "
         )
-        if judged:
-            says += (
-                f"p is adjusted for {len(judged)} comparison{'s' * (len(judged) > 1)} (Holm), "
+        if tested:
+            text += (
+                f"p is adjusted for {len(tested)} comparison{'s' * (len(tested) > 1)} (Holm), "
                 f"and * marks p below {LEVEL:g}."
             )
         else:
-            says += "none of its differences can be tested, so nothing is told from 0."
+            text += "none of its differences can be tested, so none is known to differ from 0."
         if others:
-            says += " The other metrics describe; their intervals are not adjusted."
+            text += " The other metrics are descriptive; their intervals are not adjusted."
     columns: list[tuple[str, str, Callable[[Difference | None], str]]] = [(primary, primary, _gap)]
-    if judged:
+    if tested:
         columns += [("p", primary, _p), (f"{primary}, patients alone", primary, _alone)]
     columns += [(metric, metric, _gap) for metric in others]
     head = ["", *(title for title, _, _ in columns)]
@@ -279,7 +293,7 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
         [label, *(show(cells.get(metric)) for _, metric, show in columns)]
         for label, cells in gaps.items()
     ]
-    lines = [says, "", *_table(head, body), ""]
+    lines = [text, "", *_table(head, body), ""]
     for label, cells in gaps.items():
         shown = {name: gap.estimate for name, gap in cells.items()}
         lines += _exceptions(sweep, label, shown, ", which one of the two rows lacks")
@@ -287,33 +301,33 @@ def _differences(sweep: Sweep, gaps: Differences) -> list[str]:
 
 
 def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
-    """What differences the sweep could have found, and with how many seeds it would find one."""
-    asked = sweep.table.difference
+    """The differences that the sweep could have found, and the seeds needed to find one."""
+    target = sweep.table.difference
     lines = []
     for label, cells in gaps.items():
         gap = cells.get(primary)
         if gap is None or gap.detectable is None:
             continue
         if gap.needed is None:
-            more = f"no number of seeds up to {MOST_SEEDS} would find {asked:g} on these images"
+            more = f"no number of seeds up to {MOST_SEEDS} would find {target:g} on these images"
         elif gap.needed <= len(gap.estimate.values):
-            more = f"{len(gap.estimate.values)} seeds are enough for {asked:g}"
+            more = f"{len(gap.estimate.values)} seeds are enough for {target:g}"
         else:
-            more = f"{asked:g} would take {gap.needed} seeds"
+            more = f"{target:g} would take {gap.needed} seeds"
         lines.append(f"- {label}: {number(gap.detectable)}; {more}")
     if not lines:
         return []
-    says = (
+    text = (
         f"The smallest difference in `{primary}` that this sweep would have found with a power of "
-        f"{100 * POWER:.0f} %, if seeds and patients vary as they did here:"
+        f"{100 * POWER:.0f} %, if seeds and patients vary as they did in it:"
     )
-    return [says, "", *lines, ""]
+    return [text, "", *lines, ""]
 
 
 def _gap(gap: Difference | None) -> str:
     if gap is None:
         return NONE
-    star = "\\*" if gap.found else ""
+    star = "\\*" if gap.significant else ""
     return f"{gap.estimate.value:+.3f}{star}{_ends(gap.estimate.interval or gap.estimate.patients)}"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xraygan.data.metadata import encode
 from xraygan.errors import UserError
-from xraygan.graph.graph import trained_parameters
+from xraygan.graph.parameters import trained_parameters
 from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
 from xraygan.parts.task import Task
 from xraygan.utils.precision import choose_precision

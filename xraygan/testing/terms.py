@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from xraygan.errors import UserError
-from xraygan.graph.graph import trained_parameters
+from xraygan.graph.parameters import trained_parameters
 from xraygan.graph.step import TrainingStep
 from xraygan.parts.contracts import scalar
 from xraygan.parts.interfaces import Augmenter, Labeler, Objective, Score

@@ -1,4 +1,4 @@
-"""What is kept of a run while it trains: logged lines, samples, evaluations, checkpoints."""
+"""The callbacks of a run: they log metrics, and write samples, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ _log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Writes, at its intervals and at the end, what a recipe asks for; on the first rank alone.
+    """Writes logs, samples, evaluations and checkpoints at the recipe's intervals and at the end.
+
+    Only the first rank has them.
 
     Args:
         total: steps of the whole run.
@@ -54,24 +56,28 @@ class Keeper:
         self.graph = session.graph
         self.device = session.device
         self.watch = Watch()
-        self._best: float | None = None
+        self._best_value: float | None = None
         self.newest_sample: Path | None = None
-        chosen = session.recipe.chosen("trackers")
-        made = {name: build(choice, place.path) for name, choice in chosen.items()}
-        self.trackers = Trackers(made, chosen)
+        choices = session.recipe.chosen("trackers")
+        trackers = {name: build(choice, place.path) for name, choice in choices.items()}
+        self.trackers = Trackers(trackers, choices)
 
-    def begin(self, done: int) -> None:
-        """Bring the directory to the state it had after ``done`` steps."""
+    def on_train_start(self, done: int) -> None:
+        """Bring the run directory to the state that it had after ``done`` steps.
+
+        A run that was killed may have logged lines of steps that its newest checkpoint does not
+        have: they are removed, since the resumed run takes these steps again.
+        """
         self.place.keep_metrics_until(done)
-        # A run that died between a checkpoint and what points at it.
+        # The run may have died after it wrote a checkpoint and before it wrote the pointer to it.
         checkpoint.point(self.place.checkpoints, checkpoint.LATEST, done)
         for line in self.place.read_metrics():
             if line.get("best"):
                 checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
-                # Former versions measured the test images, with which nothing is compared.
-                alike = line.get("split", "test") == self.session.watched
-                if alike and self.words.keep_best in line["evaluation"]:
-                    self._best = line["evaluation"][self.words.keep_best]
+                # Earlier versions measured the test images: their values are not comparable.
+                comparable = line.get("split", "test") == self.session.watched
+                if comparable and self.words.keep_best in line["evaluation"]:
+                    self._best_value = line["evaluation"][self.words.keep_best]
         self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)
@@ -82,8 +88,8 @@ class Keeper:
         ):
             self._sample(done)
 
-    def keep(self, done: int, meter: Meter) -> None:
-        """Sample, evaluate and save where the recipe asks for it, and at the end."""
+    def on_step_end(self, done: int, meter: Meter) -> None:
+        """Sample, evaluate and save, if any of these is due after ``done`` steps."""
         last, best = done == self.total, False
 
         def due(every: int) -> bool:
@@ -104,24 +110,24 @@ class Keeper:
     # -- evaluations -------------------------------------------------------------------------------
 
     def _evaluate(self, done: int) -> bool:
-        """Log the metrics; returns whether they are the best so far."""
+        """Log the metrics; returns whether the one of ``[run] keep_best`` is the best so far."""
         split = self.session.watched
         content, _, errors = evaluate(self.session.evaluation(split), done)
         metrics = content["metrics"]
         for error in errors.values():
             _log.warning("step %d: not measured: %s", done, failure(error))
         values = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
-        wanted, best = self.words.keep_best, False
-        if wanted in values:
-            value, sign = values[wanted], -1 if metrics[wanted]["better"] == "lower" else 1
-            best = self._best is None or sign * value > sign * self._best
-            self._best = value if best else self._best
-        elif wanted is not None:
+        name, best = self.words.keep_best, False
+        if name in values:
+            value, sign = values[name], -1 if metrics[name]["better"] == "lower" else 1
+            best = self._best_value is None or sign * value > sign * self._best_value
+            self._best_value = value if best else self._best_value
+        elif name is not None:
             _log.warning(
-                "[run] keep_best: step %d: there is no metric %r, so none is the best; %s",
+                "[run] keep_best: step %d: there is no metric %r, so no checkpoint is the best; %s",
                 done,
-                wanted,
-                did_you_mean(wanted, values),
+                name,
+                did_you_mean(name, values),
             )
         line = {"step": done, "split": split, "evaluation": values, "best": best}
         self.place.append_metrics(line)
@@ -135,66 +141,70 @@ class Keeper:
         if "generator" not in self.graph.networks:
             return
         source = rng(self.device, self.words.seed, "samples")  # the same latents every time
-        told = self.session.data.splits["train"].encoded(self.graph.task.metadata)
-        made = generate(self.graph, GRID, source, device=self.device, metadata=told)
+        metadata = self.session.data.splits["train"].encoded(self.graph.task.metadata)
+        sampled = generate(self.graph, GRID, source, device=self.device, metadata=metadata)
         path = self.place.samples / f"step-{done:08d}.png"
         if self.graph.networks["generator"].conditional:
-            self._write_classes(path, "condition", made.labels)
+            self._write_classes(path, "condition", sampled.labels)
         elif "classifier" in self.graph.networks:
             evaluation = self.session.evaluation()
-            _, probs = evaluation.classify(made.images, made.metadata, real=False)
+            _, probs = evaluation.classify(sampled.images, sampled.metadata, real=False)
             self._write_classes(path, "p", torch.from_numpy(probs))
-        image_grid(made.images).save(path)
-        self.watch.samples(done, done / self.total, diversity(made.images), self._real_diversity)
+        image_grid(sampled.images).save(path)
+        self.watch.check_diversity(
+            done, done / self.total, diversity(sampled.images), self._real_diversity
+        )
         self.newest_sample = path
         self.trackers.image(done, path)
 
     def _real_images(self) -> Tensor:
         split = self.session.data.splits["train"]
         source = rng("cpu", self.words.seed, "samples")
-        chosen = torch.randperm(len(split), generator=source)[:GRID]
-        labels = torch.from_numpy(split.label_matrix)[chosen]
+        rows = torch.randperm(len(split), generator=source)[:GRID]
+        labels = torch.from_numpy(split.label_matrix)[rows]
         self._write_classes(self.place.samples / "real.png", "label", labels)
-        return split.images[chosen]
+        return split.images[rows]
 
-    def _write_classes(self, grid: Path, what: str, values: Tensor) -> None:
-        """Write beside a sample grid what its images are, ``(N, K)``."""
-        names = [f"{what}:{name}" for name in self.graph.task.classes]
+    def _write_classes(self, grid: Path, prefix: str, values: Tensor) -> None:
+        """Write the classes of a sample grid's images, ``(N, K)``, as a CSV file beside it."""
+        names = [f"{prefix}:{name}" for name in self.graph.task.classes]
         table = pd.DataFrame(values.numpy(), columns=names)
         write_table(grid.with_suffix(".csv"), table.round(6))
 
     # -- logged lines ------------------------------------------------------------------------------
 
-    def log(self, done: int, reading: Reading) -> None:
+    def log(self, done: int, metrics: IntervalMetrics) -> None:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
         rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
-        # A term that nobody learns from may be NaN, and so may a record: JSON has no number for it.
-        values = {n: v if math.isfinite(v) else None for n, v in reading.values.items()}
+        # Records and terms that train no network may be NaN: JSON has no number for it.
+        values = {n: v if math.isfinite(v) else None for n, v in metrics.values.items()}
         line: dict[str, Any] = {
             "step": done,
             "progress": done / self.total,
             "terms": {n: v for n, v in values.items() if n in terms},
             "records": {n: v for n, v in values.items() if n not in terms},
             "lr": rates,
-            "images_per_second": round(reading.images_per_second, 2),
-            "seconds": round(reading.seconds, 3),
+            "images_per_second": round(metrics.images_per_second, 2),
+            "seconds": round(metrics.seconds, 3),
         }
-        if reading.skipped:
-            line["skipped"] = reading.skipped
+        if metrics.skipped:
+            line["skipped"] = metrics.skipped
         self.place.append_metrics(line)
-        if (accuracy := reading.values.get("discriminator_accuracy")) is not None:
-            self.watch.accuracy(done, reading.steps, accuracy)
-        self.trackers.log(done, {**reading.values, "images_per_second": reading.images_per_second})
+        if (accuracy := metrics.values.get("discriminator_accuracy")) is not None:
+            self.watch.check_accuracy(done, metrics.steps, accuracy)
+        self.trackers.log(done, {**metrics.values, "images_per_second": metrics.images_per_second})
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a :class:`Meter` has seen since it was last read.
+class IntervalMetrics:
+    """The metrics of the steps between two logged lines.
 
     Attributes:
         values: means over the steps.
-        skipped: steps of the whole run that were left out because they were not finite.
+        steps: how many they are, those that were skipped included.
+        skipped: steps of the whole run that were skipped because they were not finite.
+        images_per_second: real images, of all ranks.
         seconds: since the run began.
     """
 
@@ -206,45 +216,50 @@ class Reading:
 
 
 class Meter:
-    """Means over the steps since the last reading, kept on the device until then."""
+    """Sums each step's values on the device, and gives their means when a line is logged.
+
+    Args:
+        batch_size: images in a step, of all ranks.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.began = time.monotonic()
+        self.run_start = time.monotonic()
         self.skipped = 0
-        self._clear()
+        self._reset()
 
-    def _clear(self) -> None:
+    def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.steps = 0
-        self.since = time.monotonic()
+        self.interval_start = time.monotonic()
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Note one step's values; nothing for a step that was left out."""
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Add one step's values, ``()`` each; none for a step that was skipped."""
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
 
-    def read(self) -> Reading:
-        """What was noted; then start over."""
+    def compute(self) -> IntervalMetrics:
+        """The metrics since the last call; waits for the device, and starts a new interval."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         now = time.monotonic()
-        speed = self.steps * self.batch_size / max(now - self.since, 1e-9)
-        reading = Reading(means, self.steps, self.skipped, speed, now - self.began)
-        self._clear()
-        return reading
+        speed = self.steps * self.batch_size / max(now - self.interval_start, 1e-9)
+        metrics = IntervalMetrics(means, self.steps, self.skipped, speed, now - self.run_start)
+        self._reset()
+        return metrics
 
     def state(self) -> checkpoint.Gathered:
-        """What a checkpoint between two logged lines has to carry, for the same next line."""
+        """The sums since the last logged line, for a checkpoint: a run that is resumed from it then
+        logs the same next line."""
         sums = {name: float(total) for name, total in self.sums.items()}
         return checkpoint.Gathered(
             sums=sums, counts=self.counts, steps=self.steps, skipped=self.skipped
         )
 
     def restore(self, state: checkpoint.Gathered) -> None:
-        """Go on from a :meth:`state`."""
+        """Continue from a :meth:`state`."""
         self.sums = {name: torch.tensor(total) for name, total in state.sums.items()}
         self.counts = dict(state.counts)
         self.steps, self.skipped = state.steps, state.skipped

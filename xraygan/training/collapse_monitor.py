@@ -1,4 +1,4 @@
-"""Signs that the generator has stopped learning, or makes one image: said, not hidden."""
+"""Warnings when the generator has stopped learning, or has collapsed to few images."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import logging
 import torch
 from torch import Tensor
 
-#: steps in a row without one mistake of the discriminator's, after which it is said
-PINNED = 200
+#: steps in a row without a mistake of the discriminator that lead to a warning
+PERFECT_STEPS = 200
 
-#: diversity below which it is said; working generators have 0.9 to 1.1, see docs/results.md
-LEAST_DIVERSITY = 0.5
+#: diversity of generated images, as a share of that of real ones, below which there is a warning;
+#: working generators have 0.9 to 1.1, see docs/results.md
+MIN_DIVERSITY = 0.5
 
-#: share of a run before which little diversity is no sign: every generator begins with one image
-BEGINNING = 0.1
+#: share of a run in which diversity is not judged: every generator begins with one image
+WARMUP = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 def discriminator_accuracy(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """Share of both batches whose logit has the right sign, ``()`` in [0, 1]."""
-    right = torch.cat([real_scores > 0, fake_scores < 0])
-    return right.float().mean()
+    correct = torch.cat([real_scores > 0, fake_scores < 0])
+    return correct.float().mean()
 
 
 def diversity(images: Tensor) -> float:
@@ -35,34 +36,35 @@ def diversity(images: Tensor) -> float:
 
 
 class Watch:
-    """Looks at what is logged and sampled, and warns once for each sign."""
+    """Checks logged accuracies and sampled images for signs of collapse, and warns once of each."""
 
     def __init__(self) -> None:
-        self._perfect = 0
-        self._said: set[str] = set()
+        self._perfect_steps = 0
+        self._warned: set[str] = set()
 
-    def accuracy(self, done: int, steps: int, accuracy: float) -> None:
-        """Note the discriminator's mean accuracy over the last ``steps`` steps."""
-        self._perfect = self._perfect + steps if accuracy == 1 else 0
-        if self._perfect >= PINNED:
-            self._say(
+    def check_accuracy(self, done: int, steps: int, accuracy: float) -> None:
+        """Check the discriminator's mean accuracy, in [0, 1], over the last ``steps`` steps."""
+        self._perfect_steps = self._perfect_steps + steps if accuracy == 1 else 0
+        if self._perfect_steps >= PERFECT_STEPS:
+            self._warn_once(
                 "discriminator",
-                f"step {done}: the discriminator has not been wrong once in {self._perfect} steps; "
-                "the generator learns little from it. Let it learn less: a lower "
-                "[discriminator.optimizer] lr, or [schedule] phases with more generator updates",
+                f"step {done}: the discriminator has made no mistake in {self._perfect_steps} "
+                "steps, so the generator learns little from it. Train the discriminator less: use "
+                "a lower [discriminator.optimizer] lr, or [schedule] phases with more generator "
+                "updates",
             )
 
-    def samples(self, done: int, progress: float, ours: float, real: float) -> None:
-        """Note the diversity of generated and of real images."""
-        if progress >= BEGINNING and ours < LEAST_DIVERSITY * real:
-            self._say(
+    def check_diversity(self, done: int, progress: float, generated: float, real: float) -> None:
+        """Check the :func:`diversity` of generated images against that of real ones."""
+        if progress >= WARMUP and generated < MIN_DIVERSITY * real:
+            self._warn_once(
                 "diversity",
-                f"step {done}: two generated images differ by {ours:.1f} grey levels on average, "
-                f"two real ones by {real:.1f}: the generator may have collapsed to a few images. "
-                "Look at the samples",
+                f"step {done}: two generated images differ by {generated:.1f} grey levels on "
+                f"average, two real ones by {real:.1f}: the generator may have collapsed to a few "
+                "images. Look at the samples",
             )
 
-    def _say(self, what: str, text: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            _log.warning(text)
+    def _warn_once(self, sign: str, message: str) -> None:
+        if sign not in self._warned:
+            self._warned.add(sign)
+            _log.warning(message)

@@ -1,4 +1,4 @@
-"""A recipe brought to life: trained, evaluated, left as a run directory, and taken up again."""
+"""A run from start to report: train a recipe, evaluate it, write its run directory, resume it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xraygan.distributed.ranks import Ranks, join
+from xraygan.distributed.ranks import Ranks, join_process_group
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
-from xraygan.rundir import checkpoint
-from xraygan.rundir import completion as ending
+from xraygan.rundir import checkpoint, completion
 from xraygan.rundir.conditions import write_conditions
 from xraygan.rundir.directory import RunDirectory, environment
 from xraygan.rundir.disk_errors import disk_errors
@@ -22,8 +21,8 @@ from xraygan.utils.precision import threads
 from xraygan.utils.progress import Display, logging_to
 
 from . import lengthening
-from .final_evaluation import end, mark
-from .starting import pinned, take_over
+from .final_evaluation import finalize, mark_finished
+from .starting import load_start_networks, pin_start
 from .trainer import Loop
 
 _log = logging.getLogger(__name__)
@@ -37,7 +36,11 @@ def run(
     longer: bool = False,
     display: Display | None = None,
 ) -> RunDirectory:
-    """Train a recipe, evaluate it, and leave a run directory.
+    """Train a recipe, evaluate it, and write a run directory.
+
+    Resuming is the same path as starting: the data and the networks are built from the recipe, the
+    run directory is compared with them before anything is changed, and the training loop starts
+    from the newest checkpoint.
 
     Args:
         directory: ``runs/NAME`` by default.
@@ -45,35 +48,35 @@ def run(
         longer: the run that is continued may get another number of steps.
 
     Returns:
-        The run directory; a finished run that is resumed is returned as it is, unless its recipe
+        The run directory; a finished run that is resumed is returned unchanged, unless its recipe
         now has more steps.
 
     Raises:
         UserError: the recipe, the data or a plugin is at fault.
         Interrupted: SIGINT or SIGTERM came; the last step is saved.
-        RankLost: another of the run's processes ended; the message says what is saved.
+        RankLost: another of the run's processes ended; the message names the step that is saved.
     """
     display = display or Display()
     place = RunDirectory(directory or Path("runs") / recipe.name)
-    asked, recipe = recipe, pinned(recipe, place)
-    done = resume and place.recipe.exists() and not ending.lacking(place.path)
+    unpinned, recipe = recipe, pin_start(recipe, place)
+    done = resume and place.recipe.exists() and not completion.lacking(place.path)
     if done and not Resumption.of(place, recipe, longer=longer).lengthened:
-        display.say(_complete(place))
+        display.say(_describe_complete(place))
         return place
-    with join(recipe.tables.run.device) as ranks:
-        check_shares(recipe, ranks.count)
+    with join_process_group(recipe.tables.run.device) as ranks:
+        check_batch_size(recipe, ranks.count)
         if not ranks.first:
-            _follow(asked, place, ranks)
+            _run_other_rank(unpinned, place, ranks)
             return place
         with place.locked(), threads(recipe.tables.run.threads):
-            place.check(resume=resume)  # before the data is prepared, not after
+            place.check_can_start(resume=resume)  # before the data is prepared, not after
             resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
             session = Session.of(recipe, display, ranks)
-            _lead(session, place, resumed, display, ranks)
+            _run_first_rank(session, place, resumed, display, ranks)
     return place
 
 
-def _lead(
+def _run_first_rank(
     session: Session,
     place: RunDirectory,
     resumed: Resumption | None,
@@ -85,15 +88,15 @@ def _lead(
     if resumed:
         differences = data_differences(place, resumed.environment, data)
         resumed.check_data(data, differences)
-        resumed.check_networks(session.graph)  # until here nothing is changed
+        resumed.check_networks(session.graph)  # up to here the run directory is unchanged
     with disk_errors(place):
         adopted = checkpoint.adopt(place.checkpoints)
     if resumed and adopted:
-        resumed = resumed.again()
-    said = _start(session, place)
-    place.begin(recipe)
+        resumed = resumed.at_latest()
+    start_lines = _start_from_other_run(session, place)
+    place.create(recipe)
     with disk_errors(place), logging_to(place.log, display):
-        write_record(place, data)  # before what says that these are the run's images
+        write_record(place, data)  # before environment.json, which names these images
         if resumed:
             resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
         else:
@@ -105,68 +108,76 @@ def _lead(
             _log.warning(warning)
         for reason, count in data.left_out.items():
             _log.info("left out: %s: %d", reason, count)
-        for line in said:
+        for line in start_lines:
             _log.info(line)
         if resumed and resumed.lengthened:
-            was, now = resumed.totals(len(data.splits["train"]))
+            before, after = resumed.totals(len(data.splits["train"]))
             trained = session.graph.optimizers
-            for line in lengthening.account(recipe, trained, was, now, resumed.step):
+            for line in lengthening.describe_lengthening(
+                recipe, trained, before, after, resumed.step
+            ):
                 _log.info(line)
                 display.say(line)
         loop = Loop(session, place, display, ranks)
         try:
             loop.run()
-            end(session, place, loop.total, anew=bool(resumed and resumed.changed))
+            finalize(session, place, loop.total, again=bool(resumed and resumed.changed))
         finally:
             if loop.keeper:
                 loop.keeper.trackers.close()
-        mark(place, loop.total)
+        mark_finished(place, loop.total)
 
 
-def _complete(place: RunDirectory) -> str:
-    """That there is nothing left to do for a run, and which step its figures are of."""
-    step = ending.evaluated_step(place.path)
-    if step == ending.trained_steps(place.path):
+def _describe_complete(place: RunDirectory) -> str:
+    """The message for a run that needs no further work, with the step that was evaluated."""
+    step = completion.evaluated_step(place.path)
+    if step == completion.trained_steps(place.path):
         return f"{place.path} is complete"
     return (
-        f"{place.path} is complete; its evaluation.json is of step {step}, and `xraygan evaluate "
-        f"{place.path}` measures its last step again"
+        f"{place.path} is complete; its evaluation.json was measured at step {step}, and "
+        f"`xraygan evaluate {place.path}` measures its last step again"
     )
 
 
-def _follow(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
-    """The run of every rank but the first: it trains along and writes nothing."""
+def _run_other_rank(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
+    """The run of every rank but the first: it trains, and writes nothing.
+
+    Args:
+        recipe: as the user gave it; the first rank writes the pinned ``[start]`` into the run
+            directory, where this rank reads it.
+    """
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
-    ranks.wait()  # the first prepares the data, and writes down what the run starts from
-    recipe = pinned(recipe, place)
+    ranks.wait()  # until the first has prepared the data, and recorded what the run starts from
+    recipe = pin_start(recipe, place)
     with threads(recipe.tables.run.threads):
         session = Session.of(recipe, silent, ranks)
-        _start(session, place)
+        _start_from_other_run(session, place)
         Loop(session, place, silent, ranks).run()
 
 
-def _start(session: Session, place: RunDirectory) -> list[str]:
-    """Start from another run's networks where the recipe says so and the run has none of its own.
+def _start_from_other_run(session: Session, place: RunDirectory) -> list[str]:
+    """Load another run's networks, if ``[start]`` names one and this run has no checkpoint yet.
 
     Returns:
-        What was taken, in lines.
+        Lines for the log: which tensors were loaded.
     """
     if session.recipe.tables.start is None or checkpoint.latest(place.checkpoints) is not None:
         return []
-    return take_over(session.recipe, session.graph)
+    return load_start_networks(session.recipe, session.graph)
 
 
-def check_shares(recipe: Recipe, ranks: int) -> None:
-    """Say that a batch cannot be cut into the parts that were asked for.
+def check_batch_size(recipe: Recipe, ranks: int) -> None:
+    """Check that a batch can be divided equally among ranks and micro-batches.
 
     Raises:
-        UserError: it cannot be shared equally by that many ranks.
+        UserError: it cannot.
     """
     words = recipe.tables.run
     parts = ranks * words.accumulate
     if words.batch_size % parts:
         raise UserError(
-            f"[run] batch_size: {words.batch_size} images cannot be shared equally by {parts} "
-            f"parts ({ranks} --devices times [run] accumulate = {words.accumulate})"
+            f"[run] batch_size: {words.batch_size} images cannot be divided into {parts} equal "
+            f"parts ({ranks} --devices times [run] accumulate = {words.accumulate}); set a "
+            f"multiple of {parts}"
         )

@@ -1,4 +1,4 @@
-"""The end of a run, and what is measured of it later: figures, predictions, the report."""
+"""The evaluation of a trained run: its figures, its predictions and the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation, evaluate, failure
-from xraygan.rundir import completion as ending
+from xraygan.rundir import completion
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import note_use
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from xraygan.session.session import Session
 
 
-def end(session: Session, place: RunDirectory, step: int, *, anew: bool) -> None:
-    """What follows a run's last step, as far as it is not there.
+def finalize(session: Session, place: RunDirectory, step: int, *, again: bool) -> None:
+    """Evaluate a run after its last step and write its report, unless that was done before.
 
     Args:
-        anew: measure in any case, since the recipe was changed.
+        again: evaluate in any case, because the recipe was changed.
     """
     from xraygan.report.run_report import (
         write_report,  # matplotlib takes seconds to import: only when it is needed
     )
 
-    if anew or ending.missing_results(place.path):
-        finish(session, place, step)
-    else:  # the run was killed after its figures
+    if again or completion.missing_results(place.path):
+        evaluate_run(session, place, step)
+    else:  # the run was killed after its evaluation
         write_report(place.path)
 
 
-def mark(place: RunDirectory, step: int) -> None:
-    """Note in ``environment.json`` that a run is done, after its last step.
+def mark_finished(place: RunDirectory, step: int) -> None:
+    """Record in ``environment.json`` that a run is finished, and its last step.
 
     Raises:
         OSError: it cannot be written.
@@ -50,15 +50,15 @@ def mark(place: RunDirectory, step: int) -> None:
     write_json(place.environment, content)
 
 
-def finish(session: Session, place: RunDirectory, step: int) -> Path:
+def evaluate_run(session: Session, place: RunDirectory, step: int) -> Path:
     """Measure the split that the recipe names and write its figures and predictions.
 
-    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``, and the report is
-    written anew. If the run was trained to be measured on another split, these are left as they
-    are, and the split's files are written beside: ``evaluation-val.json`` and so on.
+    The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``; the report is
+    written again. If the run's own recipe names another split, those files are left unchanged, and
+    the files of this split are written beside them: ``evaluation-val.json`` and so on.
 
-    Metrics that fail are named in ``evaluation.json``, beside the figures of the others. If that
-    file has the figures of all of them, from an earlier evaluation, every file is left as it is.
+    Metrics that fail are named in ``evaluation.json``, beside the figures of the others. If an
+    earlier evaluation has the figures of all metrics, no file is changed.
 
     Returns:
         The evaluation's file.
@@ -70,71 +70,75 @@ def finish(session: Session, place: RunDirectory, step: int) -> Path:
 
     evaluation = session.evaluation()
     result, resamples, errors = evaluate(evaluation, step)
-    own = evaluation.split == place.split
-    files = place if own else place.of_split(evaluation.split)
-    if errors and ending.is_whole(files.evaluation):
-        _say_failed(files, errors, f"{files.evaluation} is left as it was")
+    is_own_split = evaluation.split == place.split
+    files = place if is_own_split else place.of_split(evaluation.split)
+    if errors and completion.is_whole(files.evaluation):
+        _raise_failed(files, errors, f"{files.evaluation} is left unchanged")
     result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
-    written = {}
+    contents = {}
     if "classifier" in session.graph.networks:
-        written[files.predictions] = as_csv(predictions(evaluation)).encode()
+        contents[files.predictions] = as_csv(predictions(evaluation)).encode()
     if len(resamples):
-        written[files.bootstrap] = as_csv(resamples.round(6)).encode()
-    written[files.evaluation] = as_json(result).encode()
-    # What is there is of other figures, from the moment when the first of these is moved.
-    stale = (files.evaluation, files.bootstrap, *((place.report,) if own else ()))
+        contents[files.bootstrap] = as_csv(resamples.round(6)).encode()
+    contents[files.evaluation] = as_json(result).encode()
+    # As soon as the first new file is in its place, these old ones no longer fit it.
+    stale = (files.evaluation, files.bootstrap, *((place.report,) if is_own_split else ()))
     with disk_errors(place):
-        write_together(written, remove=stale)
+        write_together(contents, remove=stale)
         note_use(place, step, session.data, session.differs)
-    if own:
+    if is_own_split:
         write_report(place.path)
     if errors:
-        _say_failed(files, errors, f"{files.evaluation} has the figures of the others")
+        _raise_failed(files, errors, f"{files.evaluation} has the figures of the others")
     return files.evaluation
 
 
 def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str, object]:
-    """What a protocol says of the data, the checkpoint and the recipe that figures are of.
+    """The keys of an evaluation's ``protocol`` that record its data, checkpoint and recipe.
 
     Args:
-        images: the fingerprint of those that were measured.
+        images: the fingerprint of the measured images.
     """
     data = session.data.fingerprint
-    said: dict[str, object] = {"fingerprint": data, "images_fingerprint": images}
+    keys: dict[str, object] = {"fingerprint": data, "images_fingerprint": images}
     if (trained := trained_on(place)) not in (None, data):
-        said["trained_on_fingerprint"] = trained
+        keys["trained_on_fingerprint"] = trained
     if session.differs:
-        said["data_differs"] = session.differs
-    if left := ending.training_left(place.path):
-        said["unfinished"] = left
+        keys["data_differs"] = session.differs
+    if left := completion.training_left(place.path):
+        keys["unfinished"] = left
     if session.chosen_on:
-        said["chosen_on"] = session.chosen_on
+        keys["chosen_on"] = session.chosen_on
     changed = material_changes(place, session.recipe)
-    changed.pop("data.root", None)  # whether it holds the same images, the fingerprint says
-    if changed:  # by --set: the run's own recipe does not tell how this was measured
-        said["changed"] = {key: now for key, (_, now) in changed.items()}
-    return said
+    changed.pop("data.root", None)  # the fingerprint records whether it holds the same images
+    if changed:  # by --set: the run's own recipe does not record how this was measured
+        keys["changed"] = {key: now for key, (_, now) in changed.items()}
+    return keys
 
 
-def _say_failed(place: RunDirectory, errors: Mapping[str, Exception], kept: str) -> NoReturn:
-    """Say which metrics failed.
+def _raise_failed(place: RunDirectory, errors: Mapping[str, Exception], result: str) -> NoReturn:
+    """Raise one error for the metrics that failed.
+
+    Args:
+        result: what became of the evaluation's files, as a clause.
 
     Raises:
-        UserError: naming them. What a built-in one raises is ours to mend, and its traceback seen.
+        UserError: it names them. An unexpected error of a built-in metric is raised as it is, with
+            its traceback.
     """
     for error in errors.values():
         if not isinstance(error, UserError):
             raise error
     count = f"{len(errors)} metrics" if len(errors) > 1 else "a metric"
-    said = "".join(f"\n  {failure(error)}" for error in errors.values())
+    failures = "".join(f"\n  {failure(error)}" for error in errors.values())
     raise UserError(
-        f"{place.path}: {count} failed:{said}\n{kept}. Measure again with "
+        f"{place.path}: {count} failed:{failures}\n{result}. Measure again with "
         f"`xraygan evaluate {place.path}`"
     ) from next(iter(errors.values()))
 
 
 def predictions(evaluation: RunEvaluation) -> pd.DataFrame:
-    """One row a test image (or validation image): the content of ``predictions.csv``."""
+    """The content of ``predictions.csv``: one row for each image of the measured split."""
     table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
     for name, column in evaluation.classes.items():
         table[f"label:{name}"] = evaluation.labels[:, column]

@@ -1,9 +1,9 @@
-"""Non-finite terms and gradients: noticed before a network learns from them, and reported."""
+"""Non-finite terms and gradients: detected before a network learns from them, and diagnosed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +16,73 @@ from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.step import TrainingStep
 from xraygan.utils.atomic_files import write_json
 
-#: steps in a row that [run] on_nonfinite = "skip" may leave out before the run is beyond help
-PATIENCE = 20
+#: steps in a row that [run] on_nonfinite = "skip" may skip before the run is stopped
+MAX_SKIPPED = 20
 
 
 class Guard:
-    """Holds every network back from the first step on that is not finite.
+    """Keeps every optimizer from stepping, from the first step on that is not finite.
 
-    It is asked on the device and answers there, so the processor need not wait for a GPU: whoever
-    reads :meth:`first` does.
+    Everything is computed on the device: :meth:`update` sets the flag :attr:`found_inf` there, and
+    PyTorch's fused optimizers read it there (as they do under a ``GradScaler``). Only
+    :meth:`first` and :meth:`terms` wait for the device. The flag stays set, so however late it is
+    read, no later step has changed a network.
 
-    A gradient counts as non-finite if its square is, because an optimizer's second moment would be.
+    A gradient counts as non-finite if its norm is: where squares overflow, an optimizer's second
+    moment would too.
 
     Attributes:
-        held: 1 from the first non-finite step on, else 0; ``()`` float32, on every rank alike.
+        found_inf: 1 from the first non-finite step on, else 0; ``()`` float32, the same on every
+            rank.
     """
 
     def __init__(self, device: torch.device, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.held = torch.zeros((), dtype=torch.float32, device=device)
+        self.found_inf = torch.zeros((), dtype=torch.float32, device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
-        self._seen: dict[int, tuple[list[str], Tensor]] = {}
+        #: step -> the names of its terms, and the values of these, then norms of gradients
+        self._unread: dict[int, tuple[list[str], Tensor]] = {}
 
-    def check(self, step: int, values: Mapping[str, Tensor], gradients: Gradients) -> Tensor:
-        """Look at one step's terms and gradients (averaged over ranks); returns :attr:`held`."""
-        found = [gradient for all_of in gradients.values() for gradient in all_of]
-        norms = torch._foreach_norm([gradient for gradient in found if gradient is not None])
-        numbers = [value.reshape(()).float() for value in (*values.values(), *norms)]
-        if numbers:
-            seen = torch.stack(numbers)
-            self._seen[step] = (list(values), seen.detach())
-            bad = 1 - seen.isfinite().all().float()
-            bad = self.ranks.most(bad)
+    def update(self, step: int, values: Mapping[str, Tensor], gradients: Gradients) -> Tensor:
+        """Note one step's terms and gradients (averaged over ranks); returns :attr:`found_inf`."""
+        every = [gradient for row in gradients.values() for gradient in row]
+        norms = torch._foreach_norm([gradient for gradient in every if gradient is not None])
+        scalars = [value.reshape(()).float() for value in (*values.values(), *norms)]
+        if scalars:
+            stacked = torch.stack(scalars)
+            self._unread[step] = (list(values), stacked.detach())
+            bad = 1 - stacked.isfinite().all().float()
+            bad = self.ranks.largest_tensor(bad)
             self._first = torch.where((self._first < 0) & (bad > 0), step, self._first)
-            self.held = torch.maximum(self.held, bad)
-        return self.held
+            self.found_inf = torch.maximum(self.found_inf, bad)
+        return self.found_inf
 
     def first(self) -> int | None:
         """The first non-finite step, if there was one; waits for the device."""
         step = int(self._first)
         if step < 0:
-            self._seen.clear()  # all were finite
+            self._unread.clear()  # all were finite
             return None
         return step
 
     def terms(self, step: int) -> dict[str, float]:
-        """The terms that were not finite in a step since :meth:`first` was asked before."""
-        names, seen = self._seen.get(step, ([], torch.zeros(0)))
-        found = dict(zip(names, seen.tolist(), strict=False))
-        return {name: value for name, value in found.items() if not math.isfinite(value)}
+        """The terms that were not finite in a step after the last call of :meth:`first`."""
+        names, stacked = self._unread.get(step, ([], torch.zeros(0)))
+        values = dict(zip(names, stacked.tolist(), strict=False))
+        return {name: value for name, value in values.items() if not math.isfinite(value)}
 
-    def forget(self) -> None:
-        """Let networks learn again."""
-        self.held = torch.zeros_like(self.held)
+    def reset(self) -> None:
+        """Let optimizers step again."""
+        self.found_inf = torch.zeros_like(self.found_inf)
         self._first = torch.full_like(self._first, -1)
-        self._seen.clear()
+        self._unread.clear()
 
 
 def diagnose(graph: TrainingGraph, step: TrainingStep) -> dict[str, Any]:
-    """What is not finite about a step, term by term; every term is differentiated by itself.
+    """Find what is not finite in a step, by differentiating each term separately.
 
     Returns:
-        terms: the value of each term that somebody learns from, a string where JSON has no number
+        terms: the value of each term that a network learns from, a string where JSON has no number
             for it.
         gradients: term -> network -> the parameters whose gradient from it is not finite.
         parameters: network -> its own parameters that are not finite.
@@ -85,9 +90,9 @@ def diagnose(graph: TrainingGraph, step: TrainingStep) -> dict[str, Any]:
     values, losses = graph.evaluate(step)
     gradients: dict[str, dict[str, list[str]]] = {}
     for term, loss in losses.items():
-        found = graph.differentiate(step, {term: loss}, keep=True)
-        named = {n: _not_finite(graph.networks[n], own) for n, own in found.items()}
-        gradients[term] = {network: names for network, names in named.items() if names}
+        by_network = graph.differentiate(step, {term: loss}, keep=True)
+        broken = {n: _not_finite(graph.networks[n], own) for n, own in by_network.items()}
+        gradients[term] = {network: names for network, names in broken.items() if names}
     parameters = {
         name: _not_finite(network, list(_trained(network).values()))
         for name, network in graph.networks.items()
@@ -98,31 +103,36 @@ def diagnose(graph: TrainingGraph, step: TrainingStep) -> dict[str, Any]:
             for term in graph.terms
             if term.trains and term.name in values
         },
-        "gradients": {term: found for term, found in gradients.items() if found},
-        "parameters": {name: found for name, found in parameters.items() if found},
+        "gradients": {term: broken for term, broken in gradients.items() if broken},
+        "parameters": {network: names for network, names in parameters.items() if names},
     }
 
 
 def describe(diagnosis: Mapping[str, Any]) -> str:
-    """The gist of a diagnosis: which terms, else which gradients; empty if it found nothing."""
+    """A diagnosis as a clause: which terms, else which gradients; empty if all is finite."""
     broken = [name for name, names in diagnosis["parameters"].items() if names]
     terms = {name: v for name, v in diagnosis["terms"].items() if isinstance(v, str)}
-    said = []
+    clauses = []
     if broken:
-        said.append(f"parameters of the {_listed(broken)} are not finite")
+        clauses.append(f"parameters of the {_listed(broken)} are not finite")
     if terms:
-        said.append(", ".join(f"the term {name!r} is {value}" for name, value in terms.items()))
+        clauses.append(", ".join(f"the term {name!r} is {value}" for name, value in terms.items()))
     else:
-        for term, networks in diagnosis["gradients"].items():
-            said.append(f"the gradient of the term {term!r} in the {_listed(networks)} is not")
-            said[-1] += " finite"
-    return "; ".join(said)
+        clauses += [
+            f"the gradient of the term {term!r} in the {_listed(networks)} is not finite"
+            for term, networks in diagnosis["gradients"].items()
+        ]
+    return "; ".join(clauses)
 
 
 def write_evidence(
     folder: Path, graph: TrainingGraph, step: TrainingStep, diagnosis: Mapping[str, Any]
 ) -> None:
-    """Leave in ``folder`` what there is to look at: the batch, the networks and the diagnosis."""
+    """Write the batch, the networks and the diagnosis of a step into ``folder``, for inspection.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     batch = {"real": step.real, "labels": step.labels}
     if "generator" in graph.networks:
@@ -133,8 +143,8 @@ def write_evidence(
         "batch": batch,
         **{name: network.state_dict() for name, network in graph.networks.items()},
     }.items():
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(plain, folder / f"{name}.safetensors")
+        on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(on_cpu, folder / f"{name}.safetensors")
     write_json(folder / "diagnosis.json", diagnosis)
 
 
@@ -143,7 +153,7 @@ def _trained(network: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _not_finite(network: torch.nn.Module, tensors: list[Tensor | None]) -> list[str]:
-    """The parameters at whose places a non-finite tensor stands."""
+    """The names of the trained parameters whose tensor, of ``tensors``, is not finite."""
     return [
         name
         for name, tensor in zip(_trained(network), tensors, strict=True)
@@ -155,5 +165,5 @@ def _as_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))

@@ -1,4 +1,4 @@
-"""A run that starts from the networks of another one (``[start]``), of other classes perhaps."""
+"""Start a run from the networks of another run (``[start]``), also of one with other classes."""
 
 from __future__ import annotations
 
@@ -25,77 +25,77 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import classes_of, read_environment
 from xraygan.utils.parsing import sha256
 
-SHOWN = 8  # names of tensors in a message
-_KNOWN = ("age", "sex", "view")
+MAX_NAMES = 8  # of tensors, in a message
+_METADATA = ("age", "sex", "view")
 
 _log = logging.getLogger(__name__)
 
 
-def pinned(recipe: Recipe, place: RunDirectory) -> Recipe:
-    """The recipe with the step, the networks and the hash of the checkpoint that it starts from.
+def pin_start(recipe: Recipe, place: RunDirectory) -> Recipe:
+    """The recipe with a ``[start]`` that names the checkpoint by step and hash, and its networks.
 
-    A run that has a checkpoint of its own does not need the other run any more: what its recipe
-    says is taken over.
+    A run that has a checkpoint of its own no longer needs the other run: the pinned ``[start]`` is
+    then read from its own recipe.
 
     Args:
         place: the run's own directory.
 
     Raises:
-        UserError: the other run is not there, its files do not match the hash, or it has no network
-            that the recipe has.
+        UserError: the other run does not exist, its files do not match the hash, or it has no
+            network that the recipe has.
     """
     start = recipe.tables.start
     if start is None:
         return recipe
     start = start.model_copy(update={"run": str(Path(start.run).resolve())})
-    kept = _kept(place)
-    if kept is not None and _same(start, kept):
-        start = kept
-    if kept is None or checkpoint.latest(place.checkpoints) is None:
-        found = _find(start)
+    recorded = _recorded_start(place)
+    if recorded is not None and _is_same_start(start, recorded):
+        start = recorded
+    if recorded is None or checkpoint.latest(place.checkpoints) is None:
+        source = _find_checkpoint(start)
         start = Start(
             run=start.run,
-            checkpoint=str(found.step),
-            networks=_chosen(start, found, recipe),
-            sha256=_digest(found),
+            checkpoint=str(source.step),
+            networks=_shared_networks(start, source, recipe),
+            sha256=_manifest_digest(source),
         )
     return replace(recipe, tables=recipe.tables.model_copy(update={"start": start}))
 
 
-def take_over(recipe: Recipe, graph: TrainingGraph) -> list[str]:
-    """Put the other run's networks into a graph that has not been trained.
+def load_start_networks(recipe: Recipe, graph: TrainingGraph) -> list[str]:
+    """Load the other run's networks into a graph that has not been trained.
 
-    Tensors whose names and shapes fit are taken, the others stay as they are initialised; so do
+    Tensors whose names and shapes fit are loaded, the others keep their initial values; so do
     those whose shape follows the classes or the metadata, unless both runs have the same ones.
-    Networks start from networks, averages from averages; where the other run kept no average, it
-    starts as the network does. Optimizers and augmenters begin anew, as in the transfer learning of
-    Karras et al. (arXiv:2006.06676).
+    Networks start from networks, averages from averages; where the other run has no average, it
+    starts as a copy of the network. Optimizers and augmenters start afresh, as in the transfer
+    learning of Karras et al. (arXiv:2006.06676).
 
     Returns:
-        What was taken and what was not, in lines.
+        Lines that say which tensors were loaded and which were not.
 
     Raises:
-        UserError: nothing of a network fits, or the files do not match the hash.
+        UserError: no tensor of a network fits, or the files do not match the hash.
     """
     start = recipe.tables.start
     assert start is not None and start.networks is not None
-    found, lines = _find(start), []
+    source, lines = _find_checkpoint(start), []
     for name in start.networks:
         network = graph.networks[name]
-        others = _bound(recipe.network(name), graph.task, start)
-        lines += _take(found, name, network, others)
-        if name in graph.averages:
-            if f"{name}.average" in found.networks():
-                lines += _take(found, f"{name}.average", graph.averages[name], others)
+        unlike = _tensors_of_other_meaning(recipe.network(name), graph.task, start)
+        lines += _load_fitting(source, name, network, unlike)
+        if name in graph.ema:
+            if f"{name}.average" in source.networks():
+                lines += _load_fitting(source, f"{name}.average", graph.ema[name], unlike)
             else:
-                graph.averages[name].load_state_dict(network.state_dict())
-    if anew := [name for name in graph.networks if name not in start.networks]:
-        lines.append(f"initialised as usual: {', '.join(anew)}")
+                graph.ema[name].load_state_dict(network.state_dict())
+    if initialised := [name for name in graph.networks if name not in start.networks]:
+        lines.append(f"initialised as usual: {', '.join(initialised)}")
     return lines
 
 
-def _kept(place: RunDirectory) -> Start | None:
-    """What a run's own recipe says that it started from."""
+def _recorded_start(place: RunDirectory) -> Start | None:
+    """The ``[start]`` of the recipe in a run directory; None if it has none."""
     if not place.recipe.is_file():
         return None
     try:
@@ -104,103 +104,111 @@ def _kept(place: RunDirectory) -> Start | None:
         return None
 
 
-def _same(asked: Start, kept: Start) -> bool:
-    """Whether a run that started as ``kept`` is one that is asked to start so."""
-    which = (checkpoint.LATEST, checkpoint.BEST, kept.checkpoint)
+def _is_same_start(requested: Start, recorded: Start) -> bool:
+    """Whether a requested ``[start]`` can stand for the pinned one that the run has recorded."""
+    names = (checkpoint.LATEST, checkpoint.BEST, recorded.checkpoint)
     return (
-        (asked.run, asked.sha256) == (kept.run, None)
-        and asked.checkpoint in which
-        and asked.networks in (None, kept.networks)
+        (requested.run, requested.sha256) == (recorded.run, None)
+        and requested.checkpoint in names
+        and requested.networks in (None, recorded.networks)
     )
 
 
-def _find(start: Start) -> Checkpoint:
+def _find_checkpoint(start: Start) -> Checkpoint:
     try:
-        found = checkpoint.find(RunDirectory.open(Path(start.run)).checkpoints, start.checkpoint)
+        source = checkpoint.find(RunDirectory.open(Path(start.run)).checkpoints, start.checkpoint)
     except UserError as error:
         raise UserError(f"[start] run: {error}") from None
-    if start.sha256 not in (None, _digest(found)):
+    if start.sha256 not in (None, _manifest_digest(source)):
         raise UserError(
-            f"[start] sha256: {found.directory} is not the checkpoint that this recipe started "
-            "from: the hash of its manifest.json is another one. Put back the files as they were, "
-            f"or start from those that are there now with --from {start.run}"
+            f"[start] sha256: {source.directory} is not the checkpoint that this recipe started "
+            "from: its manifest.json has another hash. Restore the original files, or start from "
+            f"the present ones with --from {start.run}"
         )
-    return found
+    return source
 
 
-def _digest(found: Checkpoint) -> str:
-    return sha256(found.directory / "manifest.json")
+def _manifest_digest(source: Checkpoint) -> str:
+    return sha256(source.directory / "manifest.json")
 
 
-def _chosen(start: Start, found: Checkpoint, recipe: Recipe) -> list[str]:
-    """The networks that are taken: those that are asked for, or all that both have."""
+def _shared_networks(start: Start, source: Checkpoint, recipe: Recipe) -> list[str]:
+    """The networks to load: those of ``[start] networks``, or all that both runs have.
+
+    Raises:
+        UserError: one of these is missing in one of the runs, or they share none.
+    """
     own = [name for name in MODELS if name in recipe.choices and name != AUGMENTER]
     own += [name for name, c in recipe.chosen("scores").items() if c.words.weight != 0]
-    there = [name for name in found.networks() if name != AUGMENTER]
-    both = [name for name in own if name in there]
+    saved = [name for name in source.networks() if name != AUGMENTER]
+    both = [name for name in own if name in saved]
     for name in start.networks or ():
         if name not in both:
-            lacks = "this recipe has" if name in there else f"{start.run} has saved"
+            lacks = "this recipe has" if name in saved else f"{start.run} has saved"
             raise UserError(f"[start] networks: {lacks} no {name!r}; {did_you_mean(name, both)}")
     if not both:
         raise UserError(
             f"[start] run: {start.run} has none of this recipe's networks: it has "
-            f"{', '.join(there) or 'none'}, and the recipe has {', '.join(own)}"
+            f"{', '.join(saved) or 'none'}, and the recipe has {', '.join(own)}"
         )
     return start.networks or both
 
 
-def _take(found: Checkpoint, name: str, network: nn.Module, bound: set[str]) -> list[str]:
-    """Put the tensors of a saved network that fit into another one.
+def _load_fitting(source: Checkpoint, name: str, network: nn.Module, unlike: set[str]) -> list[str]:
+    """Load the tensors of a saved network whose names and shapes fit.
 
     Args:
-        bound: names of tensors that mean something else in the other run.
+        unlike: names of tensors that mean something else in the other run.
 
     Returns:
-        What was taken and what was not, in lines.
+        Lines that say which tensors were loaded and which were not.
+
+    Raises:
+        UserError: no parameter fits.
     """
-    saved, own = found.weights(name, network), network.state_dict()
+    saved, own = source.weights(name, network), network.state_dict()
     fitting = {
         key: value for key, value in saved.items()
-        if key in own and value.shape == own[key].shape and key not in bound
+        if key in own and value.shape == own[key].shape and key not in unlike
     }  # fmt: skip
     parameters = [key for key, _ in network.named_parameters()]
     if parameters and not any(key in fitting for key in parameters):
         raise UserError(
-            f"[start] run: nothing of the {name} in {found.directory} fits this recipe's: no "
-            "parameter has the same name and shape. Give the network the same plugin and options, "
-            "or leave it out with [start] networks"
+            f"[start] run: no parameter of the {name} in {source.directory} has the same name and "
+            "shape in this recipe. Give the network the same plugin and options, or leave it out "
+            "with [start] networks"
         )
     network.load_state_dict(fitting, strict=False)
-    numbers, of = _numbers(fitting.values()), _numbers(own.values())
+    loaded, total = _count_elements(fitting.values()), _count_elements(own.values())
     lines = [
-        f"{name}: {len(fitting)} of {len(own)} tensors ({numbers:,} of {of:,} numbers) are taken "
-        f"from {found.directory}"
+        f"{name}: {len(fitting)} of {len(own)} tensors ({loaded:,} of {total:,} numbers) are taken "
+        f"from {source.directory}"
     ]
-    if left := [key for key in own if key not in fitting]:
-        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        lines.append(f"{name}: initialised as usual: {', '.join(left[:SHOWN])}{more}")
+    if rest := [key for key in own if key not in fitting]:
+        more = f" and {len(rest) - MAX_NAMES} more" if len(rest) > MAX_NAMES else ""
+        lines.append(f"{name}: initialised as usual: {', '.join(rest[:MAX_NAMES])}{more}")
     return lines
 
 
-def _numbers(tensors: Iterable[Tensor]) -> int:
+def _count_elements(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _bound(choice: Choice, task: Task, start: Start) -> set[str]:
-    """The names of a network's tensors that mean other classes or metadata in the other run.
+def _tensors_of_other_meaning(choice: Choice, task: Task, start: Start) -> set[str]:
+    """The names of a network's tensors that stand for other classes or metadata in the other run.
 
-    They are found by building the network, without memory, for one class or metadata more: those
-    whose shapes follow.
+    A tensor may have the same shape and still mean other classes: a last layer of three classes
+    each, say. To tell such tensors, the network is built (on the meta device, without memory) for
+    one class or one metadata key more: they are those whose shapes change.
     """
     place = RunDirectory(Path(start.run))
-    there: Iterable[str] = classes_of(read_environment(place))
-    told = place.read_recipe().get("data", {}).get("metadata", [])
+    their_classes: Iterable[str] = classes_of(read_environment(place))
+    their_metadata = place.read_recipe().get("data", {}).get("metadata", [])
     others = []
-    if tuple(there) != task.classes:
+    if tuple(their_classes) != task.classes:
         others.append(replace(task, classes=(*task.classes, "one more"), counts=None))
-    if tuple(told) != task.metadata:
-        more = next((name for name in _KNOWN if name not in task.metadata), None)
+    if tuple(their_metadata) != task.metadata:
+        more = next((name for name in _METADATA if name not in task.metadata), None)
         metadata = (*task.metadata, more) if more else task.metadata[1:]
         others.append(replace(task, metadata=metadata, counts=None))
     if not others:
@@ -215,6 +223,6 @@ def _shapes(choice: Choice, task: Task) -> dict[str, torch.Size]:
         warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
         try:
             return {key: value.shape for key, value in build(choice, task).state_dict().items()}
-        except Exception as error:  # a constructor that computes; shapes alone decide then
+        except Exception as error:  # a constructor that computes: then names and shapes decide
             _log.debug("[%s] cannot be built without memory: %s", choice.table, error)
             return {}

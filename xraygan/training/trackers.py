@@ -1,4 +1,4 @@
-"""A run's trackers: told of its progress, and never in its way."""
+"""The trackers of a run, kept from stopping it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _log = logging.getLogger(__name__)
 
 
 class Trackers:
-    """The trackers of a run, by the names that the recipe gives them.
+    """Passes a run's metrics and images to its trackers.
+
+    A tracker that raises is dropped with a warning: a run of a week does not end because a curve
+    cannot be drawn.
 
     Args:
+        trackers: by the names that the recipe gives them.
         choices: their parts by the same names, for warnings to name.
-
-    One that raises is named in a warning and told nothing more: a run of a week does not end for
-    the want of a curve.
     """
 
     def __init__(
@@ -30,24 +31,24 @@ class Trackers:
         self._choices = choices or {}
 
     def begin(self, step: int) -> None:
-        self._tell("begin", lambda tracker: tracker.begin(step))
+        self._call("begin", lambda tracker: tracker.begin(step))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._tell("log", lambda tracker: tracker.log(step, dict(values)))
+        self._call("log", lambda tracker: tracker.log(step, dict(values)))
 
     def image(self, step: int, path: Path) -> None:
-        self._tell("image", lambda tracker: tracker.image(step, path))
+        self._call("image", lambda tracker: tracker.image(step, path))
 
     def close(self) -> None:
-        self._tell("close", lambda tracker: tracker.close())
+        self._call("close", lambda tracker: tracker.close())
 
-    def _tell(self, what: str, tell: Callable[[Tracker], None]) -> None:
+    def _call(self, method: str, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
-                tell(tracker)
+                call(tracker)
             except (Exception, SystemExit) as error:
                 part = self._choices[name].part if name in self._choices else None
-                named = f" (the tracker {part.name!r} of {part.origin})" if part else ""
-                said = f"{what}() raised {describe_error(error)}"
-                _log.warning("[trackers.%s]%s is told nothing more: %s", name, named, said)
+                origin = f" (the tracker {part.name!r} of {part.origin})" if part else ""
+                reason = f"{method}() raised {describe_error(error)}"
+                _log.warning("[trackers.%s]%s is no longer used: %s", name, origin, reason)
                 del self._trackers[name]

@@ -1,4 +1,4 @@
-"""The training loop: the steps of a run, its schedule, and how it ends early."""
+"""The training loop: the steps of a run, its schedule, and what is saved when it ends early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed, rng
 from xraygan.utils.signals import Interrupted, noting_signals
 
-from . import nonfinite as finite
+from . import nonfinite
 from .callbacks import Keeper, Meter
 from .collapse_monitor import discriminator_accuracy
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Loop:
-    """The steps of one run, as one of its ranks takes them.
+    """The training loop of one run, as one of its ranks executes it.
 
     Raises:
         UserError: the batch cannot be shared equally by the ranks and micro-batches.
@@ -58,7 +58,7 @@ class Loop:
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
         self.total = self.words.total(self.batches.steps_per_epoch)
-        self.guard = finite.Guard(self.device, self.ranks)
+        self.guard = nonfinite.Guard(self.device, self.ranks)
         self.meter = Meter(self.words.batch_size)
         self._skipped_in_a_row = 0
         self._compile()
@@ -87,59 +87,70 @@ class Loop:
         """Train to the last step, from the newest checkpoint if there is one.
 
         Raises:
-            Interrupted: a signal came; the step was finished and saved.
-            RankLost: another rank ended; the message says what is saved.
-            UserError: a term or gradient became non-finite; the message says what there is.
+            Interrupted: a signal came; the current step was completed and saved.
+            RankLost: another rank ended; the message names the step that is saved.
+            UserError: a term or gradient became non-finite, or a plugin is at fault; the message
+                names the checkpoint to continue from.
         """
-        start = done = self._take_up()
+        start = done = self._load_latest()
         with (
             noting_signals() as caught,
             self.display.training(self.total, done=start) as show,
         ):
             try:
                 for step in range(start, self.total):
-                    self.meter.add(self.step(step))
+                    self.meter.update(self.step(step))
                     done = step + 1
-                    self._look(done)
+                    self._check_finite(done)
                     if done % self.words.log_every == 0 or done == self.total:
                         show(done, self._log(done), self._notes(step))
                     if self.keeper:
-                        self.keeper.keep(done, self.meter)
-                    [number] = self.ranks.largest(caught[0] if caught else 0)
-                    if number:
-                        self._look(done, surely=True)
+                        self.keeper.on_step_end(done, self.meter)
+                    # A signal reaches the ranks at different times: all stop after the same step.
+                    [signal] = self.ranks.largest(caught[0] if caught else 0)
+                    if signal:
+                        self._check_finite(done, wait=True)
                         if self.keeper:
                             self.keeper.save(done, self.meter)
-                        raise Interrupted(number)
+                        raise Interrupted(signal)
                 self.ranks.wait()
             except PluginFault as fault:
-                raise UserError(f"{fault}{self._after(fault, start, done)}") from fault
+                saved = self._save_after_plugin_fault(fault, start, done)
+                raise UserError(f"{fault}{saved}") from fault
             except RankLost as lost:
-                raise RankLost(f"{lost}); {self._rescue(done)}") from lost
+                raise RankLost(f"{lost}); {self._save_on_failure(done)}") from lost
 
     def _log(self, done: int) -> dict[str, float]:
-        """Write down what the meter says, meant over the ranks; returns what a display shows."""
-        reading = self.meter.read()
-        reading = replace(reading, values=self.ranks.average(reading.values))
+        """Log the metrics since the last line, averaged over ranks; returns those to display."""
+        metrics = self.meter.compute()
+        metrics = replace(metrics, values=self.ranks.average(metrics.values))
         if self.keeper:
-            self.keeper.log(done, reading)
-        return {**reading.values, "images/s": reading.images_per_second}
+            self.keeper.log(done, metrics)
+        return {**metrics.values, "images/s": metrics.images_per_second}
 
     def _notes(self, step: int) -> list[str]:
-        """What a display says beside the numbers: the phase, if there are several, the sample."""
+        """The text that the display shows beside the metrics: the phase, if the schedule has
+        several, and the newest sample."""
         phases = self.session.recipe.tables.schedule.phases
         phase = self.session.recipe.tables.schedule.phase(step / self.total)
         waits = f", {' and '.join(phase.waits)} waiting" if phase.waits else ""
-        now = f"phase {phases.index(phase) + 1} of {len(phases)} ({phase.ratio}{waits})"
-        notes = [now] if len(phases) > 1 else []
+        current = f"phase {phases.index(phase) + 1} of {len(phases)} ({phase.ratio}{waits})"
+        notes = [current] if len(phases) > 1 else []
         if self.keeper and self.keeper.newest_sample:
             notes.append(f"sample {self.keeper.newest_sample}")
         return notes
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Take training step 0, 1, 2, ...: every term's value and what parts recorded.
+        """Take training step 0, 1, 2, ...
 
-        Nothing, if the step was left out because it was not finite.
+        Gradients are averaged over micro-batches (``[run] accumulate``) and over ranks, then
+        checked, and only then does any optimizer use them. A forward pass has moved running
+        statistics (batch norm) by then, so where a step may be abandoned they are saved before it
+        and restored.
+
+        Returns:
+            Every term's value and what parts recorded, ``()`` each; empty if the step was skipped
+            because it was not finite.
 
         Raises:
             RankLost: another rank ended; the step was not taken.
@@ -147,55 +158,61 @@ class Loop:
         """
         if self.words.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        parts, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
-        keep = skip or self.ranks.count > 1 or self.graph.foreign
-        before = [b.clone() for b in self.graph.buffers()] if keep else []
+        count, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
+        restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
+        buffers = [b.clone() for b in self.graph.buffers()] if restorable else []
         try:
-            values, records, gradients = self._part(step, 0)
-            for part in range(1, parts):
-                more, _, further = self._part(step, part)
-                values = {name: values.get(name, 0) + value for name, value in more.items()}
-                gradients = _sum(gradients, further)
-            if parts > 1:
-                values = {name: value / parts for name, value in values.items()}
-                gradients = _scaled(gradients, 1 / parts)
+            values, records, gradients = self._micro_batch_gradients(step, 0)
+            for index in range(1, count):
+                more_values, _, more_gradients = self._micro_batch_gradients(step, index)
+                values = {name: values.get(name, 0) + v for name, v in more_values.items()}
+                gradients = _sum(gradients, more_gradients)
+            if count > 1:
+                values = {name: value / count for name, value in values.items()}
+                gradients = _scaled(gradients, 1 / count)
             gradients = self.graph.mean_over_ranks(gradients)
-            learned = {t.name: values[t.name] for t in self.graph.terms
+            trained = {t.name: values[t.name] for t in self.graph.terms
                        if t.trains and t.name in values}  # fmt: skip
-            held = self.guard.check(step, learned, gradients)
+            found_inf = self.guard.update(step, trained, gradients)
             if skip and self.guard.first() is not None:
-                self._put_back(before)
-                self._leave_out(step, values)
+                self._restore_buffers(buffers)
+                self._skip_step(step, values)
                 return {}
             self._skipped_in_a_row = 0
-            self.graph.update(gradients, step, held, step / self.total)
+            self.graph.update(gradients, step, found_inf, step / self.total)
         except (RankLost, PluginFault):
-            self._put_back(before)  # batch norms have seen a step that will be taken again
+            self._restore_buffers(buffers)  # the step will be taken again
             raise
         return {**values, **records}
 
-    def _part(self, step: int, part: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
-        """Values, records and gradients of this rank's share of a part of a step's batch."""
-        current = self._share(step, part)
+    def _micro_batch_gradients(
+        self, step: int, index: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
+        """Values, records and gradients of this rank's rows of one micro-batch of a step."""
+        current = self._build_step(step, index)
         values, gradients = self.graph.gradients(current)
         if "discriminator" in current.learning:
             accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
             current.record("discriminator_accuracy", accuracy)
-        self.graph.kept.note(current, current.watch)
+        self.graph.leak_check.observe(current, current.watch.values)
         return values, current.records, gradients
 
-    def _share(self, step: int, part: int) -> TrainingStep:
-        """This rank's share of one of the parts of a step's batch."""
+    def _build_step(self, step: int, micro_batch: int) -> TrainingStep:
+        """The :class:`Step` of this rank's rows of one micro-batch.
+
+        Which images, which random numbers and which networks learn is a function of the seed and
+        the step alone, so the same step can be built again, after a resume or for a diagnosis.
+        """
         seed, progress = self.words.seed, step / self.total
         phase = self.session.recipe.tables.schedule.phase(progress)
         generator, discriminator = phase.due(step)
         due = {"generator": generator, "discriminator": discriminator}
         due |= dict.fromkeys(phase.waits, False)
-        index = part * self.ranks.count + self.ranks.index
+        index = micro_batch * self.ranks.count + self.ranks.index
         shard = (index, self.words.accumulate * self.ranks.count)
         real, labels, metadata = self.batches.batch(step, shard)
         unlabelled = self.unlabelled.batch(step, shard)[0] if self.unlabelled else None
-        # What draws from PyTorch itself outside of terms and of what they share.
+        # For code that draws from PyTorch's global generator outside of any term.
         torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
         return self.graph.step(
             real,
@@ -209,14 +226,24 @@ class Loop:
         )
 
     # -- steps that are not finite -----------------------------------------------------------------
+    # The guard records on the device whether a step was finite, and from the first step that was
+    # not, optimizers change nothing. So the loop need not wait for a GPU in every step: it asks the
+    # guard before anything is logged or saved, and by then no network has learned from a bad step.
 
-    def _look(self, done: int, *, surely: bool = False) -> None:
-        """Stop if a step was not finite: at once on the CPU, on a GPU before anything is kept.
+    def _check_finite(self, done: int, *, wait: bool = False) -> None:
+        """Stop the run if a step was not finite.
 
-        A GPU is not waited for in every step. Nothing is learned from that step on meanwhile.
+        On the CPU every step is checked. On a GPU only those after which something is logged,
+        sampled, evaluated or saved are.
+
+        Args:
+            wait: wait for the device and check in any case.
+
+        Raises:
+            UserError: a step was not finite.
         """
-        keeping = any(every and done % every == 0 for every in self._intervals())
-        if self.device.type == "cpu" or keeping or surely or done == self.total:
+        due = any(every and done % every == 0 for every in self._intervals())
+        if self.device.type == "cpu" or due or wait or done == self.total:
             first = self.guard.first()
             if first is not None:
                 self._stop(first)
@@ -226,110 +253,124 @@ class Loop:
         return words.log_every, words.save_every, words.sample_every, words.evaluate_every
 
     def _stop(self, step: int) -> None:
-        """Take a step that was not finite again, to say what was wrong with it.
+        """Compute a step that was not finite again, diagnose it, and stop the run.
 
         Raises:
             UserError: always.
         """
-        for part in range(self.words.accumulate):
-            current = self._share(step, part)
-            diagnosis = finite.diagnose(self.graph, current)
-            if gist := finite.describe(diagnosis):
+        for index in range(self.words.accumulate):
+            current = self._build_step(step, index)
+            diagnosis = nonfinite.diagnose(self.graph, current)
+            if reason := nonfinite.describe(diagnosis):
                 break
         folder = self.place.path / "nonfinite" / f"step-{step + 1:08d}"
         if self.ranks.first:
-            finite.write_evidence(folder, self.graph, current, diagnosis)
-        found = checkpoint.latest(self.place.checkpoints)
-        saved = f"the checkpoint of step {found.step} is intact" if found else "none was saved yet"
+            nonfinite.write_evidence(folder, self.graph, current, diagnosis)
+        last = checkpoint.latest(self.place.checkpoints)
+        saved = f"the checkpoint of step {last.step} is intact" if last else "none was saved yet"
         raise UserError(
-            f"{self.place.path}: step {step + 1}: {gist or self._seen(step)}"
-            f". Nothing was learned from it; {saved}. {folder} has the batch and the networks. A "
+            f"{self.place.path}: step {step + 1}: {reason or self._describe_unrepeated(step)}"
+            f". No network was changed by it; {saved}. {folder} has the batch and the networks. A "
             "lower learning rate, or a lower weight of that term, may help; "
-            '[run] on_nonfinite = "skip" leaves such steps out'
+            '[run] on_nonfinite = "skip" skips such steps'
         )
 
-    def _seen(self, step: int) -> str:
-        """What was not finite about a step that is when it is taken again."""
+    def _describe_unrepeated(self, step: int) -> str:
+        """What the guard saw in a step that is finite when it is computed again."""
         if terms := self.guard.terms(step):
             values = ", ".join(f"the term {name!r} was {v}" for name, v in terms.items())
-            named = [self.graph.origin(name) for name in terms]
-            made = f" ({', '.join(filter(None, named))})" if any(named) else ""
-            return f"{values}{made}, and is finite when the step is taken again"
+            origins = [self.graph.describe_term_origin(name) for name in terms]
+            source = f" ({', '.join(filter(None, origins))})" if any(origins) else ""
+            return f"{values}{source}, and is finite when the step is computed again"
         return "a gradient is too large"
 
-    def _leave_out(self, step: int, values: dict[str, Tensor]) -> None:
-        """Count a step that was not finite and go on.
+    def _skip_step(self, step: int, values: dict[str, Tensor]) -> None:
+        """Count a step that was not finite, and let training continue.
 
         Raises:
-            UserError: too many in a row were not.
+            UserError: too many steps in a row were not finite.
         """
-        self.guard.forget()
+        self.guard.reset()
         self.meter.skipped += 1
         self._skipped_in_a_row += 1
         terms = [name for name, value in values.items() if not math.isfinite(float(value))]
-        what = " and ".join(map(repr, terms)) if terms else "a gradient"
-        _log.warning("step %d is left out: %s is not finite", step + 1, what)
-        if self._skipped_in_a_row == finite.PATIENCE:
+        source = " and ".join(map(repr, terms)) if terms else "a gradient"
+        _log.warning("step %d is skipped: %s is not finite", step + 1, source)
+        if self._skipped_in_a_row == nonfinite.MAX_SKIPPED:
             raise UserError(
-                f"{self.place.path}: none of the last {finite.PATIENCE} steps was finite, up to "
-                f"step {step + 1}, so leaving more out is of no use. Use a lower learning rate, or "
-                'a lower weight of the terms that the log names; [run] on_nonfinite = "stop" '
-                "keeps what there is to look at"
+                f"{self.place.path}: none of the last {nonfinite.MAX_SKIPPED} steps was finite, up "
+                f"to step {step + 1}, so skipping more steps would not help. Use a lower learning "
+                "rate, or a lower weight of the terms that the log names; "
+                '[run] on_nonfinite = "stop" saves the batch and the networks for inspection'
             )
 
-    def _put_back(self, buffers: list[Tensor]) -> None:
-        for buffer, value in zip(self.graph.buffers(), buffers, strict=True):
+    def _restore_buffers(self, saved: list[Tensor]) -> None:
+        for buffer, value in zip(self.graph.buffers(), saved, strict=True):
             buffer.copy_(value)
 
-    def _take_up(self) -> int:
-        """Restore the newest checkpoint, if any; returns the steps that are done."""
-        found = checkpoint.latest(self.place.checkpoints)
-        done = 0 if found is None else found.step
+    # -- resuming, and saving when the run ends early ----------------------------------------------
+
+    def _load_latest(self) -> int:
+        """Restore the newest checkpoint, if there is one; returns the number of steps done.
+
+        A checkpoint has all that cannot be recomputed: networks, averages, optimizers, buffers, and
+        the sums of the metrics since the last logged line. Batches and random numbers follow from
+        the seed and the step, so a resumed run gives bit-identical results.
+
+        Raises:
+            UserError: the ranks see different checkpoints, or one does not fit the networks.
+        """
+        last = checkpoint.latest(self.place.checkpoints)
+        done = 0 if last is None else last.step
         if self.ranks.largest(done) != [done] or self.ranks.largest(-done) != [-done]:
             raise UserError(
                 f"{self.place.checkpoints}: the ranks do not see the same checkpoints; the run "
                 "directory must be on a disk that all of them share"
             )
-        if found is not None:
-            found.load(self.graph)
+        if last is not None:
+            last.load(self.graph)
             if self.ranks.count == 1:  # with more, each rank would need its own
-                self.meter.restore(found.manifest.log)
+                self.meter.restore(last.manifest.log)
         if self.keeper:
-            self.keeper.begin(done)
+            self.keeper.on_train_start(done)
             each = f" on each of {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             _log.info("at step %d of %d, on %s%s", done, self.total, self.device, each)
         return done
 
-    def _rescue(self, done: int) -> str:
-        """After another rank ended, save what is whole here; says what there is."""
+    def _save_on_failure(self, done: int) -> str:
+        """Save the completed steps after another rank ended; returns a clause on what is saved."""
         if self.device.type == "cpu":  # a GPU may wait for what the lost rank did not send
             if self.keeper:
                 self.keeper.save(done, self.meter)
             else:
-                self._stand_in(done)
-        found = checkpoint.latest(self.place.checkpoints)
-        if found is None:
+                self._save_for_first_rank(done)
+        last = checkpoint.latest(self.place.checkpoints)
+        if last is None:
             return "no checkpoint had been written"
-        return f"step {found.step} is saved: continue it with --resume"
+        return f"step {last.step} is saved: continue it with --resume"
 
-    def _after(self, fault: PluginFault, start: int, done: int) -> str:
-        """After a plugin was at fault, save what is whole here; says what there is."""
-        self._look(done, surely=True)
-        if self.keeper and done > start and not fault.spoilt:
-            self.keeper.save(done, self.meter)
-        if found := checkpoint.latest(self.place.checkpoints):
-            return f". The run is saved at step {found.step}: continue it with --resume"
-        return ". Nothing was trained yet: when the plugin is mended, start again with --resume"
-
-    def _stand_in(self, done: int) -> None:
-        """Save for the first rank if that has ended, and its lock with it."""
+    def _save_for_first_rank(self, done: int) -> None:
+        """Save in place of the first rank if that has ended, which releases its lock."""
         try:
             with self.place.locked():
-                found = checkpoint.latest(self.place.checkpoints)
-                if found is None or found.step < done:
+                last = checkpoint.latest(self.place.checkpoints)
+                if last is None or last.step < done:
                     checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
         except UserError:
-            return  # it lives, and saves by itself
+            return  # the first rank is alive, and saves by itself
+
+    def _save_after_plugin_fault(self, fault: PluginFault, start: int, done: int) -> str:
+        """Save the completed steps after a plugin failed, unless it has changed the networks.
+
+        Returns:
+            The end of the message: what is saved and how to continue.
+        """
+        self._check_finite(done, wait=True)
+        if self.keeper and done > start and not fault.spoilt:
+            self.keeper.save(done, self.meter)
+        if last := checkpoint.latest(self.place.checkpoints):
+            return f". The run is saved at step {last.step}: continue it with --resume"
+        return ". Nothing was trained yet: fix the plugin and start again with --resume"
 
 
 def _sum(a: Gradients, b: Gradients) -> Gradients:
@@ -337,14 +378,14 @@ def _sum(a: Gradients, b: Gradients) -> Gradients:
     return {
         name: [
             y if x is None else x if y is None else x + y
-            for x, y in zip(found, b[name], strict=True)
+            for x, y in zip(gradients, b[name], strict=True)
         ]
-        for name, found in a.items()
+        for name, gradients in a.items()
     }
 
 
 def _scaled(gradients: Gradients, factor: float) -> Gradients:
     return {
-        name: [None if gradient is None else gradient * factor for gradient in found]
-        for name, found in gradients.items()
+        name: [None if gradient is None else gradient * factor for gradient in row]
+        for name, row in gradients.items()
     }
