@@ -203,7 +203,7 @@ def test_both_batches_are_changed_and_penalties_are_towards_what_they_were() -> 
     real = images_of(6, 32).float()
     step: Step = graph.step(real, torch.arange(6) % 2, rng("cpu", 0, "latent"))
     for batch in ("real", "fake"):
-        images, logits = step.judged(batch)
+        images, logits = step.discriminator_pass(batch)
         assert torch.equal(images, step.real if batch == "real" else step.fake)
         holes = (seen[-1] == 0) & (images != 0)
         assert holes.flatten(1).any(dim=1).all() and not torch.equal(holes[0], holes[1])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from xraygan import Run
@@ -22,6 +23,7 @@ from xraygan._moved import MOVED, RENAMED
 from xraygan.audit import memorization
 from xraygan.cli import main
 from xraygan.parts.registry import KINDS, commands, installed
+from xraygan.testing.stand_ins import Bench
 
 FIXTURES = Path(__file__).parent / "fixtures" / "0.1.0"
 pytestmark = pytest.mark.skipif(
@@ -108,6 +110,17 @@ def test_the_modules_that_moved_are_found_and_their_names_too(old: str) -> None:
             getattr(found, name)
     with pytest.raises(AttributeError, match="nothing"):
         found.nothing  # noqa: B018
+
+
+def test_methods_of_a_step_keep_the_names_that_they_had() -> None:
+    step = Bench().step()
+    with pytest.warns(DeprecationWarning, match=r"Step\.judged is Step\.discriminator_pass now"):
+        images, logits = step.judged("real")
+    assert (images.shape, logits.shape) == (step.real.shape, (len(step.real),))
+    with pytest.warns(DeprecationWarning, match=r"Step\.once is Step\.cached now"):
+        assert step.once("key", lambda: 1) == step.cached("key", lambda: 2) == 1
+    with pytest.warns(DeprecationWarning, match="condition_vectors"):
+        assert torch.equal(step.label_vectors("fake"), step.condition_vectors("fake"))
 
 
 def test_a_part_of_every_kind_is_listed_and_takes_part_in_a_run(

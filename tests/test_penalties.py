@@ -81,8 +81,8 @@ def loss_by_images(
 ) -> float:
     """L_D with its penalties, image by image: each is differentiated alone, in its own pass."""
     judge = step.networks["discriminator"]
-    real = zip(step.real, step.label_vectors("real"), strict=True)
-    fake = zip(step.fake.detach(), step.label_vectors("fake"), strict=True)
+    real = zip(step.real, step.condition_vectors("real"), strict=True)
+    fake = zip(step.fake.detach(), step.condition_vectors("fake"), strict=True)
     shares = torch.rand(6, 1, 1, 1, generator=rng("cpu", 0, "testing step"))
 
     def gradient(image: Tensor, label: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def test_what_nobody_asks_for_costs_nothing() -> None:
 
     asked = []
     step = step_of(graph)
-    step.judged("real")[0].register_hook(lambda _: asked.append("real"))
+    step.discriminator_pass("real")[0].register_hook(lambda _: asked.append("real"))
     graph.gradients(step)
     assert not asked
 
@@ -210,7 +210,7 @@ def test_a_compiled_discriminator_is_refused() -> None:
     graph = graph_of("hinge", r1=1.0)
     graph.networks["discriminator"].compile()
     with pytest.raises(UserError, match=r"\[run\] compile"):
-        step_of(graph).judged("real")
+        step_of(graph).discriminator_pass("real")
 
 
 # -- a discriminator without batch norm ------------------------------------------------------------

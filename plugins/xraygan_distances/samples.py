@@ -44,7 +44,7 @@ class DistanceScore(Score):
         if not self.extractor:
             return step.real_probs if images == "real" else step.fake_probs
         key = ("xraygan_distances", self.extractor, self.layer, images)
-        return step.once(key, lambda: self._pooled(step, images))
+        return step.cached(key, lambda: self._pooled(step, images))
 
     def _pooled(self, step: Step, images: str) -> Tensor:
         """The whole batch's features ``(N, D)``: the maps' means over their positions."""

@@ -104,14 +104,14 @@ class WGANGP(_Penalized):
         loss = step.fake_scores.mean() - step.real_scores.mean()
         if not self.penalty:
             return loss
-        (real, _), (fake, _) = step.judged("real"), step.judged("fake")
+        (real, _), (fake, _) = step.discriminator_pass("real"), step.discriminator_pass("fake")
         share = step.draw(
             lambda n: torch.rand(n, 1, 1, 1, generator=step.rng, device=step.real.device)
         )
         between = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
         labels = None
         if step.networks["discriminator"].conditional:
-            x, y = step.label_vectors("real"), step.label_vectors("fake")
+            x, y = step.condition_vectors("real"), step.condition_vectors("fake")
             labels = y + share[:, :, 0, 0] * (x - y)
         found = image_gradients(between, step.discriminate(between, labels))
         distance = (torch.linalg.vector_norm(found, dim=1) - 1).square().mean()

@@ -143,7 +143,7 @@ class _StyleScore(Score):
                 + ", ".join(maps)
             )
 
-        real = step.once(
+        real = step.cached(
             ("gram", self.extractor, layers, self.formula),
             lambda: self._grams(step.features(self.extractor, "real"), layers),
         )

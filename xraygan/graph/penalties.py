@@ -39,7 +39,7 @@ def zero_centred_penalty(step: Step, r1: float = 0.0, r2: float = 0.0) -> Tensor
     batches: tuple[tuple[str, float, Batch], ...] = (("r1", r1, "real"), ("r2", r2, "fake"))
     for name, gamma, batch in batches:
         if gamma:
-            squared = image_gradients(*step.judged(batch)).square().sum(dim=1).mean()
+            squared = image_gradients(*step.discriminator_pass(batch)).square().sum(dim=1).mean()
             step.record(name, squared)
             total = total + gamma / 2 * squared
     return total

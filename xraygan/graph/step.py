@@ -198,7 +198,7 @@ class TrainingStep(Step):
         generator = self.networks["generator"]
         inputs = [self.z]
         if generator.conditional:
-            inputs.append(self.label_vectors("fake"))
+            inputs.append(self.condition_vectors("fake"))
         with self._learning("generator"), self.drawing("generated"), self.asking("generator"):
             return self.run(generator, *inputs, shape=self.real.shape)
 
@@ -209,7 +209,7 @@ class TrainingStep(Step):
         made = self.generated
         return self.watch.note("fake", made.detach().requires_grad_(made.requires_grad))
 
-    def label_vectors(self, batch: Batch) -> Tensor:
+    def condition_vectors(self, batch: Batch) -> Tensor:
         real = batch == "real"
         labels = self.task.one_hot(self.share(self.labels if real else self.fake_labels))
         return torch.cat([labels, self.real_metadata if real else self.fake_metadata], dim=1)
@@ -226,7 +226,8 @@ class TrainingStep(Step):
 
     @cached_property
     def real_scores(self) -> Tensor:
-        """From :meth:`judged`, gathered; the augmenter sees them where the discriminator learns."""
+        """From :meth:`discriminator_pass`, gathered. The augmenter sees them where the discriminator
+        learns."""
         scores = self.gather(self._judged("real")[1])
         if "augmenter" in self.networks and "discriminator" in self.learning:
             with self.asking("augmenter", "watch()"):
@@ -237,7 +238,7 @@ class TrainingStep(Step):
     def fake_scores(self) -> Tensor:
         return self.gather(self._judged("fake")[1])
 
-    def judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def discriminator_pass(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The pass of :attr:`real_scores` or :attr:`fake_scores`, before logits are gathered.
 
         Batch norms that see several ranks are differentiated over all of them.
@@ -250,7 +251,7 @@ class TrainingStep(Step):
         return self._judged(batch)
 
     def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.once(("judged", batch), lambda: self._judge(batch))
+        return self.cached(("judged", batch), lambda: self._judge(batch))
 
     def _judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
         discriminator = self.networks["discriminator"]
@@ -258,7 +259,7 @@ class TrainingStep(Step):
         if not (images.requires_grad or is_compiled(discriminator)):
             # Nothing is computed for a gradient that nobody asks for; a compiled network would.
             images = images.detach().requires_grad_()
-        labels = self.label_vectors(batch) if discriminator.conditional else None
+        labels = self.condition_vectors(batch) if discriminator.conditional else None
         with self._learning("discriminator") if batch == "real" else nullcontext():
             return images, self.discriminate(images, labels)
 
@@ -325,10 +326,11 @@ class TrainingStep(Step):
                 return answers.named_tensors(maps, len(of))
 
         # A tensor is known by what it is, not by its values; as a key it is kept with its maps.
-        return self.once(("features", extractor, images), extract)
+        return self.cached(("features", extractor, images), extract)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self._kept:
+            # Seeds are derived from these words: another word would change every run's numbers.
             with self.drawing("once", *words(key)):
                 self._kept[key] = make()
         return self._kept[key]

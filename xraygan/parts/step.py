@@ -12,6 +12,7 @@ Images, feature maps, activations and metadata are this rank's rows.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,16 @@ from .task import Task
 
 T = TypeVar("T")
 Batch = Literal["real", "fake"]
+
+
+def _renamed(old: str, new: str) -> Callable[..., Any]:
+    """A method under the name that it had in version 0.1.0."""
+
+    def method(self: Step, *values: Any, **named: Any) -> Any:
+        warnings.warn(f"Step.{old} is Step.{new} now", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)(*values, **named)
+
+    return method
 
 
 class Step(ABC):
@@ -99,7 +110,7 @@ class Step(ABC):
         """
 
     @abstractmethod
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returns, computed for the first part that asks for ``key`` and then kept.
 
         It draws from a random stream of its own, whoever asks first.
@@ -139,7 +150,7 @@ class Step(ABC):
         """The encoded metadata that the generated images are to have: ``(n, 2 M)`` float32."""
 
     @abstractmethod
-    def label_vectors(self, batch: Batch) -> Tensor:
+    def condition_vectors(self, batch: Batch) -> Tensor:
         """The conditions of the real or generated images, for conditional networks.
 
         Returns:
@@ -159,7 +170,7 @@ class Step(ABC):
         """Discriminator logits ``(N,)`` of the generated batch, float32; positive: looks real."""
 
     @abstractmethod
-    def judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def discriminator_pass(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The inputs and outputs of the discriminator, for penalties on its gradient.
 
         Read it in a step in which the discriminator learns. To penalize the gradient, differentiate
@@ -253,3 +264,7 @@ class Step(ABC):
         Args:
             shape: the shape that the output must have; any by default.
         """
+
+    once = _renamed("once", "cached")
+    judged = _renamed("judged", "discriminator_pass")
+    label_vectors = _renamed("label_vectors", "condition_vectors")
