@@ -226,8 +226,10 @@ class TrainingStep(Step):
 
     @cached_property
     def real_scores(self) -> Tensor:
-        """From :meth:`discriminator_pass`, gathered. The augmenter sees them where the discriminator
-        learns."""
+        """From :meth:`discriminator_pass`, gathered.
+
+        The augmenter watches them where the discriminator learns.
+        """
         scores = self.gather(self._judged("real")[1])
         if "augmenter" in self.networks and "discriminator" in self.learning:
             with self.asking("augmenter", "watch()"):
