@@ -49,7 +49,7 @@ def read_table(
         UserError: the file cannot be read, is no CSV table, lacks a column or has it twice, or a
             row has another number of fields than the header.
     """
-    text = _read(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
+    text = _read_text(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
     # From a list of lines: from a file it would take three times as long.
     rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
     try:
@@ -105,7 +105,7 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     Raises:
         UserError: it cannot be read, or is not text.
     """
-    return [line.strip() for line in _read(path, "list", remedy).splitlines()]
+    return [line.strip() for line in _read_text(path, "list", remedy).splitlines()]
 
 
 def normalized_name(name: str) -> str:
@@ -145,7 +145,7 @@ def raise_at_row(path: Path, table: pd.DataFrame, wrong: pd.Series, fault: str) 
         raise UserError(f"{path}, line {line}{f' ({shown})' if name else ''}: {fault}")
 
 
-def _read(path: Path, kind: str, remedy: str) -> str:
+def _read_text(path: Path, kind: str, remedy: str) -> str:
     try:
         content = read_bytes(path, LARGEST)
     except OSError as error:

@@ -48,7 +48,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "xraygan", *arguments],
-                    env=_environment(i, count, port),
+                    env=_rank_environment(i, count, port),
                     stdout=out,
                     stderr=out,
                 )
@@ -98,7 +98,7 @@ def _wait(ranks: Sequence[subprocess.Popen], caught: list[int]) -> list[int]:
     return [rank.wait() for rank in ranks]
 
 
-def _environment(index: int, count: int, port: int) -> dict[str, str]:
+def _rank_environment(index: int, count: int, port: int) -> dict[str, str]:
     """The environment of a rank: torchrun's variables, and its share of the processors."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {

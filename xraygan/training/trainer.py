@@ -261,7 +261,7 @@ class Loop:
         for index in range(self.words.accumulate):
             current = self._build_step(step, index)
             diagnosis = nonfinite.diagnose(self.graph, current)
-            if reason := nonfinite.describe(diagnosis):
+            if reason := nonfinite.describe_diagnosis(diagnosis):
                 break
         folder = self.place.path / "nonfinite" / f"step-{step + 1:08d}"
         if self.ranks.first:
