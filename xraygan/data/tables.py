@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from xraygan.errors import UserError, nearest
-from xraygan.utils.csv_cells import unguarded
+from xraygan.utils.csv_cells import unescape_formula
 from xraygan.utils.parsing import read_bytes, unreadable
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
@@ -54,7 +54,7 @@ def read_table(
     lines: list[int] = []
     cells: list[str] = []  # a list a row would be 100,000 lists for the garbage collector to follow
     try:
-        names = [unguarded(name.strip()) for name in next(rows, [])]
+        names = [unescape_formula(name.strip()) for name in next(rows, [])]
         header = [(aliases or {}).get(name, name) for name in names]
         while header and not header[-1]:
             header.pop()  # a delimiter may end the lines
@@ -75,7 +75,7 @@ def read_table(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
         ) from None
     if "'" in text:
-        cells = [unguarded(cell) for cell in cells]
+        cells = [unescape_formula(cell) for cell in cells]
     texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
     return pd.DataFrame(texts, index=lines, dtype=str)
 

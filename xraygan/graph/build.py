@@ -19,7 +19,7 @@ from xraygan.parts.choice import Choice
 from xraygan.parts.interfaces import Classifier, Extractor, Labeler, Objective, Score, Task
 from xraygan.recipe import schema
 from xraygan.recipe.loading import Recipe
-from xraygan.utils.limits import MOST_PARAMETERS, step_of
+from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
 
 from .graph import MODELS, Term, TrainingGraph, flattened, state_of, trained_parameters
@@ -91,7 +91,7 @@ def assemble(
     schedules = {name: recipe.network(name).words.optimizer.factor for name in optimizers}
     start = recipe.tables.start
     ages = {}
-    if start and (step := step_of(start.checkpoint)) is not None:
+    if start and (step := parse_step(start.checkpoint)) is not None:
         ages = dict.fromkeys(start.networks or (), step)
     return TrainingGraph(
         task,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from xraygan.errors import UserError, shown
 from xraygan.graph.graph import TrainingGraph, flattened
 from xraygan.utils.atomic_files import sync, sync_folder, write_atomically
-from xraygan.utils.limits import step_of
+from xraygan.utils.limits import parse_step
 from xraygan.utils.parsing import read_text, sha256
 
 from . import checkpoint_contents
@@ -350,7 +350,7 @@ def find(folder: Path, name: str) -> Checkpoint:
     elif name == BEST:
         path = _best(folder) or folder / BEST
     else:
-        path = folder / (name if (step := step_of(name)) is None else f"step-{step:08d}")
+        path = folder / (name if (step := parse_step(name)) is None else f"step-{step:08d}")
     if path not in checkpoints:
         steps = ", ".join(str(int(p.name[5:])) for p in checkpoints)
         raise UserError(

@@ -99,10 +99,10 @@ def predictions(text: str) -> Predictions:
     names = [column[6:] for column in table.columns if column.startswith("label:")]
     if not names:
         raise ValueError("line 1: expected a column of a class, such as 'label:NAME'; found none")
-    return [(n, labels(table, f"label:{n}"), numbers(table, f"p:{n}", 0, 1)) for n in names]
+    return [(n, label_column(table, f"label:{n}"), numbers(table, f"p:{n}", 0, 1)) for n in names]
 
 
-def labels(table: pd.DataFrame, column: str) -> np.ndarray:
+def label_column(table: pd.DataFrame, column: str) -> np.ndarray:
     """A column of 0 and 1 as ``(N,)`` int.
 
     Raises:

@@ -20,7 +20,7 @@ from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed, rng
-from xraygan.utils.signals import Interrupted, noting_signals
+from xraygan.utils.signals import Interrupted, record_signals
 
 from . import nonfinite as finite
 from .callbacks import Keeper, Meter
@@ -93,7 +93,7 @@ class Loop:
         """
         start = done = self._take_up()
         with (
-            noting_signals() as caught,
+            record_signals() as caught,
             self.display.training(self.total, done=start) as show,
         ):
             try:
