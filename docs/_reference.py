@@ -93,7 +93,7 @@ def parts() -> Iterator[str]:
     yield "# Parts\n"
     yield "What a recipe can name, as `xraygan describe KIND NAME` says it."
     for kind, about in KINDS.items():
-        if about.made:
+        if about.instance:
             continue  # commands are on their own page
         yield f"\n## {kind.capitalize()}s"
         for part in installed().parts(kind):
@@ -116,7 +116,7 @@ def hooks() -> Iterator[str]:
         said = inspect.cleandoc(getattr(hookspecs, kind.hook).__doc__).splitlines()[0]
         said = said.partition(": ")[2]
         interface = kind.interface.removeprefix("xraygan.")
-        if not kind.made:
+        if not kind.instance:
             interface = f"[{interface}](python.md#{interface.lower()})"
         yield f"| `{kind.hook}` | {interface}: {_cell(said)} |"
 

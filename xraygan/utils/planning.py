@@ -121,9 +121,9 @@ def _block_event(event: str, arguments: tuple[Any, ...]) -> None:
     if not _depth:
         return
     if event in _EVENTS:
-        raise Blocked(f"it calls {event} {arguments[0]!r}")
+        raise Blocked(f"it tried to call {event} {arguments[0]!r}")
     if event == "open":
         path, mode, flags = arguments
         writes = any(sign in mode for sign in "wax+") if mode else bool((flags or 0) & _WRITES)
         if writes and isinstance(path, str | bytes) and not os.fsdecode(path).startswith("/dev/"):
-            raise Blocked(f"it writes {os.fsdecode(path)}")
+            raise Blocked(f"it tried to write {os.fsdecode(path)}")
