@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from xraygan.errors import UserError, did_you_mean
-from xraygan.utils.csv_cells import unguarded
+from xraygan.utils.csv_cells import unescape_formula
 from xraygan.utils.parsing import describe_read_error, read_bytes
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
@@ -53,7 +53,7 @@ def read_table(
     # From a list of lines: from a file it would take three times as long.
     rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
     try:
-        names = [unguarded(name.strip()) for name in next(rows, [])]
+        names = [unescape_formula(name.strip()) for name in next(rows, [])]
         header = [(aliases or {}).get(name, name) for name in names]
         while header and not header[-1]:
             header.pop()  # lines may end with a delimiter
@@ -64,7 +64,7 @@ def read_table(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
         ) from None
     if "'" in text:
-        cells = [unguarded(cell) for cell in cells]
+        cells = [unescape_formula(cell) for cell in cells]
     texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
     return pd.DataFrame(texts, index=lines, dtype=str)
 

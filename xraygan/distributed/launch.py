@@ -15,7 +15,7 @@ from typing import IO
 
 import click
 
-from xraygan.utils.signals import noting_signals
+from xraygan.utils.signals import record_signals
 
 #: exit code of a rank that stopped because another one ended
 LOST = 75
@@ -39,7 +39,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
         The exit code of the first rank; 1 where another rank ended the run.
     """
     with ExitStack() as stack:
-        caught = stack.enter_context(noting_signals())
+        caught = stack.enter_context(record_signals())
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
         ranks: list[subprocess.Popen] = []
         stack.callback(_kill, ranks)
