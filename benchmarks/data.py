@@ -25,7 +25,7 @@ from xraygan.parts.registry import installed
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
@@ -46,20 +46,20 @@ def main(fast: bool, root: Path) -> Report:
     """Decoding, starting from the store, and drawing batches."""
     report = Report("Data")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        run_dir = Path(folder)
         if (root / "zhang").is_dir():
-            jpegs = few_of(root / "zhang", place / "zhang") if fast else root / "zhang"
-            decoding(report, "Zhang Lab JPEGs", "cgan_zhang", jpegs, place, fast)
+            jpegs = few_of(root / "zhang", run_dir / "zhang") if fast else root / "zhang"
+            decoding(report, "Zhang Lab JPEGs", "cgan_zhang", jpegs, run_dir, fast)
         else:
             report.notes.append(f"left out: the Zhang Lab's images are not at {root / 'zhang'}")
         pixels = 256 if fast else 1024
-        radiographs = draw_radiographs(place / "radiographs", 80 if fast else 256, pixels)
+        radiographs = draw_radiographs(run_dir / "radiographs", 80 if fast else 256, pixels)
         name = f"{pixels} x {pixels} PNGs"
-        decoding(report, name, "baseline_resnet50", radiographs, place, fast)
+        decoding(report, name, "baseline_resnet50", radiographs, run_dir, fast)
         rows = 2_000 if fast else 112_120
-        data = starting(report, draw_layout(place / "layout", rows), place, fast)
+        data = starting(report, draw_layout(run_dir / "layout", rows), run_dir, fast)
         drawing(report, data, fast)
-        waiting(report, place, fast)
+        waiting(report, run_dir, fast)
     return report
 
 
@@ -67,7 +67,7 @@ def main(fast: bool, root: Path) -> Report:
 
 
 def decoding(
-    report: Report, name: str, recipe: str, root: Path, place: Path, fast: bool, size: int = 128
+    report: Report, name: str, recipe: str, root: Path, run_dir: Path, fast: bool, size: int = 128
 ) -> None:
     """Images a second of `data prepare` against a bare loop of Pillow in one process.
 
@@ -84,7 +84,7 @@ def decoding(
     def anew() -> float:
         nonlocal count
         count += 1
-        with tempfile.TemporaryDirectory(dir=place) as cache:
+        with tempfile.TemporaryDirectory(dir=run_dir) as cache:
             store = prepare(load(recipe, [*sets, f"data.cache={cache}"])).store
         return len(store.pixels) / (store.seconds or float("nan"))
 
@@ -125,14 +125,14 @@ def on_all(cores: int, files: Sequence[Path], size: int) -> None:
         loop.join()
 
 
-def few_of(root: Path, place: Path) -> Path:
+def few_of(root: Path, run_dir: Path) -> Path:
     """40 of the files in each folder of images, copied."""
     for folder in (path for path in root.rglob("*") if path.is_dir()):
         for file in sorted(folder.glob("*.jpeg"))[:40]:
-            copy = place / file.relative_to(root)
+            copy = run_dir / file.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-    return place
+    return run_dir
 
 
 def draw_radiographs(root: Path, count: int, size: int) -> Path:
@@ -170,10 +170,10 @@ def write_table(root: Path, count: int) -> list[str]:
 # -- (b) starting from the store -------------------------------------------------------------------
 
 
-def starting(report: Report, root: Path, place: Path, fast: bool) -> ImageData:
+def starting(report: Report, root: Path, run_dir: Path, fast: bool) -> ImageData:
     """Seconds from a loaded recipe to its images, where they have been decoded before."""
     size = 16 if fast else 128
-    recipe = all_findings(root, place / "cache", size)
+    recipe = all_findings(root, run_dir / "cache", size)
     data = prepare(recipe)
     rows = len(data.store.pixels)
     names = [f"{root}/{path}" for split in data.splits.values() for path in split.paths]
@@ -257,14 +257,14 @@ def drawer(data: ImageData, count: int) -> Callable[[], float]:
     return draw
 
 
-def waiting(report: Report, place: Path, fast: bool) -> None:
+def waiting(report: Report, run_dir: Path, fast: bool) -> None:
     """The share of a training step of the quickstart that goes into its batch."""
-    small = [f"data.cache={place / 'cache'}", "data.images=160", "run.log_every=1"]
+    small = [f"data.cache={run_dir / 'cache'}", "data.images=160", "run.log_every=1"]
     if fast:
         small += ["data.image_size=32", "generator.width=4", "discriminator.width=4"]
     silent = Display(Console(quiet=True))
     session = Session.of(load("quickstart", small), silent)
-    loop = Loop(session, RunDirectory(place / "run"), silent)
+    loop = Trainer(session, RunDirectory(run_dir / "run"), silent)
     steps = iter(range(loop.total))
 
     def take() -> None:

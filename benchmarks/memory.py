@@ -23,7 +23,7 @@ from xraygan import Classifier, Task
 from xraygan.recipe.loading import load_tree
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 MIB = 2**20
@@ -117,13 +117,13 @@ def measured(
     with mock.patch("xraygan_resnet.networks.ResNet18", Small):
         tables = {**tables, "data": {**tables["data"], "cache": str(folder / "cache")}}
         recipe = load_tree(tables, folder / "memory.toml")
-        place = RunDirectory(folder / "run")
+        run_dir = RunDirectory(folder / "run")
         session = Session.of(recipe, silent)
-        place.create(recipe)
-        place.write_environment(recipe, session.device, session.data.summary())
-        loop = Loop(session, place, silent)
-        assert loop.keeper is not None
-        on_step_end = loop.keeper.on_step_end
+        run_dir.create(recipe)
+        run_dir.write_environment(recipe, session.device, session.data.summary())
+        loop = Trainer(session, run_dir, silent)
+        assert loop.callbacks is not None
+        on_step_end = loop.callbacks.on_step_end
 
         def keep_and_note(done: int, *rest: Any) -> None:
             on_step_end(done, *rest)
@@ -131,9 +131,9 @@ def measured(
             memory[done - 1] = resident()
             files[done - 1] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
-        with mock.patch.object(loop.keeper, "on_step_end", keep_and_note):
+        with mock.patch.object(loop.callbacks, "on_step_end", keep_and_note):
             loop.run()
-        loop.keeper.trackers.close()
+        loop.callbacks.trackers.close()
     return memory, files
 
 

@@ -48,9 +48,9 @@ class PlainLoop:
         self.optimizers = [
             torch.optim.Adam(
                 network.parameters(),
-                lr=recipe.network(name).words.optimizer.lr,
-                betas=recipe.network(name).words.optimizer.betas,
-                weight_decay=recipe.network(name).words.optimizer.weight_decay,
+                lr=recipe.network(name).config.optimizer.lr,
+                betas=recipe.network(name).config.optimizer.betas,
+                weight_decay=recipe.network(name).config.optimizer.weight_decay,
             )
             for name, network in networks.items()
         ]

@@ -21,7 +21,7 @@ from xraygan.data.datamodule import ImageSplit, StoredImages
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.precision import choose_device, keep_freed_memory, make_deterministic
 from xraygan.utils.progress import Display
 
@@ -87,7 +87,7 @@ def dataset_size(report: Report, fast: bool, repetitions: int) -> None:
         silent = Display(Console(quiet=True))
         given = [*SET, *small, "data.plugin=phantom", f"data.cache={folder}/cache"]
         session = Session.of(load("ucgan_full", given), silent)
-        loop = Loop(session, RunDirectory(Path(folder) / "run"), silent)
+        loop = Trainer(session, RunDirectory(Path(folder) / "run"), silent)
         (Path(folder) / "pixels").write_bytes(bytes(many * size * size))
         pixels = torch.from_file(
             f"{folder}/pixels", shared=True, size=many * size * size, dtype=torch.uint8
@@ -109,7 +109,7 @@ def dataset_size(report: Report, fast: bool, repetitions: int) -> None:
     report.add(f"a step from {many:,} rows", median(figures[f"{many:,}"]), "s", base, f"{few:,}")
 
 
-def batches_of(loop: Loop, pixels: torch.Tensor, count: int) -> Batches:
+def batches_of(loop: Trainer, pixels: torch.Tensor, count: int) -> Batches:
     """Batches of the first rows of a store, labelled like the phantom's images."""
     train = loop.session.data.splits["train"]
     at = torch.arange(count).numpy() % len(train)

@@ -12,10 +12,10 @@ from plain import PlainLoop
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.distributed.ranks import Ranks
+from xraygan.distributed.ranks import DistributedContext
 from xraygan.graph.build import assemble
 from xraygan.recipe.loading import Recipe, load
-from xraygan.training.nonfinite import Guard
+from xraygan.training.nonfinite import NonFiniteGuard
 from xraygan.utils.precision import (
     choose_device,
     choose_precision,
@@ -65,7 +65,7 @@ class Case:
         count = words.batch_size
         self.real = torch.rand(count, 1, size, size, generator=source, device=self.device) * 2 - 1
         self.labels = torch.arange(count, device=self.device) % len(CLASSES)
-        self.guard = Guard(self.device, Ranks())
+        self.guard = NonFiniteGuard(self.device, DistributedContext())
         self.steps = 0
 
     def train(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan import Task
-from xraygan.distributed.ranks import Ranks, join_process_group
+from xraygan.distributed.ranks import DistributedContext, join_process_group
 from xraygan.graph.build import assemble
 from xraygan.utils.seeding import rng
 
@@ -26,7 +26,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def compute(ranks: Ranks) -> dict[str, Tensor]:
+def compute(ranks: DistributedContext) -> dict[str, Tensor]:
     """Terms, gradients and the state of the augmenter of a step of each case, in float64."""
     torch.set_default_dtype(torch.float64)
     found: dict[str, Tensor] = {}

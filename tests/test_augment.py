@@ -24,7 +24,7 @@ from xraygan.graph.build import assemble
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.testing.stand_ins import Bench
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng
 
@@ -214,11 +214,11 @@ def test_both_batches_are_changed_and_penalties_are_towards_what_they_were() -> 
     assert all(g is not None and bool(g.any()) for g in gradients["generator"])
 
 
-def loop_of(folder: Path, **run: Any) -> Loop:
+def loop_of(folder: Path, **run: Any) -> Trainer:
     ada = {"plugin": "ada", "images": 80, "start": 0.5}
     silent = Display(Console(quiet=True))
     session = Session.of(gan(objective={"plugin": "hinge"}, augmenter=ada, run=run), silent)
-    return Loop(session, RunDirectory(folder), silent)
+    return Trainer(session, RunDirectory(folder), silent)
 
 
 def test_p_moves_once_a_step_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from xraygan_csv.dataset import Csv
 from xraygan import UserError
 from xraygan.data.datamodule import prepare
 from xraygan.data.index import check_classes, read_index
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.registry import Part
 from xraygan.recipe.loading import load
 from xraygan.utils.paths import path_fault
@@ -477,7 +477,7 @@ INDEXES: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-THEIRS = Choice("data", Part("dataset", "theirs", "their-data", "1.0"), None, {})
+THEIRS = PartConfig("data", Part("dataset", "theirs", "their-data", "1.0"), None, {})
 
 
 @pytest.mark.parametrize("name", INDEXES)

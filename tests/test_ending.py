@@ -26,7 +26,7 @@ from xraygan.session.session import restore_session
 from xraygan.training.engine import run
 from xraygan.training.final_evaluation import evaluate_run
 from xraygan.training.trackers import Trackers
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
@@ -109,8 +109,8 @@ def test_a_run_killed_at_each_step_of_its_end_ends_as_if_it_was_not(
         with pytest.MonkeyPatch.context() as patch:
             # The places of files that a resumed run writes before are tested in test_crash.py.
             ran: list[bool] = []
-            take = Loop.run
-            patch.setattr(Loop, "run", lambda loop: (take(loop), ran.append(True))[0])  # noqa: B023
+            take = Trainer.run
+            patch.setattr(Trainer, "run", lambda self: (take(self), ran.append(True))[0])  # noqa: B023
             dead = dying(patch, moment, lambda: bool(ran))  # noqa: B023
             try:
                 run(recipe(), place, resume=True, display=SILENT)
@@ -144,7 +144,7 @@ def test_what_is_missing_of_the_end_is_made_without_training(
         (place / "environment.json").write_text(json.dumps(content))
     else:
         (place / lost).unlink()
-    monkeypatch.delattr(Loop, "step")
+    monkeypatch.delattr(Trainer, "step")
     if lost == "samples/real.png":  # no part of the end, and made with it
         (place / "report.html").unlink()
     assert any(lost in word for word in lacking(place)) or "real" in lost
@@ -286,15 +286,15 @@ def test_what_a_part_without_parameters_remembers_is_saved(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = run(with_part(table), tmp_path / "whole", display=SILENT).path
-    take = Loop.step
+    take = Trainer.step
 
-    def killed(loop: Loop, step: int) -> Any:
+    def killed(loop: Trainer, step: int) -> Any:
         if step == 3:
             raise Killed
         return take(loop, step)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Loop, "step", killed)
+        patch.setattr(Trainer, "step", killed)
         run(with_part(table), tmp_path / "cut", display=SILENT)
     run(with_part(table), tmp_path / "cut", resume=True, display=SILENT)
     assert outcome(tmp_path / "cut") == outcome(undisturbed)

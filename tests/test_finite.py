@@ -20,12 +20,12 @@ from xraygan_scores.distributions import MMD
 from xraygan import Step, UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir import checkpoint
-from xraygan.training.callbacks import Keeper
-from xraygan.training.collapse_monitor import Watch, diversity
+from xraygan.training.callbacks import Callbacks
+from xraygan.training.collapse_monitor import CollapseMonitor, diversity
 from xraygan.training.engine import run
 from xraygan.training.nonfinite import MAX_SKIPPED
 from xraygan.training.trackers import Trackers
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 GIVEN = (
@@ -117,9 +117,11 @@ def test_what_is_not_finite_stops_the_run_and_changes_nothing(
 ) -> None:
     broken_at(monkeypatch, range(4, 5), breaks)
     if late:  # as on a GPU, which is asked only before something is kept
-        check = Loop._check_finite
+        check = Trainer._check_finite
         monkeypatch.setattr(
-            Loop, "_check_finite", lambda self, done, **_: check(self, done) if done == 6 else None
+            Trainer,
+            "_check_finite",
+            lambda self, done, **_: check(self, done) if done == 6 else None,
         )
     with pytest.raises(UserError) as stopped:
         run(recipe(), tmp_path / "run", display=silent())
@@ -185,14 +187,14 @@ def test_leaving_steps_out_ends_when_none_is_left(
 def test_parameters_that_are_not_finite_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_step_end = Keeper.on_step_end
+    on_step_end = Callbacks.on_step_end
 
-    def spoil(self: Keeper, done: int, meter: Any) -> None:
+    def spoil(self: Callbacks, done: int, meter: Any) -> None:
         if done == 6:
             next(self.graph.networks["discriminator"].parameters()).data.view(-1)[0] = float("inf")
         on_step_end(self, done, meter)
 
-    monkeypatch.setattr(Keeper, "on_step_end", spoil)
+    monkeypatch.setattr(Callbacks, "on_step_end", spoil)
     with pytest.raises(UserError, match=r"step 6: .* of the discriminator is not finite"):
         run(recipe(), tmp_path / "run", display=silent())
     found = checkpoint.latest(tmp_path / "run" / "checkpoints")
@@ -219,14 +221,14 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(
     with pytest.raises(UserError, match=r"no checkpoint 'bst'; there are the steps 8, \d"):
         checkpoint.find(saved, "bst")
     # A resumed run remembers which was the best.
-    keeper = Keeper.__new__(Keeper)
-    monkeypatch.setattr(Keeper, "_real_images", lambda self: torch.zeros(2, 4, 4))
-    keeper.words, keeper.place = given.tables.run, _Place(tmp_path / "run")
-    keeper.trackers = Trackers({})
-    keeper.session = SimpleNamespace(watched="val")
-    keeper.total = 9
-    keeper.on_train_start(8)
-    assert keeper._best_value == measured[best]
+    callbacks = Callbacks.__new__(Callbacks)
+    monkeypatch.setattr(Callbacks, "_real_images", lambda self: torch.zeros(2, 4, 4))
+    callbacks.config, callbacks.run_dir = given.tables.run, _Place(tmp_path / "run")
+    callbacks.trackers = Trackers({})
+    callbacks.session = SimpleNamespace(watched="val")
+    callbacks.total = 9
+    callbacks.on_train_start(8)
+    assert callbacks._best_value == measured[best]
 
 
 class _Place:
@@ -253,7 +255,7 @@ def test_diversity_is_the_mean_distance_of_pairs() -> None:
 
 
 def test_collapse_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch()
+    watch = CollapseMonitor()
     watch.check_diversity(10, 0.05, 1.0, 50.0)  # every generator begins so
     watch.check_accuracy(150, 150, 1.0)
     watch.check_accuracy(200, 50, 0.98)

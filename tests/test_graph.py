@@ -23,7 +23,7 @@ from xraygan.graph.step import TrainingStep
 from xraygan.graph.terms import Term
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
-from xraygan.recipe.schema import Phase
+from xraygan.recipe.optimization import Phase
 from xraygan.utils.seeding import rng
 
 VGG = (

@@ -15,7 +15,7 @@ from rich.console import Console
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng
 
@@ -28,10 +28,10 @@ GIVEN = (
 )
 
 
-def loop_of(folder: Path, *overrides: str) -> Loop:
+def loop_of(folder: Path, *overrides: str) -> Trainer:
     silent = Display(Console(quiet=True))
     session = Session.of(load("ucgan_full", [*GIVEN, *overrides]), silent)
-    return Loop(session, RunDirectory(folder), silent)
+    return Trainer(session, RunDirectory(folder), silent)
 
 
 def test_an_accumulated_step_is_the_mean_of_its_parts(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_compiled_networks_compute_the_same(tmp_path: Path, mode: str) -> None:
     def steps(*overrides: str) -> list[dict[str, float]]:
         silent = Display(Console(quiet=True))
         session = Session.of(load(str(recipe), [*given, *overrides]), silent)
-        loop = Loop(session, RunDirectory(tmp_path / "run"), silent)
+        loop = Trainer(session, RunDirectory(tmp_path / "run"), silent)
         return [{n: float(v) for n, v in loop.step(i).items()} for i in range(2)]
 
     for found, expected in zip(steps(f"run.compile={mode}"), steps(), strict=True):

@@ -24,7 +24,7 @@ from xraygan.data.datamodule import prepare
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 TOLD = ("age", "sex", "view")
@@ -89,7 +89,7 @@ def test_who_is_told_what(tmp_path: Path, policy: str) -> None:
 
     for name in ("generator", "discriminator", "classifier"):
         session.graph.networks[name].register_forward_pre_hook(listen(name))
-    loop = Loop(session, RunDirectory(tmp_path / "run"), silent)
+    loop = Trainer(session, RunDirectory(tmp_path / "run"), silent)
     loop.step(0)
     k = len(session.data.task.classes)
     split = session.data.splits["train"]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xraygan.distributed.launch import _free_port, _rank_environment
-from xraygan.distributed.ranks import Ranks
+from xraygan.distributed.ranks import DistributedContext
 from xraygan.rundir import checkpoint
 
 #: of class distributions, and once more of features
@@ -126,7 +126,7 @@ def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None
         for i in range(2)
     ]
     try:
-        expected = rank_objectives.compute(Ranks())
+        expected = rank_objectives.compute(DistributedContext())
     finally:
         torch.set_default_dtype(torch.float32)
         assert ended(ranks) == [0, 0]

@@ -20,7 +20,7 @@ from xraygan import Task, UserError, testing
 from xraygan.recipe.loading import load
 from xraygan.rundir import checkpoint
 from xraygan.training import engine
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 FINDINGS = ("Mass", "Edema", "Hernia")
@@ -245,17 +245,17 @@ def test_a_killed_run_resumes_to_the_same_bits(
     class Killed(BaseException):
         pass
 
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def killed(self: Loop, step: int) -> dict[str, Tensor]:
+    def killed(self: Trainer, step: int) -> dict[str, Tensor]:
         if step == 2:
             raise Killed
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", killed)
+    monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(Killed):
         engine.run(recipe, tmp_path / "killed", display=silent)
-    monkeypatch.setattr(Loop, "step", take_step)
+    monkeypatch.setattr(Trainer, "step", take_step)
     engine.run(recipe, tmp_path / "killed", resume=True, display=silent)
 
     found = [checkpoint.latest(tmp_path / d / "checkpoints") for d in ("whole", "killed")]

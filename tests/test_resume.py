@@ -32,7 +32,7 @@ from xraygan.rundir.reader import RunFiles
 from xraygan.session.session import restore_session
 from xraygan.training.engine import run
 from xraygan.training.final_evaluation import evaluate_run
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.nested import flatten_tables
 from xraygan.utils.progress import Display
 
@@ -88,18 +88,18 @@ def csv(root: Path, **words: Any) -> Recipe:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], None]:
     """Runs a recipe and kills it in its sixth step, two after its last checkpoint."""
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def dying(self: Loop, step: int) -> dict[str, Any]:
+    def dying(self: Trainer, step: int) -> dict[str, Any]:
         if step == 5:
             raise Killed
         return take_step(self, step)
 
     def train(recipe: Recipe, place: Path) -> None:
-        monkeypatch.setattr(Loop, "step", dying)
+        monkeypatch.setattr(Trainer, "step", dying)
         with pytest.raises(Killed):
             run(recipe, place, display=SILENT)
-        monkeypatch.setattr(Loop, "step", take_step)
+        monkeypatch.setattr(Trainer, "step", take_step)
 
     return train
 
@@ -206,7 +206,7 @@ def test_the_page_lists_the_keys_that_may_change() -> None:
     assert dict(re.findall(r"^\| `([a-z_.*]+)` \| (.+) \|$", text, re.M)) == RESUMABLE
     for key in RESUMABLE:
         name, _, last = key.partition(".")
-        field = schema.Tables.model_fields[name]
+        field = schema.RecipeConfig.model_fields[name]
         assert last == "*" or last in field.annotation.model_fields, key  # type: ignore[union-attr]
 
 

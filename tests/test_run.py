@@ -22,7 +22,7 @@ from xraygan.cli import cli
 from xraygan.recipe.loading import load
 from xraygan.rundir import checkpoint
 from xraygan.training.engine import run
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.signals import Interrupted
 
 TERMS = {
@@ -131,14 +131,14 @@ def test_signals_outside_a_step_do_not_lose_the_run(
 ) -> None:
     """A signal in the middle of a step is answered after it, with a checkpoint."""
     recipe = load("ucgan_full", small()[2::2])
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def signalled(self: Loop, step: int) -> dict:
+    def signalled(self: Trainer, step: int) -> dict:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", signalled)
+    monkeypatch.setattr(Trainer, "step", signalled)
     with pytest.raises(Interrupted) as stopped:
         run(recipe, tmp_path / "run")
     assert stopped.value.number == signal.SIGTERM

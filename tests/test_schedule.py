@@ -12,11 +12,11 @@ from rich.console import Console
 
 from xraygan import UserError
 from xraygan.recipe.loading import Recipe, load
-from xraygan.recipe.schema import Optimizer
+from xraygan.recipe.optimization import Optimizer
 from xraygan.rundir import checkpoint
 from xraygan.training.engine import run
 from xraygan.training.lengthening import describe_lengthening
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 
@@ -87,19 +87,19 @@ def test_a_killed_run_with_ada_and_wgan_gp_resumes_to_the_same_bits(
 
     silent = Display(Console(quiet=True))
     run(recipe(), tmp_path / "whole", display=silent)
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def dying(self: Loop, step: int) -> dict:
+    def dying(self: Trainer, step: int) -> dict:
         if step == 5:
             raise Killed
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", dying)
+    monkeypatch.setattr(Trainer, "step", dying)
     with pytest.raises(Killed):
         run(recipe(), tmp_path / "cut", display=silent)
     found = checkpoint.latest(tmp_path / "cut" / "checkpoints")
     assert found is not None and found.step == 4
-    monkeypatch.setattr(Loop, "step", take_step)
+    monkeypatch.setattr(Trainer, "step", take_step)
     run(recipe(), tmp_path / "cut", resume=True, display=silent)
 
     manifests, lines = [], []

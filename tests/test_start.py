@@ -26,7 +26,7 @@ from xraygan.session.session import Session
 from xraygan.sweep import load as load_sweep
 from xraygan.training.engine import run
 from xraygan.training.starting import load_start_networks
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
@@ -62,9 +62,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingGraph]:
     """The networks of each run as they are at its first step."""
     found: list[TrainingGraph] = []
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def noting(self: Loop, step: int) -> dict[str, Any]:
+    def noting(self: Trainer, step: int) -> dict[str, Any]:
         if step == 0:
             kept = TrainingGraph(
                 self.graph.task, self.graph.networks, {}, [], self.graph.optimizers,
@@ -75,7 +75,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingGraph]:
             found.append(kept)
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", noting)
+    monkeypatch.setattr(Trainer, "step", noting)
     return found
 
 
@@ -210,17 +210,17 @@ def test_a_run_is_resumed_without_the_run_that_it_started_from(
     shutil.copytree(source, tmp_path / "source", symlinks=True)
     asked = from_run(recipe(), tmp_path / "source")
     whole = run(asked, tmp_path / "whole", display=SILENT).path
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def dying(self: Loop, step: int) -> dict[str, Any]:
+    def dying(self: Trainer, step: int) -> dict[str, Any]:
         if step == 3:
             raise KeyboardInterrupt
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", dying)
+    monkeypatch.setattr(Trainer, "step", dying)
     with pytest.raises(KeyboardInterrupt):
         run(asked, tmp_path / "cut", display=SILENT)
-    monkeypatch.setattr(Loop, "step", take_step)
+    monkeypatch.setattr(Trainer, "step", take_step)
     with pytest.raises(UserError, match=r"start\.checkpoint: .* there, unset now"):
         run(recipe(), tmp_path / "cut", resume=True, display=SILENT)
     shutil.rmtree(tmp_path / "source")

@@ -148,7 +148,7 @@ def drawn_runs(sweep: Sweep, out: Path, effect: float, sd: float) -> list[Run]:
         second = run.row.label == "0.001"
         middle = 0.8 + effect * second + sd * (run.seed - 1) * (1 if second else -1)
         values = (middle + hard + own - (hard + own).mean()).round(9)
-        fake_run(run.place.path, {"accuracy": values, "auc/mean": values / 2}, ["a", "b", "b"])
+        fake_run(run.run_dir.path, {"accuracy": values, "auc/mean": values / 2}, ["a", "b", "b"])
     return runs
 
 
@@ -159,12 +159,14 @@ def test_the_table_is_the_mean_over_seeds_with_intervals_over_seeds_and_patients
     sweep = load(written(tmp_path / "small.toml", seeds=[0, 1, 2], table=layout))
     runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
     failed = next(run for run in runs if (run.row.label, run.seed) == ("0.001", 2))
-    shutil.rmtree(failed.place.path)
+    shutil.rmtree(failed.run_dir.path)
     failed.failure = "exit code 2: it had a fault"
     write_tables(sweep, runs, tmp_path, "xraygan sweep small.toml")
     table = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"])
     drawn = {
-        (float(run.row.label), run.seed): pd.read_csv(run.place.path / "bootstrap.csv")["accuracy"]
+        (float(run.row.label), run.seed): pd.read_csv(run.run_dir.path / "bootstrap.csv")[
+            "accuracy"
+        ]
         for run in runs
         if run is not failed
     }
@@ -239,7 +241,7 @@ def test_seeds_that_were_tested_on_other_patients_have_no_common_interval(tmp_pa
     )
     runs = plan(sweep, tmp_path)
     for run, patients in zip(runs, (["a", "b"], ["a", "c"]), strict=True):
-        fake_run(run.place.path, {"auc": np.linspace(0.7, 0.8, 20)}, patients)
+        fake_run(run.run_dir.path, {"auc": np.linspace(0.7, 0.8, 20)}, patients)
     write_tables(sweep, runs, tmp_path, "")
     line = pd.read_csv(tmp_path / "table.csv").iloc[0]
     assert line["mean"] == pytest.approx(0.75)
@@ -250,14 +252,14 @@ def faked(sweep: Sweep, out: Path, figures: Callable[[Run], dict[str, np.ndarray
     """Fake runs of all rows."""
     runs = plan(sweep, out)
     for run in runs:
-        fake_run(run.place.path, figures(run), ["a", "b", "b"])
+        fake_run(run.run_dir.path, figures(run), ["a", "b", "b"])
     return runs
 
 
 def changed_evaluation(run: Run, metric: str, **measured: Any) -> None:
-    content = json.loads(run.place.evaluation.read_text())
+    content = json.loads(run.run_dir.evaluation.read_text())
     content["metrics"].setdefault(metric, {}).update(measured)
-    run.place.evaluation.write_text(json.dumps(content))
+    run.run_dir.evaluation.write_text(json.dumps(content))
 
 
 THREE = {"metrics": ["accuracy", "kid"], "baseline": "0.0001"}
@@ -278,10 +280,10 @@ def test_several_seeds_are_not_called_one_where_nothing_can_be_tested(
             changed_evaluation(run, "accuracy", note="by the run's own classifier")
         if case == "all alike":
             changed_evaluation(run, "accuracy", value=0.8)
-            run.place.bootstrap.unlink()
+            run.run_dir.bootstrap.unlink()
         if case == "other patients":
             who = pd.DataFrame({"patient": ["a", "b", f"c{run.seed}"]})
-            who.to_csv(run.place.predictions, index=False)
+            who.to_csv(run.run_dir.predictions, index=False)
     write_tables(sweep, runs, tmp_path, "")
     text = (tmp_path / "table.md").read_text()
     assert "One pair of runs" not in text and "three seeds or more" not in text
@@ -302,7 +304,7 @@ def test_a_table_says_which_intervals_know_no_patients(tmp_path: Path) -> None:
     runs = drawn_runs(sweep, tmp_path, effect=0.1, sd=0.01)
     for run in runs:
         changed_evaluation(run, "kid", value=run.seed * float(run.row.label), n=3, note="")
-        run.place.bootstrap.unlink()
+        run.run_dir.bootstrap.unlink()
     write_tables(sweep, runs, tmp_path, "")
     text = (tmp_path / "table.md").read_text()
     assert text.count("patients (of accuracy, kid: over training seeds alone)") == 2
@@ -337,7 +339,7 @@ def test_a_row_that_lacks_seeds_says_so_of_every_metric(tmp_path: Path) -> None:
     assert "- 0.001 (kid): without seed 2, which one of the two rows lacks" in text
     for run in runs:
         if run.row.label == "0.001" and run.seed:
-            shutil.rmtree(run.place.path)
+            shutil.rmtree(run.run_dir.path)
     write_tables(sweep, runs, tmp_path, "")
     text = (tmp_path / "table.md").read_text()
     assert "- 0.001: without seed 1, 2\n" in text
@@ -428,13 +430,13 @@ def finished(sweep: Sweep, out: Path) -> list[Run]:
     """Run directories of every run of a sweep, as if they had been run."""
     runs = plan(sweep, out)
     for run in runs:
-        fake_run(run.place.path, {"accuracy": np.linspace(0.7, 0.8, 20)}, ["a", "b"])
+        fake_run(run.run_dir.path, {"accuracy": np.linspace(0.7, 0.8, 20)}, ["a", "b"])
         recipe = sweep.recipe(run.row, run.seed).resolved()
-        run.place.recipe.write_text(tomli_w.dumps(recipe), encoding="utf-8")
+        run.run_dir.recipe.write_text(tomli_w.dumps(recipe), encoding="utf-8")
         data = {"fingerprint": "f00d"}
         environment = {"xraygan": "1.2.3", "torch": "9.8.7", "git": "abc123", "dataset": data}
         environment["finished"] = {"step": recipe["run"]["steps"]}
-        run.place.environment.write_text(json.dumps(environment))
+        run.run_dir.environment.write_text(json.dumps(environment))
     return runs
 
 
@@ -443,7 +445,7 @@ def refuse_to_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
 
     def start(run: Run, slot: int, jobs: int) -> None:
-        started.append(run.place.path.name)
+        started.append(run.run_dir.path.name)
         run.process = subprocess.Popen([sys.executable, "-c", ""])
         run.log.write_text("not run in this test")
 
@@ -487,8 +489,8 @@ def test_redo_deletes_and_runs_exactly_those_that_differ(
     runs = finished(load(path), out)
     changed = load(path, ["classifier.optimizer.lr=0.5"])
     other = changed.recipe(changed.rows[0], 1)
-    runs[1].place.recipe.write_text(tomli_w.dumps(other.resolved()))
-    (runs[1].place.path / "checkpoints").mkdir()
+    runs[1].run_dir.recipe.write_text(tomli_w.dumps(other.resolved()))
+    (runs[1].run_dir.path / "checkpoints").mkdir()
     stranger = out / "runs" / "mine" / "notes.txt"
     stranger.parent.mkdir()
     stranger.write_text("kept")
@@ -496,7 +498,7 @@ def test_redo_deletes_and_runs_exactly_those_that_differ(
     assert started == ["small-seed-1"]
     assert [run.done for run in again] == [True, False]
     assert stranger.read_text() == "kept"
-    assert {p.name for p in runs[1].place.path.iterdir()} <= {".lock"}
+    assert {p.name for p in runs[1].run_dir.path.iterdir()} <= {".lock"}
 
 
 def test_a_run_that_was_measured_otherwise_is_not_taken_for_done(tmp_path: Path) -> None:
@@ -507,18 +509,18 @@ def test_a_run_that_was_measured_otherwise_is_not_taken_for_done(tmp_path: Path)
         ({"protocol": {"fingerprint": "beef"}}, "fingerprint of the data: beef there, f00d"),
         ({"step": 4}, "the evaluated step: 4 there, 6"),
     ):
-        before = runs[0].place.evaluation.read_text()
+        before = runs[0].run_dir.evaluation.read_text()
         content = json.loads(before)
-        runs[0].place.metrics.write_text('{"step": 6}\n')
-        runs[0].place.evaluation.write_text(json.dumps({**content, **change}))
+        runs[0].run_dir.metrics.write_text('{"step": 6}\n')
+        runs[0].run_dir.evaluation.write_text(json.dumps({**content, **change}))
         with pytest.raises(UserError, match=message):
             run_all(load(path), out, QUIET)
-        runs[0].place.evaluation.write_text(before)
+        runs[0].run_dir.evaluation.write_text(before)
 
 
 def test_a_run_without_its_recipe_is_not_taken_for_done(tmp_path: Path) -> None:
     path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
-    finished(load(path), out)[0].place.recipe.unlink()
+    finished(load(path), out)[0].run_dir.recipe.unlink()
     for redo in (False, True):
         with pytest.raises(UserError, match="small-seed-0: it has an evaluation"):
             run_all(load(path), out, QUIET, redo=redo)
@@ -581,9 +583,9 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
     for line in ("revision: abc123", "xraygan: 1.2.3", "torch: 9.8.7", "seeds: 0, 1"):
         assert f"\n- {line}\n" in text
     assert "\n- fingerprint of the data: f00d\n" in text
-    environment = json.loads(runs[1].place.environment.read_text())
+    environment = json.loads(runs[1].run_dir.environment.read_text())
     environment["dataset"]["fingerprint"] = "beef"
-    runs[1].place.environment.write_text(json.dumps(environment))
+    runs[1].run_dir.environment.write_text(json.dumps(environment))
     text = write_tables(sweep, runs, tmp_path, "").read_text()
     assert (
         "- fingerprint of the data: **the runs differ**\n"
@@ -591,7 +593,7 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
     ) in text
     change = {"step": 4, "changed": {"threads": {"was": 8, "now": 2}}}
     environment |= {"threads": 2, "resumed": [{"step": 2, "changed": {}}, change]}
-    runs[1].place.environment.write_text(json.dumps(environment))
+    runs[1].run_dir.environment.write_text(json.dumps(environment))
     text = write_tables(sweep, runs, tmp_path, "").read_text()
     assert "    - 8 until step 4, 2: small-seed-1\n" in text
 
@@ -608,11 +610,11 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
 def test_a_run_is_done_once_its_end_is(change: dict, done: bool, tmp_path: Path) -> None:
     path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
     run, _ = finished(load(path), out)
-    environment = json.loads(run.place.environment.read_text())
+    environment = json.loads(run.run_dir.environment.read_text())
     del environment["finished"]
-    run.place.environment.write_text(json.dumps(environment | change))
+    run.run_dir.environment.write_text(json.dumps(environment | change))
     assert run.done is done
-    (run.place.path / "report.html").unlink()
+    (run.run_dir.path / "report.html").unlink()
     assert not run.done
 
 
@@ -624,11 +626,11 @@ def test_an_evaluated_run_that_is_not_trained_to_its_end_is_not_done(
     path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
     run, _ = finished(load(path), out)
     for file, words in (
-        (run.place.environment, {"finished": None}),
-        (run.place.evaluation, {"step": 4}),
+        (run.run_dir.environment, {"finished": None}),
+        (run.run_dir.evaluation, {"step": 4}),
     ):
         file.write_text(json.dumps(json.loads(file.read_text()) | words))
-    (run.place.checkpoints / "step-00000004").mkdir(parents=True)
+    (run.run_dir.checkpoints / "step-00000004").mkdir(parents=True)
     run_all(load(path), out, QUIET)
     assert started == ["small-seed-0"]
 
@@ -639,9 +641,9 @@ def test_the_table_says_which_figures_do_not_compare_rows(tmp_path: Path) -> Non
     runs = finished(sweep, tmp_path)
     note = {"value": 1.5, "n": 60, "interval": None, "note": "by the run's own classifier, not FID"}
     for run in runs:
-        content = json.loads(run.place.evaluation.read_text())
+        content = json.loads(run.run_dir.evaluation.read_text())
         content["metrics"]["frechet_classifier"] = note
-        run.place.evaluation.write_text(json.dumps(content))
+        run.run_dir.evaluation.write_text(json.dumps(content))
     text = write_tables(sweep, runs, tmp_path, "").read_text()
     assert "\n- frechet_classifier: not comparable between runs: measured in the" in text
     assert "- accuracy: not to be" not in text

@@ -20,7 +20,7 @@ from test_malformed import contents
 from xraygan.cli import main
 from xraygan.recipe.loading import load_tree
 from xraygan.rundir import checkpoint
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 
 RECIPE = (
     """
@@ -68,14 +68,14 @@ def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def signalled(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """A signal in the middle of the second step."""
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def step(self: Loop, step: int) -> dict:
+    def step(self: Trainer, step: int) -> dict:
         if step == 1:
             os.kill(os.getpid(), number)
         return take_step(self, step)
 
-    monkeypatch.setattr(Loop, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 def test_a_closed_terminal_saves_the_run(

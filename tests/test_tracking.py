@@ -92,7 +92,7 @@ def test_tensorboard_has_curves_samples_and_the_recipe_beside_the_results(tracke
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(data).session_start_info
     assert start.hparams["scores.gram.weight"].number_value == pytest.approx(
-        load("ucgan_full", GIVEN).choices["scores.gram"].words.weight
+        load("ucgan_full", GIVEN).choices["scores.gram"].config.weight
     )
     final = json.loads((tracked / "evaluation.json").read_text())["metrics"]["accuracy"]["value"]
     assert events.Scalars("accuracy")[-1].value == pytest.approx(final, rel=1e-6)

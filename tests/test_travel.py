@@ -20,13 +20,13 @@ from rich.console import Console
 from saved_run import xraygan
 
 from xraygan import UserError
-from xraygan.distributed.ranks import Ranks
+from xraygan.distributed.ranks import DistributedContext
 from xraygan.recipe.loading import Recipe, load, load_tree
 from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.training import engine
 from xraygan.training.engine import run
-from xraygan.training.trainer import Loop
+from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
 GAN = (
@@ -63,14 +63,14 @@ class Stopped(Exception):
 
 
 def stop_at(patch: pytest.MonkeyPatch, last: int) -> None:
-    take_step = Loop.step
+    take_step = Trainer.step
 
-    def step(self: Loop, number: int) -> dict:
+    def step(self: Trainer, number: int) -> dict:
         if number == last:
             raise Stopped
         return take_step(self, number)
 
-    patch.setattr(Loop, "step", step)
+    patch.setattr(Trainer, "step", step)
 
 
 def names(folder: Path) -> set[str]:
@@ -407,9 +407,11 @@ def test_ranks_have_the_recipes_threads(
 ) -> None:
     """Every rank but the first takes them too."""
     seen = []
-    monkeypatch.setattr(Loop, "run", lambda self: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     engine._run_other_rank(
-        load(recipe.source, [f"run.threads={before + 1}"]), RunDirectory(tmp_path), Ranks()
+        load(recipe.source, [f"run.threads={before + 1}"]),
+        RunDirectory(tmp_path),
+        DistributedContext(),
     )
     assert seen == [before + 1] and torch.get_num_threads() == before

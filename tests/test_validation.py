@@ -296,8 +296,8 @@ def test_the_table_of_a_sweep_names_the_split(tmp_path: Path, split: str | None)
     sweep = load_sweep(written(tmp_path / "small.toml", seeds=[0]))
     runs = plan(sweep, tmp_path / "out")
     for one in runs:
-        fake_run(one.place.path, {"accuracy": np.full(50, 0.5)}, ["a", "b"])
-        path = one.place.evaluation
+        fake_run(one.run_dir.path, {"accuracy": np.full(50, 0.5)}, ["a", "b"])
+        path = one.run_dir.evaluation
         content = json.loads(path.read_text())
         content["protocol"] |= {"images": 2, "patients": 2} | ({"split": split} if split else {})
         path.write_text(json.dumps(content))

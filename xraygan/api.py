@@ -210,5 +210,5 @@ def run(
         loaded = loaded.changed(*overrides)
     directory, display = None if out is None else Path(out), Display(quiet=quiet)
     longer = steps is not None
-    place = train(loaded, directory, resume=resume, longer=longer, display=display)
-    return Run(place.path)
+    run_dir = train(loaded, directory, resume=resume, longer=longer, display=display)
+    return Run(run_dir.path)

@@ -233,8 +233,8 @@ class Csv(Dataset):
         """Age, sex and view; unknown where no column is named."""
         return {
             "age": self._ages(rows, age) if age else math.nan,
-            "sex": self._words(rows, sex, SEXES, "M, F, male or female") if sex else "",
-            "view": self._words(rows, view, VIEWS, "PA, AP or lateral") if view else "",
+            "sex": self._config(rows, sex, SEXES, "M, F, male or female") if sex else "",
+            "view": self._config(rows, view, VIEWS, "PA, AP or lateral") if view else "",
         }
 
     def _ages(self, rows: pd.DataFrame, column: str) -> pd.Series:
@@ -244,7 +244,7 @@ class Csv(Dataset):
         raise_at_row(self.file, rows, ages > MAX_AGE, what)
         return ages
 
-    def _words(
+    def _config(
         self, rows: pd.DataFrame, column: str, known: Mapping[str, str], expected: str
     ) -> pd.Series:
         """A column of a few words as the index has them."""

@@ -47,10 +47,10 @@ def draw(panels: Sequence[Panel]) -> bytes:
             images = [[image for image, _ in row] for row in panel.rows]
             pitch = draw_mosaic(axes, images, panel.columns, side)
             for y, row in enumerate(panel.rows):
-                for x, (_, words) in enumerate(row):
+                for x, (_, options) in enumerate(row):
                     place = (x * pitch + side * 0.04, y * pitch + side * 0.96)
                     look: Any = {"color": "white", "fontsize": 6, "path_effects": EDGED}
-                    axes.text(*place, words, va="bottom", **look)
+                    axes.text(*place, options, va="bottom", **look)
             axes.set_title(panel.title, fontsize=8)
             if not left:
                 axes.set_yticks(axes.get_yticks(), panel.names)

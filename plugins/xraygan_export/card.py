@@ -36,7 +36,11 @@ Object = dict[str, Any]
 
 
 def card(
-    session: Session, place: RunDirectory, step: int, models: Sequence[Model], files: Sequence[str]
+    session: Session,
+    run_dir: RunDirectory,
+    step: int,
+    models: Sequence[Model],
+    files: Sequence[str],
 ) -> str:
     """The text of ``README.md``.
 
@@ -45,16 +49,16 @@ def card(
         files: the names of the files beside the card.
     """
     try:
-        evaluation = place.read_evaluation()
+        evaluation = run_dir.read_evaluation()
     except FileNotFoundError:
         evaluation = {}
     parts = [
         _front_matter(session, models, evaluation, step),
         f"# {_plain(session.recipe.name)}",
-        _what(session, models, step) + _unfinished(place),
-        _data(session, place),
+        _what(session, models, step) + _unfinished(run_dir),
+        _data(session, run_dir),
         _results(evaluation, step),
-        _audit(place, step),
+        _audit(run_dir, step),
         _interface(session, models),
         "## How to load the files\n\n" + "\n\n".join(loading(session, models, files)),
         f"## Limits\n\n{LIMITS}",
@@ -140,13 +144,13 @@ Networks for grey chest radiographs of {task.image_size} x {task.image_size} pix
 It was trained on the weighted sum of these terms: {terms}."""
 
 
-def _unfinished(place: RunDirectory) -> str:
-    left = training_left(place.path)
+def _unfinished(run_dir: RunDirectory) -> str:
+    left = training_left(run_dir.path)
     return f"\n\n**The run was not finished: {left}.**" * bool(left)
 
 
-def _data(session: Session, place: RunDirectory) -> str:
-    recipe, data = session.recipe, read_environment(place).get("dataset", {})
+def _data(session: Session, run_dir: RunDirectory) -> str:
+    recipe, data = session.recipe, read_environment(run_dir).get("dataset", {})
     if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
         data = session.data.summary()
     part, words = recipe.choices["data"].part, recipe.tables.data
@@ -213,9 +217,9 @@ Intervals are over {kind} patients, or over generated images; they hold the trai
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""
 
 
-def _audit(place: RunDirectory, step: int) -> str:
+def _audit(run_dir: RunDirectory, step: int) -> str:
     try:
-        found = place.read_audit()
+        found = run_dir.read_audit()
         about = found["protocol"]
         said = (
             f"{_of_another_step('made', found['step'], step)}{_of_other_data(about)}"

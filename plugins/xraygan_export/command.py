@@ -60,6 +60,6 @@ def export(
     RunDirectory.open(directory)
     refuse_early(wanted, out)
     display = Display(quiet=quiet)
-    session, place, step = restore_session(directory, overrides, display, which, measure=False)
-    for path in write(session, place, step, wanted, out):
+    session, run_dir, step = restore_session(directory, overrides, display, which, measure=False)
+    for path in write(session, run_dir, step, wanted, out):
         click.echo(path)

@@ -31,7 +31,7 @@ def refuse_early(formats: tuple[str, ...], out: Path) -> None:
 
 
 def write(
-    session: Session, place: RunDirectory, step: int, formats: tuple[str, ...], out: Path
+    session: Session, run_dir: RunDirectory, step: int, formats: tuple[str, ...], out: Path
 ) -> list[Path]:
     """Write the networks in each format, and their card.
 
@@ -43,5 +43,5 @@ def write(
     """
     found = models(session)
     contents = {name: data for model in found for name, data in files(model, formats)}
-    text = card(session, place, step, found, list(contents))
+    text = card(session, run_dir, step, found, list(contents))
     return write_folder(out, {**contents, "README.md": text.encode()})

@@ -133,7 +133,7 @@ class Storm:
     def trial(self, name: str, moments: list[float]) -> tuple[dict[str, object], float]:
         """Run a command, killed after each of the seconds; what it leaves, and how long the last
         start took."""
-        here = self.place(name)
+        here = self.run_dir(name)
         words = [word.replace("HERE", str(here)) for word in COMMANDS[name].split()]
         for moment in moments:
             process = self.start(words, here)

@@ -99,7 +99,7 @@ class HeldOut:
 
 
 def audit(
-    session: Session, place: RunDirectory, step: int, count: int, seed: int, display: Display
+    session: Session, run_dir: RunDirectory, step: int, count: int, seed: int, display: Display
 ) -> Object:
     """Audit a trained graph and write ``audit.json`` and ``audit.png`` into its run directory.
 
@@ -117,7 +117,7 @@ def audit(
     from .figure import draw_pairs  # matplotlib takes seconds to import
 
     if "generator" not in session.graph.networks:
-        raise UserError(f"{place.path}: the run has no generator, so there is nothing to audit")
+        raise UserError(f"{run_dir.path}: the run has no generator, so there is nothing to audit")
     evaluation = session.evaluation("test")
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
     images = sample_images(session, count, None, seed, display)[0].images
@@ -129,22 +129,22 @@ def audit(
         **verdict(compared, members, alike),
         "step": step,
         "xraygan": __version__,
-        "protocol": _protocol(evaluation, held, count, seed) | _data(session, place),
+        "protocol": _protocol(evaluation, held, count, seed) | _data(session, run_dir),
         "copies": {name: found.figures for name, found in compared.items()},
         "membership": members,
         "resemblance": alike,
         "notes": notes(
-            compared, members, alike, trained_on(place), session.data.fingerprint, session.differs
+            compared, members, alike, trained_on(run_dir), session.data.fingerprint, session.differs
         ),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))
-    files = {place.audit_picture: picture, place.audit: as_json(content).encode()}
+    files = {run_dir.audit_picture: picture, run_dir.audit: as_json(content).encode()}
     try:
-        write_together(files, remove=[place.audit])
-        note_use(place, step, session.data, session.differs)
+        write_together(files, remove=[run_dir.audit])
+        note_use(run_dir, step, session.data, session.differs)
     except OSError as error:
-        raise UserError(f"{place.path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{run_dir.path}: cannot be written ({error.strerror})") from error
     return content
 
 
@@ -237,16 +237,16 @@ def _membership(
 
 def _discriminate(evaluation: RunEvaluation, split: ImageSplit, rows: np.ndarray) -> np.ndarray:
     """The discriminator's logits ``(N,)`` for real images and, if it wants them, their labels."""
-    graph, words = evaluation.graph, evaluation.recipe.tables
+    graph, config = evaluation.graph, evaluation.recipe.tables
     discriminator = graph.trained("discriminator")
-    size, logits = words.evaluation.batch_size, []
+    size, logits = config.evaluation.batch_size, []
     was_training = discriminator.training
     discriminator.eval()
     with torch.inference_mode(), graph.autocast():
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             images = split.images[torch.from_numpy(part)].to(evaluation.device)[:, None]
-            given = [to_range(images, words.data.value_range)]
+            given = [to_range(images, config.data.value_range)]
             if discriminator.conditional:
                 labels = torch.from_numpy(split.label_matrix[part]).float()
                 told = split.encoded(graph.task.metadata)[part]
@@ -282,10 +282,10 @@ def _protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -
     }
 
 
-def _data(session: Session, place: RunDirectory) -> Object:
+def _data(session: Session, run_dir: RunDirectory) -> Object:
     """Which data were compared, and in what they are not those of the training."""
     said: Object = {"fingerprint": session.data.fingerprint}
-    if (trained := trained_on(place)) not in (None, session.data.fingerprint):
+    if (trained := trained_on(run_dir)) not in (None, session.data.fingerprint):
         said["trained_on_fingerprint"] = trained
     return said | ({"data_differs": session.differs} if session.differs else {})
 

@@ -63,7 +63,7 @@ def _figure(panels: Sequence[tuple[str, Sequence[Pair]]]) -> Figure:
 
 def _pair(axes: Axes, left: np.ndarray, right: np.ndarray, text: str, framed: bool) -> None:
     axes.imshow(np.hstack([left, right]), cmap="gray", vmin=0, vmax=255)
-    words: Any = {"color": FLAG, "fontweight": "bold"} if framed else {}
+    options: Any = {"color": FLAG, "fontweight": "bold"} if framed else {}
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, labelpad=2, **words)
+    axes.set_xlabel(text, labelpad=2, **options)
     axes.spines[:].set(visible=framed, color=FLAG, linewidth=1.5)

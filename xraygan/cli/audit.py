@@ -54,12 +54,12 @@ def audit(
     from xraygan.utils.progress import Display
 
     display = Display(quiet=quiet)
-    session, place, step = restore_session(directory, overrides, display, which, measure=False)
-    with place.locked():
-        result = audit_run(session, place, step, count, seed, display)
+    session, run_dir, step = restore_session(directory, overrides, display, which, measure=False)
+    with run_dir.locked():
+        result = audit_run(session, run_dir, step, count, seed, display)
     for line in _summary(result):
         click.echo(line)
-    click.echo(f"{place.audit_picture} shows the closest pairs, {place.audit} has every figure")
+    click.echo(f"{run_dir.audit_picture} shows the closest pairs, {run_dir.audit} has every figure")
 
 
 def _summary(result: dict[str, Any]) -> list[str]:

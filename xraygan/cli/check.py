@@ -67,7 +67,7 @@ def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None
         choice = loaded.network(name)
         optimizer = "none"
         if name in graph.optimizers:
-            settings = choice.words.optimizer
+            settings = choice.config.optimizer
             optimizer = f"{settings.name}, lr {settings.lr:g}"
             optimizer += ", cosine" if settings.schedule == "cosine" else ""
         networks.add_row(name, choice.part.name, _parameter_count(network), optimizer)

@@ -28,7 +28,7 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     from xraygan.training.final_evaluation import evaluate_run
     from xraygan.utils.progress import Display
 
-    session, place, step = restore_session(directory, overrides, Display(quiet=quiet), which)
-    with place.locked(), disk_errors(place):
-        evaluation = evaluate_run(session, place, step)
+    session, run_dir, step = restore_session(directory, overrides, Display(quiet=quiet), which)
+    with run_dir.locked(), disk_errors(run_dir):
+        evaluation = evaluate_run(session, run_dir, step)
     print_metrics(evaluation)

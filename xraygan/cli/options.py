@@ -55,8 +55,8 @@ class BoundedInt(click.IntRange):
 class SafePath(click.Path):
     """A file or folder of an option, with a name that can be printed and written to a recipe."""
 
-    def __init__(self, **words: Any) -> None:
-        super().__init__(path_type=Path, **words)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
 
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None

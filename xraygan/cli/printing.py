@@ -22,9 +22,9 @@ def print_metrics(path: Path) -> None:
     from xraygan.rundir.directory import RunDirectory
     from xraygan.rundir.file_schemas import cautions
 
-    place = RunDirectory(path.parent)
-    place.evaluation = path  # it may be of another split
-    content = place.read_evaluation()
+    run_dir = RunDirectory(path.parent)
+    run_dir.evaluation = path  # it may be of another split
+    content = run_dir.read_evaluation()
     protocol = content.get("protocol", {})
     kind = SPLIT_NAMES.get(protocol.get("split", "test"), "test")
     title = f"{path.parent.name}: {kind} images"

@@ -81,7 +81,7 @@ def run(
         arguments += ["--out", str(out)] if out else []
         sys.exit(launch(arguments + ["--resume"] * resume + ["--quiet"] * quiet, devices))
 
-    from xraygan.distributed.ranks import RankLost
+    from xraygan.distributed.ranks import RankFailed
     from xraygan.training.engine import run as train
     from xraygan.utils.progress import Display
     from xraygan.utils.signals import Interrupted
@@ -89,13 +89,13 @@ def run(
     display = Display(quiet=quiet)
     try:
         loaded, longer = load(recipe, overrides), sets_length(overrides)
-        place = train(loaded, out, resume=resume, longer=longer, display=display)
+        run_dir = train(loaded, out, resume=resume, longer=longer, display=display)
     except Interrupted as interrupted:
         display.say(f"xraygan: {interrupted}: the run is saved; continue it with --resume")
         sys.exit(128 + interrupted.number)
-    except RankLost as lost:
+    except RankFailed as lost:
         display.say(f"xraygan: another rank ended ({lost}")
         sys.exit(LOST)
     if os.environ.get("RANK", "0") == "0":
-        print_metrics(place.evaluation)
-        click.echo(f"{place.path}/report.html")
+        print_metrics(run_dir.evaluation)
+        click.echo(f"{run_dir.path}/report.html")

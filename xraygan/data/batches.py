@@ -38,7 +38,7 @@ class Batches:
     def __init__(
         self,
         split: ImageSplit,
-        words: Data,
+        config: Data,
         *,
         exclusive: bool,
         batch_size: int,
@@ -46,7 +46,7 @@ class Batches:
         device: torch.device,
         stream: str = "",
     ) -> None:
-        self.words = words
+        self.config = config
         self.stream = stream
         self.batch_size = batch_size
         self.seed = seed
@@ -58,7 +58,7 @@ class Batches:
             self.images = split.images.to(device)
         self.labels = split.labels(exclusive=exclusive)
         self.metadata = {k: torch.from_numpy(v) for k, v in split.metadata.items()}
-        self._rarity = _rarity(split.label_matrix, words.sampling)
+        self._rarity = _rarity(split.label_matrix, config.sampling)
         self._epoch: tuple[int, Tensor] | None = None
 
     def indices(self, step: int) -> Tensor:
@@ -84,10 +84,10 @@ class Batches:
         part = rows_of(self.batch_size, shard)
         rows = self.indices(step)[part]
         images = self.images[rows.to(self.images.device)].to(self.device)[:, None]
-        images = to_range(images, self.words.value_range)
-        if self.words.augmentation is not None:
+        images = to_range(images, self.config.value_range)
+        if self.config.augmentation is not None:
             source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
-            images = augment(images, self.words.augmentation, source, part, self.batch_size)
+            images = augment(images, self.config.augmentation, source, part, self.batch_size)
         metadata = {name: values[rows].to(self.device) for name, values in self.metadata.items()}
         return images, self.labels[rows].to(self.device), metadata
 
@@ -116,7 +116,7 @@ def rows_of(batch_size: int, shard: tuple[int, int]) -> slice:
 
 def augment(
     images: Tensor,
-    words: Augmentation,
+    config: Augmentation,
     source: torch.Generator,
     part: slice = slice(None),
     batch_size: int | None = None,
@@ -133,9 +133,9 @@ def augment(
     """
     # Ten candidate crops are drawn for each image at once; the first that fits is kept. Crop and
     # mirroring together are one affine transformation, which a bilinear sampling applies.
-    n = 1 if words.shared else batch_size or len(images)
-    area = torch.empty(n, 10).uniform_(*words.scale, generator=source)
-    low, high = (math.log(bound) for bound in words.ratio)
+    n = 1 if config.shared else batch_size or len(images)
+    area = torch.empty(n, 10).uniform_(*config.scale, generator=source)
+    low, high = (math.log(bound) for bound in config.ratio)
     ratio = torch.empty(n, 10).uniform_(low, high, generator=source).exp()
     width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
     fits = (width <= 1) & (height <= 1)
@@ -145,7 +145,7 @@ def augment(
     height = height.gather(1, first)[:, 0].masked_fill(none, 1.0)
     left, top = torch.rand(2, n, generator=source) * torch.stack([1 - width, 1 - height])
     zero = torch.zeros(n)
-    mirrored = 1 - 2 * (torch.rand(n, generator=source) < words.flip).float()
+    mirrored = 1 - 2 * (torch.rand(n, generator=source) < config.flip).float()
     theta = torch.stack(
         [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
     ).view(n, 2, 3)

@@ -239,8 +239,8 @@ def check_index(recipe: Recipe, dataset: Dataset, task: Task) -> None:
     Raises:
         UserError: there are no validation images, or no metadata, and the recipe needs them.
     """
-    words = recipe.tables
-    if words.run.keep_best or words.evaluation.split == "val" or words.data.metadata:
+    config = recipe.tables
+    if config.run.keep_best or config.evaluation.split == "val" or config.data.metadata:
         table, _ = select_rows(read_index(recipe.choices["data"], dataset), task, recipe)
         check_validation(recipe, {*table["split"]}, training=True)
         _count_known(recipe, metadata_columns(table[table["split"] == "train"]))
@@ -273,8 +273,8 @@ def _check_enough_images(recipe: Recipe, data: ImageData, bad_by_class: Mapping[
             "classes, label_policy and limit of [data]; lower the batch size or add images"
             + left_out
         )
-    words = recipe.tables.data
-    if words.unlabelled and len(data.splits.get("unlabelled", ())) < batch:
+    config = recipe.tables.data
+    if config.unlabelled and len(data.splits.get("unlabelled", ())) < batch:
         raise UserError(
             f"[data] unlabelled: [run] batch_size is {batch}, and [data] limit leaves fewer "
             "unlabelled images than that; lower one of the two"
@@ -286,8 +286,8 @@ def _check_enough_images(recipe: Recipe, data: ImageData, bad_by_class: Mapping[
             f"[data]: no {kind} image remains after the classes of [data] and the protocol of "
             f"[evaluation], and the classifier is measured on {kind} images{left_out}"
         )
-    limits = words.limit if isinstance(words.limit, dict) else {}
-    for name, column in ((n, data.task.classes.index(n)) for n in words.only or data.task.classes):
+    limits = config.limit if isinstance(config.limit, dict) else {}
+    for name, column in ((n, data.task.classes.index(n)) for n in config.only or data.task.classes):
         if not train.label_matrix[:, column].any() and limits.get(name) != 0:
             count = bad_by_class.get(name)
             all_bad = f": {count} are, and none of them can be read" if count else ""
@@ -333,7 +333,7 @@ def _warn_of_gaps(recipe: Recipe, data: ImageData, index: pd.DataFrame, training
             f"environment.json names them under dataset, skipped. The first:{list_reasons(bad, 1)}"
         )
     data.warnings += [doubtful.describe(count, 3) for doubtful in data.store.doubtful]
-    train, words = data.splits["train"], recipe.tables.data
+    train, config = data.splits["train"], recipe.tables.data
     if training:
         data.known = _count_known(recipe, train.metadata)
     for name, count in data.known.items():
@@ -348,13 +348,13 @@ def _warn_of_gaps(recipe: Recipe, data: ImageData, index: pd.DataFrame, training
                 "nothing from it"
             )
     own = int((index["split"] == "val").sum())
-    if words.validation and own:
+    if config.validation and own:
         data.warnings.append(
-            f"data.validation = {words.validation:g} is not used: the dataset has {own:,} "
+            f"data.validation = {config.validation:g} is not used: the dataset has {own:,} "
             "validation images of its own"
         )
-    elif words.validation and "val" not in data.splits:
-        data.warnings.append(f"data.validation = {words.validation:g} sets no image aside")
+    elif config.validation and "val" not in data.splits:
+        data.warnings.append(f"data.validation = {config.validation:g} sets no image aside")
 
 
 def _build_splits(pixels: Tensor, table: pd.DataFrame, task: Task) -> dict[str, ImageSplit]:

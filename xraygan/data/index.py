@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from xraygan.errors import did_you_mean, shown
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.plugin_errors import asking, plugin_fault
 from xraygan.utils.naming import label_fault
@@ -25,7 +25,7 @@ SEXES = ("M", "F", "")
 NO_FINDING = "No Finding"
 
 
-def check_classes(choice: Choice, dataset: Dataset) -> None:
+def check_classes(choice: PartConfig, dataset: Dataset) -> None:
     """Check the class names of a dataset.
 
     Raises:
@@ -47,7 +47,7 @@ def check_classes(choice: Choice, dataset: Dataset) -> None:
             raise plugin_fault(choice, f"{message}; expected one name for each class")
 
 
-def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
+def read_index(choice: PartConfig, dataset: Dataset) -> pd.DataFrame:
     """The dataset's table, with the columns of :meth:`xraygan.Dataset.index`, checked.
 
     Raises:
@@ -86,7 +86,7 @@ def read_index(choice: Choice, dataset: Dataset) -> pd.DataFrame:
     return table.assign(age=ages)
 
 
-def read_notes(choice: Choice, dataset: Dataset) -> tuple[list[str], dict[str, int]]:
+def read_notes(choice: PartConfig, dataset: Dataset) -> tuple[list[str], dict[str, int]]:
     """A dataset's notes on its data, and the images that it leaves out: reason -> how many.
 
     Raises:

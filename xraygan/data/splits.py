@@ -26,12 +26,12 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
         UserError: the recipe names a class that the dataset does not know, or its protocol does
             not fit its classes.
     """
-    words = recipe.tables.data
-    classes = dataset.classes if words.classes == "all" else tuple(words.classes)
-    limited = list(words.limit) if isinstance(words.limit, dict) else []
+    config = recipe.tables.data
+    classes = dataset.classes if config.classes == "all" else tuple(config.classes)
+    limited = list(config.limit) if isinstance(config.limit, dict) else []
     for key, names, known in (
         ("classes", classes, dataset.classes),
-        ("only", words.only, classes),
+        ("only", config.only, classes),
         ("limit", limited, classes),
     ):
         for name in names:
@@ -41,7 +41,7 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
                 )
         if len(set(names)) < len(names):
             raise UserError(f"[data] {key}: a class is named twice")
-    exclusive = words.label_policy == "single" or dataset.exclusive
+    exclusive = config.label_policy == "single" or dataset.exclusive
     if exclusive and len(classes) < 2:
         raise UserError(
             f"[data] classes: {classes[0]!r} alone leaves nothing to tell apart; name two classes "
@@ -55,7 +55,7 @@ def task_of(recipe: Recipe, dataset: Dataset) -> Task:
                 'together; set data.label_policy = "multi" and data.classes to all 14 findings of '
                 'ChestX-ray14, or evaluation.protocol = "official"'
             )
-    return Task(words.image_size, tuple(classes), exclusive, metadata=tuple(words.metadata))
+    return Task(config.image_size, tuple(classes), exclusive, metadata=tuple(config.metadata))
 
 
 def select_rows(
@@ -73,15 +73,15 @@ def select_rows(
     Raises:
         UserError: a patient's images are in more than one split.
     """
-    words = recipe.tables
-    table = table.assign(split=_with_validation(table, words.data.validation))
-    only = set(words.data.only)
+    config = recipe.tables
+    table = table.assign(split=_with_validation(table, config.data.validation))
+    only = set(config.data.only)
     selected = only or set(task.classes)
     one = table["labels"].map(len) == 1
     known = table["labels"].map(lambda labels: not selected.isdisjoint(labels)).astype(bool)
     kept = pd.Series(True, index=table.index)
     left_out: dict[str, int] = {}
-    paper = words.evaluation.protocol == "paper"
+    paper = config.evaluation.protocol == "paper"
     for split in DATASET_SPLITS:
         measured = split != "train"
         single = paper if measured else task.exclusive
@@ -165,11 +165,11 @@ def apply_limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
     a class of their own. Images that are left out become the split ``unlabelled`` if
     ``[data] unlabelled`` is set.
     """
-    words = recipe.tables.data
+    config = recipe.tables.data
     split = table["split"].copy()
-    if words.limit is None:
+    if config.limit is None:
         return split
-    limits = words.limit
+    limits = config.limit
     if not isinstance(limits, Mapping):
         limits = dict.fromkeys((*task.classes, NO_FINDING), limits)
     source = np.random.default_rng(derive_seed(recipe.tables.run.seed, "limit"))
@@ -183,7 +183,7 @@ def apply_limit(table: pd.DataFrame, task: Task, recipe: Recipe) -> pd.Series:
         if all(taken[name] < limits.get(name, len(table)) for name in known):
             taken.update(known)
         else:
-            split[row] = "unlabelled" if words.unlabelled else ""
+            split[row] = "unlabelled" if config.unlabelled else ""
     return split
 
 

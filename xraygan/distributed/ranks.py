@@ -31,12 +31,12 @@ Gradients = dict[str, list[Tensor | None]]
 TIMEOUT = timedelta(hours=2)
 
 
-class RankLost(NoFault):
+class RankFailed(NoFault):
     """Another rank ended, so a collective in which this one took part cannot complete."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """The process group of a run, as this process sees it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Ranks:
     count: int = 1
     host: Any = None
 
-    def __deepcopy__(self, memo: Any) -> Ranks:
+    def __deepcopy__(self, memo: Any) -> DistributedContext:
         return self  # the group cannot be copied
 
     @property
@@ -139,7 +139,7 @@ class Ranks:
 
 
 @contextmanager
-def join_process_group(device: str) -> Iterator[Ranks]:
+def join_process_group(device: str) -> Iterator[DistributedContext]:
     """Within it this process is a rank of the run, if a launcher has started it as one.
 
     The launcher sets the environment as torchrun does: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
@@ -154,7 +154,7 @@ def join_process_group(device: str) -> Iterator[Ranks]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Ranks()
+        yield DistributedContext()
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     backend = "gloo"
@@ -175,25 +175,25 @@ def join_process_group(device: str) -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=TIMEOUT)
         host = dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), count, host)
+        yield DistributedContext(dist.get_rank(), count, host)
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
 def _detect_lost_ranks() -> Iterator[None]:
-    """Turn the error of a collective whose other ranks are gone into :class:`RankLost`."""
+    """Turn the error of a collective whose other ranks are gone into :class:`RankFailed`."""
     try:
         yield
     except RuntimeError as error:
-        raise RankLost(str(error).splitlines()[0]) from error
+        raise RankFailed(str(error).splitlines()[0]) from error
 
 
 class _Gather(torch.autograd.Function):
     """Every rank's rows, in the order of the ranks; a row's gradient is the sum over all ranks."""
 
     @staticmethod
-    def forward(context: Any, rows: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
+    def forward(context: Any, rows: Tensor, ranks: DistributedContext) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
         gathered = [torch.empty_like(rows) for _ in range(ranks.count)]
         with _detect_lost_ranks():
@@ -210,7 +210,7 @@ class _Sum(torch.autograd.Function):
     the derivative of this."""
 
     @staticmethod
-    def forward(context: Any, whole: Tensor, ranks: Ranks) -> Tensor:  # type: ignore[override]
+    def forward(context: Any, whole: Tensor, ranks: DistributedContext) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
         total = whole.clone(memory_format=torch.contiguous_format)
         with _detect_lost_ranks():
@@ -222,7 +222,7 @@ class _Sum(torch.autograd.Function):
         return _Gather.apply(gradient.contiguous(), context.ranks), None
 
 
-def gather(rows: Tensor, ranks: Ranks) -> Tensor:
+def gather(rows: Tensor, ranks: DistributedContext) -> Tensor:
     """Every rank's rows ``(R N, ...)`` of tensors ``(N, ...)``, differentiable."""
     return rows if ranks.count == 1 else _Gather.apply(rows.contiguous(), ranks)
 
@@ -234,7 +234,7 @@ class GlobalBatchNorm(_BatchNorm):
     equally many rows.
     """
 
-    ranks: Ranks
+    ranks: DistributedContext
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # the number of dimensions was that of the batch norm which this one replaces
@@ -278,7 +278,7 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
 
 
-def synchronise_batch_norm(network: nn.Module, ranks: Ranks) -> None:
+def synchronise_batch_norm(network: nn.Module, ranks: DistributedContext) -> None:
     """Replace every batch norm of a network by one over the rows of all ranks.
 
     Call it before the network is moved to its device.

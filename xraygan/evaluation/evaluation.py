@@ -23,7 +23,7 @@ from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts import contracts as answers
 from xraygan.parts.building import build
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.evaluation import Evaluation, Images, Measurement
 from xraygan.parts.interfaces import Classifier, Extractor, Metric
 from xraygan.parts.plugin_errors import BadAnswer, asking
@@ -67,7 +67,7 @@ class RunEvaluation(Evaluation):
         self._test = test
         self.device = device
         self.split = split
-        self._words = recipe.tables.evaluation
+        self._config = recipe.tables.evaluation
         self._extracted: dict[str, dict[str, np.ndarray]] = {}
         self._digests: dict[str, str] = {}
 
@@ -85,7 +85,7 @@ class RunEvaluation(Evaluation):
 
     @property
     def batch_size(self) -> int:
-        return self._words.batch_size
+        return self._config.batch_size
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -140,7 +140,7 @@ class RunEvaluation(Evaluation):
     @cached_property
     def reference_rows(self) -> Tensor:
         """``(M,)`` int64: which of the training images those are."""
-        count = min(self._words.generated, len(self.train))
+        count = min(self._config.generated, len(self.train))
         order = torch.randperm(len(self.train), generator=rng("cpu", self.seed, "reference"))
         return order[:count]
 
@@ -148,7 +148,7 @@ class RunEvaluation(Evaluation):
     def _generated(self) -> Generated:
         return generate(
             self.graph,
-            self._words.generated,
+            self._config.generated,
             rng(self.device, self.seed, "evaluation"),
             device=self.device,
             batch_size=self.batch_size,
@@ -230,7 +230,7 @@ class RunEvaluation(Evaluation):
     def over_generated(
         self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
     ) -> Measurement:
-        n = self._words.generated
+        n = self._config.generated
         values = self._bootstrap(statistic, n, lambda drawn: drawn)
         return Measurement(value, n, percentile_interval(values), note)
 
@@ -242,7 +242,7 @@ class RunEvaluation(Evaluation):
     ) -> np.ndarray:
         # Not of the run's seed: two runs that are compared see the same resamples.
         random = np.random.default_rng(derive_seed(0, "bootstrap"))
-        values = np.empty(self._words.bootstrap)
+        values = np.empty(self._config.bootstrap)
         for i in range(len(values)):
             drawn = np.bincount(random.integers(units, size=units), minlength=units)
             values[i] = statistic(spread(drawn).astype(np.float64))
@@ -327,14 +327,14 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
             # A file's path says nothing of its content; the network's digest does.
             options = {k: v for k, v in choice.options.items() if not isinstance(v, Path)}
             metrics[name]["options"] = {k: plain(v) for k, v in options.items()}
-    words = recipe.tables.evaluation
+    config = recipe.tables.evaluation
     terms = {term.name for term in evaluation.graph.terms}
     trained_on = {"classification": "real", "pseudo_label": "generated"}
     content = {
         "step": step,
         "xraygan": __version__,
         "protocol": {
-            "name": words.protocol,
+            "name": config.protocol,
             "dataset": recipe.choices["data"].part.name,
             "split": evaluation.split,
             "trained_on": " and ".join(v for k, v in trained_on.items() if k in terms),
@@ -342,8 +342,8 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
             "classes": list(evaluation.classes),
             "images": len(evaluation.test),
             "patients": len(np.unique(evaluation.patients)),
-            "generated": words.generated if "generator" in evaluation.graph.networks else 0,
-            "bootstrap": words.bootstrap,
+            "generated": config.generated if "generator" in evaluation.graph.networks else 0,
+            "bootstrap": config.bootstrap,
             "unit": "patient",
             "confidence": CONFIDENCE,
         },
@@ -355,7 +355,7 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
 
 
 def _measured(
-    choice: Choice, evaluation: RunEvaluation, others: Mapping[str, Any]
+    choice: PartConfig, evaluation: RunEvaluation, others: Mapping[str, Any]
 ) -> dict[str, Measurement]:
     """What one metric measures; it must not write over the figures of ``others``."""
     metric: Metric = build(choice)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from xraygan.distributed.ranks import Ranks, synchronise_batch_norm
+from xraygan.distributed.ranks import DistributedContext, synchronise_batch_norm
 from xraygan.errors import RecipeError, UserError
 from xraygan.parts.building import build, from_random
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor, Score
 from xraygan.parts.task import Task
 from xraygan.recipe import schema
@@ -35,7 +35,7 @@ def assemble(
     task: Task,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     *,
     weights: bool = True,
     extractors: bool = True,
@@ -62,7 +62,7 @@ def assemble(
         module.to(memory_format=_memory_format(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
-        name: _build_optimizer(recipe.network(name).words.optimizer, network)
+        name: _build_optimizer(recipe.network(name).config.optimizer, network)
         for name, network in networks.items()
         if name in trained
     }
@@ -75,7 +75,7 @@ def assemble(
         _ema_decays(recipe, optimizers),
         autocast,
         ranks,
-        {name: recipe.network(name).words.optimizer.factor for name in optimizers},
+        {name: recipe.network(name).config.optimizer.factor for name in optimizers},
         _prior_steps(recipe),
         {table: part for table, part in parts.items() if _has_state(part)},
         recipe.choices,
@@ -97,7 +97,7 @@ def _build_parts(
             networks[name] = build(choice if weights else from_random(choice), task, seed=seed)
     scores: dict[str, Score] = {}
     for name, choice in recipe.chosen("scores").items():
-        if choice.words.weight != 0:
+        if choice.config.weight != 0:
             scores[name] = build(choice, task, seed=seed)
             if trained_parameters(scores[name]):
                 networks[name] = scores[name]
@@ -117,9 +117,11 @@ def _build_extractors(recipe: Recipe, scores: Iterable[str], task: Task) -> dict
 def _ema_decays(recipe: Recipe, optimizers: Iterable[str]) -> dict[str, float]:
     """Trained network -> decay of the moving average that ``average`` asks for."""
     return {
-        name: choice.words.average
+        name: choice.config.average
         for name, choice in recipe.choices.items()
-        if name in optimizers and isinstance(choice.words, schema.Network) and choice.words.average
+        if name in optimizers
+        and isinstance(choice.config, schema.Network)
+        and choice.config.average
     }
 
 
@@ -154,7 +156,7 @@ def dry_build(recipe: Recipe, task: Task) -> None:
     Raises:
         RecipeError: it lists every part that refused its options, the image size or the classes.
     """
-    scores = [choice for choice in recipe.chosen("scores").values() if choice.words.weight != 0]
+    scores = [choice for choice in recipe.chosen("scores").values() if choice.config.weight != 0]
     readers = (*scores, *recipe.chosen("metrics").values())
     read = {f"extractors.{choice.options.get('extractor')}" for choice in readers}
     used = [c for table, c in recipe.choices.items() if table in {*MODELS, *read}]
@@ -180,7 +182,7 @@ def dry_build(recipe: Recipe, task: Task) -> None:
         raise RecipeError(faults)
 
 
-def _check_size(choice: Choice, part: Any) -> None:
+def _check_size(choice: PartConfig, part: Any) -> None:
     """Refuse a network that no machine has memory for, before it takes any.
 
     Raises:
@@ -194,11 +196,11 @@ def _check_size(choice: Choice, part: Any) -> None:
         )
 
 
-def _integers(choice: Choice) -> list[str]:
+def _integers(choice: PartConfig) -> list[str]:
     return [f"{k} = {v}" for k, v in choice.options.items() if type(v) is int]
 
 
-def rebuild_options(choice: Choice) -> dict[str, Any]:
+def rebuild_options(choice: PartConfig) -> dict[str, Any]:
     """The options that build a network whose weights come from elsewhere, as TOML and JSON can
     write them: those of the recipe, without the file or download that it would start from."""
     return {name: plain(value) for name, value in from_random(choice).options.items()}
@@ -210,14 +212,14 @@ def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
     return build(choice, task, seed=recipe.tables.run.seed).requires_grad_(False).eval()
 
 
-def _build_optimizer(words: schema.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
+def _build_optimizer(config: schema.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a network's parameters, each as a row that shares its memory.
 
     See :func:`xraygan.graph.parameters.flattened` for the reason.
     """
     parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
-    common: dict[str, Any] = {"lr": words.lr, "weight_decay": words.weight_decay, "fused": True}
-    if words.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=words.momentum, **common)
-    kind = torch.optim.AdamW if words.name == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=words.betas, **common)
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(parameters, betas=config.betas, **common)

@@ -17,10 +17,10 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from xraygan.distributed.ranks import Gradients, Ranks
+from xraygan.distributed.ranks import DistributedContext, Gradients
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, is_own
 from xraygan.parts.task import Task
@@ -73,11 +73,11 @@ class TrainingGraph:
         optimizers: Mapping[str, torch.optim.Optimizer],
         decays: Mapping[str, float] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         schedules: Mapping[str, Callable[[float], float]] | None = None,
         prior_steps: Mapping[str, int] | None = None,
         states: Mapping[str, nn.Module] | None = None,
-        choices: Mapping[str, Choice] | None = None,
+        choices: Mapping[str, PartConfig] | None = None,
     ) -> None:
         self.task = task
         self.networks: dict[str, Any] = dict(networks)
@@ -89,7 +89,7 @@ class TrainingGraph:
             name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.decays
         }
         self.autocast = autocast
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.schedules = dict(schedules or {})
         self.prior_steps = dict(prior_steps or {})
         self.states = dict(states or {})

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from torch import nn
 
 
-def words(key: Hashable) -> Iterator[str]:
+def key_words(key: Hashable) -> Iterator[str]:
     """The parts of a key that are the same in every process."""
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, tuple):
-            yield from words(part)
+            yield from key_words(part)
         elif isinstance(part, str | int | float):
             yield str(part)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from xraygan.data.metadata import encode
-from xraygan.distributed.ranks import Ranks, gather
+from xraygan.distributed.ranks import DistributedContext, gather
 from xraygan.errors import UserError
 from xraygan.parts import contracts as answers
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.plugin_errors import asking
 from xraygan.parts.step import Batch, Step, T
@@ -27,8 +27,8 @@ from xraygan.utils.seeding import global_stream
 from xraygan.utils.seeding import rng as rng_of
 from xraygan.utils.tensors import as_float32
 
-from .passes import is_compiled, keep_running_statistics, words
-from .watching import Watch
+from .passes import is_compiled, keep_running_statistics, key_words
+from .watching import ChangeDetector
 
 
 class TrainingStep(Step):
@@ -76,9 +76,9 @@ class TrainingStep(Step):
         unlabelled: Tensor | None = None,
         averages: Mapping[str, nn.Module] | None = None,
         shard: tuple[int, int] = (0, 1),
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         fake_statistics: bool = False,
-        choices: Mapping[str, Choice] | None = None,
+        choices: Mapping[str, PartConfig] | None = None,
         taken: frozenset[str] = frozenset(),
     ) -> None:
         self.task = task
@@ -93,7 +93,7 @@ class TrainingStep(Step):
         self.averages = dict(averages or {})
         self.learning = frozenset(networks) if learning is None else learning
         self.shard = shard
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.labels = self.gather(labels)
         self._autocast = autocast
         self._fake_statistics = fake_statistics
@@ -101,7 +101,7 @@ class TrainingStep(Step):
         self._taken = taken
         self.records: dict[str, Tensor] = {}
         self._kept: dict[Hashable, Any] = {}
-        self.watch = Watch()
+        self.watch = ChangeDetector()
 
     @property
     def batch_size(self) -> int:
@@ -115,7 +115,7 @@ class TrainingStep(Step):
         self.records[name] = answers.record(name, value, self._taken)
 
     @contextmanager
-    def asking(self, part: str | Choice | None, what: str = "forward()") -> Iterator[None]:
+    def asking(self, part: str | PartConfig | None, what: str = "forward()") -> Iterator[None]:
         """Within it a part (or the part of a table) is asked for something: what it raises is its
         fault (:func:`xraygan.parts.plugin_errors.asking`), and it must leave the step's tensors
         alone."""
@@ -333,6 +333,6 @@ class TrainingStep(Step):
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self._kept:
             # Seeds are derived from these words: another word would change every run's numbers.
-            with self.drawing("once", *words(key)):
+            with self.drawing("once", *key_words(key)):
                 self._kept[key] = make()
         return self._kept[key]

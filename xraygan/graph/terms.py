@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xraygan.errors import UserError
 from xraygan.parts import contracts
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Classifier, Labeler, Objective, Score
 from xraygan.recipe.loading import Recipe
 
@@ -33,7 +33,7 @@ class Term:
     compute: Callable[[TrainingStep], Tensor]
     weight: float
     trains: frozenset[str]
-    choice: Choice | None = None
+    choice: PartConfig | None = None
     method: str = "forward()"
 
 
@@ -49,7 +49,7 @@ def network_terms(
 
     def add(
         name: str, compute: Callable[[TrainingStep], Tensor], weight: float, trains: Iterable[str],
-        choice: Choice, method: str,
+        choice: PartConfig, method: str,
     ) -> None:  # fmt: skip
         if weight != 0:
             terms.append(Term(name, compute, weight, frozenset(trains), choice, method))
@@ -60,11 +60,11 @@ def network_terms(
             ("generator", objective.generator_loss),
             ("discriminator", objective.discriminator_loss),
         ):
-            weight, choice = recipe.network(name).words.weight, recipe.choices["objective"]
+            weight, choice = recipe.network(name).config.weight, recipe.choices["objective"]
             add(name, loss, weight, [name], choice, f"{name}_loss()")
     if "classifier" in networks:
         classifier: Classifier = networks["classifier"]
-        weight = recipe.network("classifier").words.weight
+        weight = recipe.network("classifier").config.weight
         add(
             "classification",
             lambda step: _losses(classifier, step.real_logits, step.labels).mean(),
@@ -79,8 +79,8 @@ def network_terms(
         add(
             "pseudo_label",
             lambda step: _pseudo_label_loss(labeler, classifier, step),
-            choice.words.weight,
-            choice.words.trains,
+            choice.config.weight,
+            choice.config.trains,
             choice,
             "label()",
         )
@@ -99,11 +99,11 @@ def score_terms(
     for name, score in scores.items():
         choice = recipe.choices[f"scores.{name}"]
         own = (name,) if name in networks else ()
-        chosen = choice.words.trains
+        chosen = choice.config.trains
         trains = frozenset((*score.trains, *own) if chosen is None else chosen)
         for network in sorted(trains - set(networks)):
             raise UserError(f"[scores.{name}] trains: {network!r} has no parameters to train")
-        terms.append(Term(name, score, choice.words.weight, trains, choice))
+        terms.append(Term(name, score, choice.config.weight, trains, choice))
     return terms
 
 

@@ -19,7 +19,7 @@ from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
 from xraygan.parts.step import Step
 
 if TYPE_CHECKING:
-    from xraygan.parts.choice import Choice
+    from xraygan.parts.choice import PartConfig
 
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ OBSERVED_STEPS = 6
 _trusted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-class Watch:
+class ChangeDetector:
     """The tensors of a step with their versions, compared after each call of a plugin.
 
     Only parts of other distributions are watched; tests check the built-in ones.
@@ -51,7 +51,7 @@ class Watch:
         return tensor
 
     @contextmanager
-    def over(self, step: Step, choice: Choice | None) -> Iterator[None]:
+    def over(self, step: Step, choice: PartConfig | None) -> Iterator[None]:
         """Check the step's tensors after a call of a part, and at its first call the networks.
 
         Raises:
@@ -116,7 +116,7 @@ class GraphLeakCheck:
         choices: the parts that steps call; nothing is done where all are built in.
     """
 
-    def __init__(self, choices: Iterable[Choice]) -> None:
+    def __init__(self, choices: Iterable[PartConfig]) -> None:
         self._choices = [choice for choice in choices if not is_own(choice)]
         self._steps: list[dict[str, list[ReferenceType[Any]]]] = []
 

@@ -11,12 +11,12 @@ from xraygan.errors import UserError
 from xraygan.utils.planning import Blocked
 from xraygan.utils.seeding import derive_seed
 
-from .choice import Choice
+from .choice import PartConfig
 from .options import allows_literal, options_of, takes_positional
 from .plugin_errors import PluginFault, asking
 
 
-def from_random(choice: Choice) -> Choice:
+def from_random(choice: PartConfig) -> PartConfig:
     """The same part with random initial weights instead of a file or a download."""
     option = options_of(choice.part.cls).get("weights")
     if option is None or not allows_literal(option.type, "random"):
@@ -24,7 +24,7 @@ def from_random(choice: Choice) -> Choice:
     return replace(choice, options={**choice.options, "weights": "random"})
 
 
-def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
+def build(choice: PartConfig, *positional: Any, seed: int = 0) -> Any:
     """Build an instance of a part.
 
     Args:

@@ -9,7 +9,7 @@ from .registry import Part
 
 
 @dataclass(frozen=True)
-class Choice:
+class PartConfig:
     """One part that a recipe names.
 
     Attributes:
@@ -20,7 +20,7 @@ class Choice:
 
     table: str
     part: Part
-    words: Any
+    config: Any
     options: dict[str, Any]
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xraygan.errors import NoFault, UserError, describe_error
 
 if TYPE_CHECKING:
-    from xraygan.parts.choice import Choice
+    from xraygan.parts.choice import PartConfig
 
 
 class BadAnswer(Exception):
@@ -34,12 +34,12 @@ class PluginFault(UserError):
     spoilt: bool = False
 
 
-def is_own(choice: Choice | None) -> bool:
+def is_own(choice: PartConfig | None) -> bool:
     """Whether a part comes with the toolkit, or is unknown."""
     return choice is None or choice.part.is_own
 
 
-def plugin_fault(choice: Choice, reason: str) -> PluginFault:
+def plugin_fault(choice: PartConfig, reason: str) -> PluginFault:
     """A part's fault, in one line that names the part and its distribution."""
     part = choice.part
     return PluginFault(
@@ -48,7 +48,7 @@ def plugin_fault(choice: Choice, reason: str) -> PluginFault:
 
 
 @contextmanager
-def asking(choice: Choice | None, method: str) -> Iterator[None]:
+def asking(choice: PartConfig | None, method: str) -> Iterator[None]:
     """Turn exceptions of a plugin within this context, also ``sys.exit()``, into its fault.
 
     Args:

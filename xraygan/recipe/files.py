@@ -25,7 +25,7 @@ Tree = dict[str, Any]
 Key = tuple[str, ...]
 
 
-def run_name(tables: schema.Tables, source: Path) -> str:
+def run_name(tables: schema.RecipeConfig, source: Path) -> str:
     """A run's name: the recipe's ``[run] name``, or the name of its file."""
     # macOS may have decomposed characters of a file's name.
     return tables.run.name or unicodedata.normalize("NFC", source.stem)

@@ -31,7 +31,7 @@ def recipe_schema(registry: Registry | None = None) -> Json:
         registry: the installed plugins by default.
     """
     registry = registry or installed()
-    root = schema.Tables.model_json_schema(ref_template="#/definitions/{model}")
+    root = schema.RecipeConfig.model_json_schema(ref_template="#/definitions/{model}")
     definitions: Json = root.pop("$defs")
     for table in definitions.values():
         table.pop("required", None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.registry import Registry, installed
 
 from . import schema
@@ -35,8 +35,8 @@ class Recipe:
     """
 
     source: Path
-    tables: schema.Tables
-    choices: dict[str, Choice]
+    tables: schema.RecipeConfig
+    choices: dict[str, PartConfig]
 
     @classmethod
     def load(cls, reference: str | Path, *overrides: str) -> Recipe:
@@ -54,11 +54,11 @@ class Recipe:
     def name(self) -> str:
         return run_name(self.tables, self.source)
 
-    def network(self, name: str) -> Choice:
+    def network(self, name: str) -> PartConfig:
         """The choice that a network of the graph comes from: its own table or a score's."""
         return self.choices[name if name in self.choices else f"scores.{name}"]
 
-    def chosen(self, group: str) -> dict[str, Choice]:
+    def chosen(self, group: str) -> dict[str, PartConfig]:
         """The choices of ``[scores]``, ``[extractors]``, ``[metrics]`` or ``[trackers]``."""
         prefix = group + "."
         return {c.name: c for table, c in self.choices.items() if table.startswith(prefix)}
@@ -93,7 +93,7 @@ class Recipe:
             tree["start"]["run"] = str(Path(self.tables.start.run).resolve())
         for table, choice in self.choices.items():
             subtable(tree, tuple(table.split("."))).update(
-                {"plugin": choice.words.plugin}
+                {"plugin": choice.config.plugin}
                 | {k: plain(v) for k, v in choice.options.items() if v is not None}
             )
         return {k: v for k, v in tree.items() if v != {}}

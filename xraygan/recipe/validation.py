@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.options import check_options, plain_reason
 from xraygan.parts.registry import Registry
 from xraygan.utils.naming import HALVES, LOGGED, colliding_names, folder_fault, word_fault
@@ -62,7 +62,7 @@ class Checker:
     faults: list[str] = field(default_factory=list)
     files: bool = True
 
-    def check(self, tree: Tree) -> tuple[schema.Tables, dict[str, Choice]]:
+    def check(self, tree: Tree) -> tuple[schema.RecipeConfig, dict[str, PartConfig]]:
         """The checked tables, and the chosen parts by table name.
 
         Raises:
@@ -78,7 +78,7 @@ class Checker:
                     table.setdefault("plugin", name)
         try:
             # Through JSON, in which pydantic's strict mode accepts a list for a tuple.
-            tables = schema.Tables.model_validate_json(json.dumps(tree, default=str))
+            tables = schema.RecipeConfig.model_validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
             for fault in error.errors():
                 self._add_schema_fault(fault)
@@ -114,7 +114,7 @@ class Checker:
         elif isinstance(value, str) and HALVES.search(value):
             self.add_fault(key, f"{shown(value)} is not UTF-8 text; rename the file or folder")
 
-    def _check_names(self, tables: schema.Tables) -> None:
+    def _check_names(self, tables: schema.RecipeConfig) -> None:
         """Check every name that the recipe gives by the rules of :mod:`xraygan.utils.naming`."""
         name = run_name(tables, self.path)
         if fault := folder_fault(name):
@@ -141,7 +141,7 @@ class Checker:
         """Record a fault that pydantic found."""
         key = tuple(str(part) for part in error["loc"] if not str(part).startswith(_UNION_MARKS))
         if error["type"] == "extra_forbidden":
-            known = _fields_at(schema.Tables, key[:-1])
+            known = _fields_at(schema.RecipeConfig, key[:-1])
             self.add_fault(
                 key,
                 f"unknown {'table' if len(key) == 1 else 'key'}; {did_you_mean(key[-1], known)}",
@@ -153,17 +153,17 @@ class Checker:
             value = "" if isinstance(error["input"], dict) else f", found {shown(error['input'])}"
             self.add_fault(key, reason + value)
 
-    def _choose_parts(self, tables: schema.Tables) -> dict[str, Choice]:
+    def _choose_parts(self, tables: schema.RecipeConfig) -> dict[str, PartConfig]:
         """Find the plugin of each table, and check its options; by table name."""
-        choices: dict[str, Choice] = {}
-        for table, (kind, words) in tables.parts().items():
+        choices: dict[str, PartConfig] = {}
+        for table, (kind, config) in tables.parts().items():
             group, dot, name = table.partition(".")
             if dot and word_fault(name):  # reported already
                 continue
             key = (group, name) if dot else (group,)
             try:
-                part = self.registry.get(kind, words.plugin)
-                options, faults = check_options(part.cls, words.options)
+                part = self.registry.get(kind, config.plugin)
+                options, faults = check_options(part.cls, config.options)
             except UserError as error:
                 plugin_key = (*key, "plugin")
                 self.add_fault(plugin_key if plugin_key in self.origins else key, str(error))
@@ -173,7 +173,7 @@ class Checker:
             for name, value in options.items():
                 if isinstance(value, Path) and self.files:
                     options[name] = self._existing_file((*key, name), value)
-            choices[table] = Choice(table, part, words, options)
+            choices[table] = PartConfig(table, part, config, options)
         return choices
 
     def _existing_file(self, key: Key, path: Path) -> Path:
@@ -186,7 +186,9 @@ class Checker:
             self.add_fault(key, f"no file can be called {str(path)[:60]!r} ({error})")
         return path
 
-    def _check_combination(self, tables: schema.Tables, choices: dict[str, Choice]) -> None:
+    def _check_combination(
+        self, tables: schema.RecipeConfig, choices: dict[str, PartConfig]
+    ) -> None:
         """Check that the chosen parts fit each other."""
         present = [kind for kind in _ADVERSARIAL if kind in choices]
         for kind in _ADVERSARIAL:
@@ -217,7 +219,7 @@ class Checker:
         self._check_labeler_condition(choices)
 
     def _check_terms(
-        self, tables: schema.Tables, choices: dict[str, Choice], networks: list[str]
+        self, tables: schema.RecipeConfig, choices: dict[str, PartConfig], networks: list[str]
     ) -> None:
         """Check that the recipe has the networks that its scores and its labeler need.
 
@@ -249,20 +251,20 @@ class Checker:
                 if network not in networks:
                     self.add_fault(key, f"needs a [{network}], and the recipe has none")
             for network in cls.averages:  # type: ignore[attr-defined]
-                if network in choices and not choices[network].words.average:
+                if network in choices and not choices[network].config.average:
                     self.add_fault(
                         (network, "average"),
                         f"is 0, and [{table}] needs an average of the {network}: set it, to 0.99 "
                         "for example",
                     )
-            for name in choice.words.trains or ():
+            for name in choice.config.trains or ():
                 if name not in networks:
                     self.add_fault(
                         (*key, "trains"),
                         f"no network is named {name!r}; {did_you_mean(name, networks)}",
                     )
 
-    def _check_phases(self, tables: schema.Tables, networks: list[str]) -> None:
+    def _check_phases(self, tables: schema.RecipeConfig, networks: list[str]) -> None:
         """Check that the networks that wait in a phase exist."""
         for i, phase in enumerate(tables.schedule.phases):
             for name in phase.waits:
@@ -272,7 +274,7 @@ class Checker:
                         f"no network is named {name!r}; {did_you_mean(name, networks)}",
                     )
 
-    def _check_labeler_condition(self, choices: dict[str, Choice]) -> None:
+    def _check_labeler_condition(self, choices: dict[str, PartConfig]) -> None:
         """Check that the generator is conditional if the labeler needs its condition."""
         if (labeler := choices.get("labeler")) and labeler.part.cls.needs_condition:  # type: ignore[attr-defined]
             generator = choices.get("generator")
@@ -283,13 +285,13 @@ class Checker:
                     f"{generator.part.name!r} is not",
                 )
 
-    def _implied_extractors(self, choices: dict[str, Choice]) -> dict[str, Choice]:
+    def _implied_extractors(self, choices: dict[str, PartConfig]) -> dict[str, PartConfig]:
         """The extractors that scores and metrics read and no table defines, with default options.
 
         A metric that reads ``classifier`` reads the features of the run's own classifier, for which
         no extractor is needed.
         """
-        implied: dict[str, Choice] = {}
+        implied: dict[str, PartConfig] = {}
         for table, reader in choices.items():
             group = table.partition(".")[0]
             name = reader.options.get("extractor") if group in ("scores", "metrics") else None
@@ -297,7 +299,7 @@ class Checker:
             if not name or target in choices:
                 continue
             own_classifier = group == "metrics" and name == "classifier"
-            if own_classifier or (group == "scores" and reader.words.weight == 0):
+            if own_classifier or (group == "scores" and reader.config.weight == 0):
                 continue
             try:
                 part = self.registry.get("extractor", name)
@@ -307,7 +309,7 @@ class Checker:
                 continue
             for option, message in faults.items():
                 self.add_fault(("extractors", name, option), message)
-            implied[target] = Choice(target, part, schema.Named(plugin=name), options)
+            implied[target] = PartConfig(target, part, schema.Named(plugin=name), options)
         return implied
 
 

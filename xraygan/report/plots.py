@@ -236,7 +236,7 @@ def draw_mosaic(
     return pitch
 
 
-def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any) -> bytes:
+def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **options: Any) -> bytes:
     """A figure as the content of a PNG, PDF or SVG file; the same figure gives the same bytes.
 
     Args:
@@ -245,7 +245,7 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **words: Any
     stamps = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
     file = io.BytesIO()
     metadata: Any = dict.fromkeys(stamps[kind])
-    figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, **words)
+    figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, **options)
     return file.getvalue()
 
 

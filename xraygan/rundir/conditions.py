@@ -42,13 +42,13 @@ class Conditions(NamedTuple):
     metadata: Tensor
 
 
-def recorded_task(place: RunDirectory, recipe: Recipe) -> Task | None:
+def recorded_task(run_dir: RunDirectory, recipe: Recipe) -> Task | None:
     """The task that a run's networks were built for, from its ``environment.json``.
 
     Returns:
         None where that file is missing, damaged, or does not fit the recipe.
     """
-    dataset = read_environment(place).get("dataset", {})
+    dataset = read_environment(run_dir).get("dataset", {})
     try:
         counts, images = dataset["classes"]["train"], dataset["images"]["train"]
     except KeyError:
@@ -67,7 +67,7 @@ def recorded_task(place: RunDirectory, recipe: Recipe) -> Task | None:
     )
 
 
-def write_conditions(place: RunDirectory, train: ImageSplit, graph: TrainingGraph) -> None:
+def write_conditions(run_dir: RunDirectory, train: ImageSplit, graph: TrainingGraph) -> None:
     """Write ``conditions.csv``: each combination of labels and metadata, and how many images have
     it, in sorted order.
 
@@ -79,7 +79,7 @@ def write_conditions(place: RunDirectory, train: ImageSplit, graph: TrainingGrap
     """
     task, generator = graph.task, graph.networks.get("generator")
     drawn = generator is not None and generator.conditional and not task.exclusive
-    if generator is None or not (drawn or task.metadata) or place.conditions.exists():
+    if generator is None or not (drawn or task.metadata) or run_dir.conditions.exists():
         return
     columns: dict[str, np.ndarray] = {
         f"label:{name}": train.label_matrix[:, i] for i, name in enumerate(task.classes)
@@ -90,10 +90,10 @@ def write_conditions(place: RunDirectory, train: ImageSplit, graph: TrainingGrap
     for name in task.metadata:
         if (values := CATEGORIES[name]) is not None:
             table[name] = table[name].map({1.0: values[0], 0.0: values[1]})
-    write_table(place.conditions, table)
+    write_table(run_dir.conditions, table)
 
 
-def read_conditions(place: RunDirectory, task: Task) -> Conditions:
+def read_conditions(run_dir: RunDirectory, task: Task) -> Conditions:
     """The content of ``conditions.csv``, a row a training image.
 
     Raises:
@@ -104,7 +104,7 @@ def read_conditions(place: RunDirectory, task: Task) -> Conditions:
         "the file is damaged: remove it, and the labels and metadata to generate from are read "
         "from the training data"
     )
-    return file_readers.needed(place.conditions, partial(_parse, task=task), remedy)
+    return file_readers.needed(run_dir.conditions, partial(_parse, task=task), remedy)
 
 
 def _parse(text: str, task: Task) -> Conditions:

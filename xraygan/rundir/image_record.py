@@ -77,16 +77,16 @@ class ImageRecord:
         return record, [paths[i] for i in order]
 
     @classmethod
-    def read(cls, place: RunDirectory) -> ImageRecord | None:
+    def read(cls, run_dir: RunDirectory) -> ImageRecord | None:
         """The record of a run; None if it has none, or one of other images than its environment.
 
         Raises:
             UserError: the file is damaged.
         """
         try:
-            if _fingerprint(place) != trained_on(place):
+            if _fingerprint(run_dir) != trained_on(run_dir):
                 return None
-            with safe_open(place.images, "np") as file:
+            with safe_open(run_dir.images, "np") as file:
                 arrays = {name: file.get_tensor(name) for name in FIELDS}
             lengths = {len(array) for array in arrays.values()}
             kinds = {name: array.dtype.type for name, array in arrays.items()}
@@ -100,7 +100,7 @@ class ImageRecord:
             return None
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"{place.images}: damaged ({error}). It records the images that the run started "
+                f"{run_dir.images}: damaged ({error}). It records the images that the run started "
                 "with; restore the file, or remove it to continue without comparing single images"
             ) from None
         return cls(**arrays)
@@ -117,24 +117,24 @@ class ImageRecord:
         return np.isin(self.split, [SPLITS.index(name) for name in names])
 
 
-def write_record(place: RunDirectory, data: ImageData) -> None:
+def write_record(run_dir: RunDirectory, data: ImageData) -> None:
     """Write ``images.safetensors``, unless it records these images already.
 
     Raises:
         OSError: it cannot be written.
     """
     try:
-        if _fingerprint(place) == data.fingerprint:
+        if _fingerprint(run_dir) == data.fingerprint:
             return
     except (OSError, SafetensorError):
         pass
     record, _ = ImageRecord.of(data)
     arrays = {name: getattr(record, name) for name in FIELDS}
-    write_together({place.images: save(arrays, {"fingerprint": data.fingerprint})})
+    write_together({run_dir.images: save(arrays, {"fingerprint": data.fingerprint})})
 
 
 def data_differences(
-    place: RunDirectory, environment: Mapping[str, Any], data: ImageData
+    run_dir: RunDirectory, environment: Mapping[str, Any], data: ImageData
 ) -> list[str]:
     """The differences of a data set from the images that a run started with, one a line.
 
@@ -148,7 +148,7 @@ def data_differences(
     keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in before]
     if all(before[key] == after.get(key) for key in keys):
         return []
-    record = ImageRecord.read(place)
+    record = ImageRecord.read(run_dir)
     lines = [] if record is None else _compare_records(record, *ImageRecord.of(data))
     lines += _compare_counts(before, after)
     if lines:
@@ -180,13 +180,13 @@ def trained_on_measured(
     return [paths[i] for i in np.flatnonzero(trained)], int(measured.sum())
 
 
-def note_use(place: RunDirectory, step: int, data: ImageData, differs: list[str]) -> None:
+def note_use(run_dir: RunDirectory, step: int, data: ImageData, differs: list[str]) -> None:
     """Record in ``environment.json`` that a run was measured on other data than its training's.
 
     Raises:
         OSError: it cannot be written.
     """
-    if (environment := read_environment(place)) and differs:
+    if (environment := read_environment(run_dir)) and differs:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
@@ -195,7 +195,7 @@ def note_use(place: RunDirectory, step: int, data: ImageData, differs: list[str]
             "differs": differs,
         }
         used = [*environment.get("used", []), entry]
-        write_json(place.environment, {**environment, "used": used})
+        write_json(run_dir.environment, {**environment, "used": used})
 
 
 def _compare_records(before: ImageRecord, after: ImageRecord, paths: list[str]) -> list[str]:
@@ -257,12 +257,12 @@ def _digest(content: bytes, size: int = 8) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _fingerprint(place: RunDirectory) -> str | None:
+def _fingerprint(run_dir: RunDirectory) -> str | None:
     """The fingerprint of the data that a run's image record describes.
 
     Raises:
         OSError: there is no record, or it cannot be read.
         SafetensorError: it is damaged.
     """
-    with safe_open(place.images, "np") as file:
+    with safe_open(run_dir.images, "np") as file:
         return (file.metadata() or {}).get("fingerprint")

@@ -83,14 +83,14 @@ class Resumption:
         changed: the keys of the recipe that change.
     """
 
-    place: RunDirectory
+    run_dir: RunDirectory
     recipe: Recipe
     step: int
     environment: Tree
     changed: Changes
 
     @classmethod
-    def of(cls, place: RunDirectory, recipe: Recipe, *, longer: bool = False) -> Resumption:
+    def of(cls, run_dir: RunDirectory, recipe: Recipe, *, longer: bool = False) -> Resumption:
         """Resume a run with a recipe; nothing is written yet.
 
         Args:
@@ -100,11 +100,11 @@ class Resumption:
             UserError: the run cannot be resumed with this recipe; the message names each changed
                 key that decides the bits of the networks, with both values.
         """
-        environment = read_environment(place)
-        place.read_metrics()  # a damaged log is an error before anything is written
+        environment = read_environment(run_dir)
+        run_dir.read_metrics()  # a damaged log is an error before anything is written
         # A key may change if it is in RESUMABLE, if it is the number of steps and the caller allows
         # that, or if it is the path of a file whose content is the same. All others are refused.
-        changed = changes(place.read_recipe(), recipe)
+        changed = changes(run_dir.read_recipe(), recipe)
         allowed = {
             key
             for key, (was, _) in changed.items()
@@ -121,11 +121,11 @@ class Resumption:
             )
             shown = "".join(f"\n  {line}" for line in _lines(refused))
             raise UserError(
-                f"{place.path} holds a run of another recipe, which cannot be resumed with this "
+                f"{run_dir.path} holds a run of another recipe, which cannot be resumed with this "
                 f"one:{shown}\nGive the same recipe and options as before, or another "
-                f"--out DIR ({hint}--from {place.path} starts a new run from its networks)"
+                f"--out DIR ({hint}--from {run_dir.path} starts a new run from its networks)"
             )
-        return cls(place, recipe, 0, environment, changed).at_latest()
+        return cls(run_dir, recipe, 0, environment, changed).at_latest()
 
     def at_latest(self) -> Resumption:
         """The resumption at the step of the checkpoint that is the newest now.
@@ -133,7 +133,7 @@ class Resumption:
         Raises:
             UserError: the run has already trained for the requested number of steps.
         """
-        newest = checkpoint.latest(self.place.checkpoints)
+        newest = checkpoint.latest(self.run_dir.checkpoints)
         resumption = replace(self, step=newest.step if newest else 0)
         if self.recipe.tables.run.steps is not None:
             resumption._check_steps(self.recipe.tables.run.steps)
@@ -159,9 +159,9 @@ class Resumption:
     def _check_steps(self, total: int) -> None:
         if self.lengthened and total <= self.step:
             raise UserError(
-                f"{self.place.path}: the run has trained for {self.step} steps already, and "
+                f"{self.run_dir.path}: the run has trained for {self.step} steps already, and "
                 f"{total} steps in all are requested. Give a larger number, or measure an earlier "
-                f"step with `xraygan evaluate {self.place.path} --checkpoint STEP`"
+                f"step with `xraygan evaluate {self.run_dir.path} --checkpoint STEP`"
             )
 
     def check_data(self, data: ImageData, differences: list[str]) -> None:
@@ -176,10 +176,10 @@ class Resumption:
         self._check_steps(self.totals(len(data.splits["train"]))[1])
         if differences:
             raise UserError(
-                f"{self.place.path}: the images are not those that the run started with:"
+                f"{self.run_dir.path}: the images are not those that the run started with:"
                 + "".join(f"\n  {line}" for line in differences)
                 + "\nSet data.root to the folder of the same images, or give another --out DIR "
-                f"(--from {self.place.path} starts a new run from its networks)"
+                f"(--from {self.run_dir.path} starts a new run from its networks)"
             )
 
     def check_networks(self, graph: TrainingGraph) -> None:
@@ -188,7 +188,7 @@ class Resumption:
         Raises:
             UserError: it does not fit the networks, or its values are not finite.
         """
-        if (newest := checkpoint.latest(self.place.checkpoints)) is not None:
+        if (newest := checkpoint.latest(self.run_dir.checkpoints)) is not None:
             newest.load(graph)
 
     def write(self, facts: Tree) -> None:
@@ -213,11 +213,11 @@ class Resumption:
         original = {k: self.environment[k] for k in original_keys if k in self.environment}
         resumed = [*self.environment.get("resumed", []), entry]
         content = {**facts, **original, "resumed": resumed}
-        files = {self.place.environment: as_json(content).encode()}
+        files = {self.run_dir.environment: as_json(content).encode()}
         if self.changed:
-            files[self.place.recipe] = tomli_w.dumps(self.recipe.resolved()).encode()
+            files[self.run_dir.recipe] = tomli_w.dumps(self.recipe.resolved()).encode()
         if self.lengthened:
-            keep_evaluation(self.place, self.step)
+            keep_evaluation(self.run_dir, self.step)
         write_together(files)
         self._log_changes({k: v for k, v in other.items() if k not in _HARMLESS})
 
@@ -238,7 +238,7 @@ class Resumption:
             )
 
 
-def read_environment(place: RunDirectory) -> Tree:
+def read_environment(run_dir: RunDirectory) -> Tree:
     """The content of ``environment.json``; empty without the file.
 
     Raises:
@@ -249,14 +249,14 @@ def read_environment(place: RunDirectory) -> Tree:
         "continue without comparing them"
     )
     try:
-        return file_readers.needed(place.environment, file_readers.environment, remedy)
+        return file_readers.needed(run_dir.environment, file_readers.environment, remedy)
     except FileNotFoundError:
         return {}
 
 
-def trained_on(place: RunDirectory) -> str | None:
+def trained_on(run_dir: RunDirectory) -> str | None:
     """The fingerprint of the images that a run was trained on; None if unknown."""
-    return read_environment(place).get("dataset", {}).get("fingerprint")
+    return read_environment(run_dir).get("dataset", {}).get("fingerprint")
 
 
 # -- the recipe ------------------------------------------------------------------------------------
@@ -276,13 +276,13 @@ def changes(before: Tree, recipe: Recipe) -> Changes:
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
-def material_changes(place: RunDirectory, recipe: Recipe) -> Changes:
+def material_changes(run_dir: RunDirectory, recipe: Recipe) -> Changes:
     """The :func:`changes` from a run's recipe that can change what it learns or measures.
 
     Raises:
         UserError: the run's recipe cannot be read.
     """
-    changed = changes(place.read_recipe(), recipe)
+    changed = changes(run_dir.read_recipe(), recipe)
     return {key: pair for key, pair in changed.items() if not _among(key, IMMATERIAL)}
 
 
@@ -320,7 +320,7 @@ def _as_read(recipe: Recipe) -> Tree:
 def _is_resumable(key: str, recipe: Recipe) -> bool:
     table, _, subkey = key.partition(".")
     if table == "extractors":
-        scores = (c for c in recipe.chosen("scores").values() if c.words.weight != 0)
+        scores = (c for c in recipe.chosen("scores").values() if c.config.weight != 0)
         return subkey.partition(".")[0] not in {c.options.get("extractor") for c in scores}
     if key == "run.keep_best":
         return recipe.tables.run.keep_best is None
@@ -353,17 +353,17 @@ def _changed_facts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Chang
     return {k: (old[k], new[k]) for k in keys if old[k] != new[k]}
 
 
-def keep_evaluation(place: RunDirectory, step: int) -> None:
+def keep_evaluation(run_dir: RunDirectory, step: int) -> None:
     """Rename the files of an evaluation to names that hold its step.
 
     Args:
         step: the step of the evaluation, if ``evaluation.json`` does not say it.
     """
     with suppress(FileNotFoundError):
-        step = place.read_evaluation().get("step", step)
-    others = [place.of_split(split) for split in SPLIT_NAMES]
+        step = run_dir.read_evaluation().get("step", step)
+    others = [run_dir.of_split(split) for split in SPLIT_NAMES]
     of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
-    of_run = (place.predictions, place.bootstrap, place.report, place.evaluation)
+    of_run = (run_dir.predictions, run_dir.bootstrap, run_dir.report, run_dir.evaluation)
     for path in (*of_splits, *of_run):
         if path.exists():
             path.replace(path.with_name(f"{path.stem}-step-{step:08d}{path.suffix}"))

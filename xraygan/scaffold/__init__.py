@@ -56,7 +56,7 @@ def write_project(kind: str, name: str, folder: Path | None = None) -> Path:
     folder = folder or Path(project)
     if folder.exists():
         raise UserError(f"{folder} already exists; name another folder with --out DIR")
-    words = _words(kind, name, project)
+    words = _config(kind, name, project)
     test = f"test_{kind}.py" if kind in ("dataset", "command") else "test.py"
     written = {
         f"{words['module']}.py": f"{kind}.py",
@@ -89,7 +89,7 @@ def _name_fault(kind: str, name: str) -> str:
         return "expected small letters, digits and underscores, for example energy_distance"
     if fault := folder_fault(name):
         return f"it {fault}"
-    words = _words(kind, name, "")
+    words = _config(kind, name, "")
     if find_spec(words["module"]):
         return f"there is a module {words['module']} already; choose another name"
     text = (files(__package__) / "templates" / f"{kind}.py.txt").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def _name_fault(kind: str, name: str) -> str:
     return ""
 
 
-def _words(kind: str, name: str, project: str) -> dict[str, str]:
+def _config(kind: str, name: str, project: str) -> dict[str, str]:
     """What the templates' placeholders stand for."""
     article = "An" if kind[0] in "aeiou" else "A"
     recipe = RECIPES.get(kind, '[{kind}]\nplugin = "{name}"').format(kind=kind, name=name)

@@ -13,7 +13,7 @@ import torch
 
 from xraygan.data.datamodule import ImageData, ImageSplit, open_dataset, prepare
 from xraygan.data.splits import task_of
-from xraygan.distributed.ranks import Ranks
+from xraygan.distributed.ranks import DistributedContext
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.unseen import check_unseen
@@ -50,7 +50,7 @@ class Session:
     device: torch.device
     graph: TrainingGraph
     _prepare: Callable[[], ImageData]
-    place: RunDirectory | None = None
+    run_dir: RunDirectory | None = None
     chosen_on: str | None = None
     differs: list[str] = field(default_factory=list)
 
@@ -64,7 +64,9 @@ class Session:
         return self._prepare()
 
     @classmethod
-    def of(cls, recipe: Recipe, display: Display, ranks: Ranks | None = None) -> Session:
+    def of(
+        cls, recipe: Recipe, display: Display, ranks: DistributedContext | None = None
+    ) -> Session:
         """Prepare the data and build the networks."""
         device, autocast = _modes(recipe)
         dry_build(recipe, task_of(recipe, open_dataset(recipe)))
@@ -74,7 +76,7 @@ class Session:
 
     @classmethod
     def of_run(
-        cls, place: RunDirectory, recipe: Recipe, display: Display, *, measure: bool
+        cls, run_dir: RunDirectory, recipe: Recipe, display: Display, *, measure: bool
     ) -> Session:
         """Build the networks of a run, for the weights of one of its checkpoints.
 
@@ -85,7 +87,7 @@ class Session:
             measure: whether metrics will be computed, so that extractors are needed.
         """
         device, autocast = _modes(recipe)
-        task = recorded_task(place, recipe)
+        task = recorded_task(run_dir, recipe)
         data = prepare(recipe, display.progress, training=False) if task is None else None
         task = task or cast(ImageData, data).task
         differs: list[str] = []
@@ -95,16 +97,16 @@ class Session:
             if images.task.classes != task.classes:
                 raise UserError(
                     f"[data] classes: the data have {', '.join(images.task.classes)}, and the "
-                    f"networks of {place.path} were trained for {', '.join(task.classes)}"
+                    f"networks of {run_dir.path} were trained for {', '.join(task.classes)}"
                 )
-            check_unseen(place, recipe, images)
-            differs.extend(data_differences(place, read_environment(place), images))
+            check_unseen(run_dir, recipe, images)
+            differs.extend(data_differences(run_dir, read_environment(run_dir), images))
             for line in differs:
                 display.say(f"warning: these are not the images of the run: {line}")
             return images
 
         graph = assemble(recipe, task, device, autocast, weights=False, extractors=measure)
-        return cls(recipe, device, graph, prepare_checked, place, differs=differs)
+        return cls(recipe, device, graph, prepare_checked, run_dir, differs=differs)
 
     def evaluation(self, split: str | None = None) -> RunEvaluation:
         """The :class:`Evaluation` that metrics read, with the networks as they are now.
@@ -133,16 +135,16 @@ class Session:
         Raises:
             UserError: the run has not recorded them, and its data cannot be found.
         """
-        if self.place is not None:
+        if self.run_dir is not None:
             with suppress(FileNotFoundError):
-                return read_conditions(self.place, self.graph.task)
+                return read_conditions(self.run_dir, self.graph.task)
         try:
             train = self.data.splits["train"]
         except UserError as error:
-            if self.place is None:
+            if self.run_dir is None:
                 raise
             raise UserError(
-                f"{self.place.path}: an earlier version made this run and did not record the "
+                f"{self.run_dir.path}: an earlier version made this run and did not record the "
                 f"labels and metadata to generate from; its training data are needed: {error}"
             ) from None
         labels = torch.from_numpy(train.label_matrix)
@@ -172,33 +174,33 @@ def restore_session(
         UserError: the directory is no run, has no such checkpoint whose files match their hashes,
             or the overrides ask for other networks or classes than it was trained with.
     """
-    place = RunDirectory.open(directory)
-    saved = checkpoint.find(place.checkpoints, checkpoint_name)
-    recipe = load(place.recipe, overrides := tuple(overrides), files=measure)
-    place.check_validation_share(recipe)
+    run_dir = RunDirectory.open(directory)
+    saved = checkpoint.find(run_dir.checkpoints, checkpoint_name)
+    recipe = load(run_dir.recipe, overrides := tuple(overrides), files=measure)
+    run_dir.check_validation_share(recipe)
     if overrides:
-        _check_same_networks(place, load(place.recipe, files=False), recipe)
-    session = Session.of_run(place, recipe, display, measure=measure)
+        _check_same_networks(run_dir, load(run_dir.recipe, files=False), recipe)
+    session = Session.of_run(run_dir, recipe, display, measure=measure)
     saved.load_networks(session.graph)
-    if (left := completion.training_left(place.path)) and checkpoint_name == checkpoint.LATEST:
+    if (left := completion.training_left(run_dir.path)) and checkpoint_name == checkpoint.LATEST:
         display.say(
-            f"warning: {place.path} is not finished, {left}; this is step {saved.step}. To "
+            f"warning: {run_dir.path} is not finished, {left}; this is step {saved.step}. To "
             "continue the run, use `xraygan run` with --resume"
         )
     if checkpoint_name == checkpoint.BEST:
-        session.chosen_on = place.best_split(saved.step)
-    return session, place, saved.step
+        session.chosen_on = run_dir.best_split(saved.step)
+    return session, run_dir, saved.step
 
 
-def _check_same_networks(place: RunDirectory, before: Recipe, now: Recipe) -> None:
+def _check_same_networks(run_dir: RunDirectory, before: Recipe, now: Recipe) -> None:
     """Check that overrides change no key on which the networks of a trained run depend.
 
     Raises:
         UserError: it names each such key.
     """
-    words = [recipe.tables.data for recipe in (before, now)]
+    config = [recipe.tables.data for recipe in (before, now)]
     pairs = {
-        f"data.{key}": tuple(getattr(data, key) for data in words)
+        f"data.{key}": tuple(getattr(data, key) for data in config)
         for key in ("classes", "image_size", "label_policy", "metadata")
     }
     for name in MODELS:
@@ -210,7 +212,7 @@ def _check_same_networks(place: RunDirectory, before: Recipe, now: Recipe) -> No
     changed = [f"\n  {key}: {a} there, {b} now" for key, (a, b) in pairs.items() if a != b]
     if changed:
         raise UserError(
-            f"{place.path}: its networks are trained, so these keys can no longer be changed:"
+            f"{run_dir.path}: its networks are trained, so these keys can no longer be changed:"
             f"{''.join(changed)}\nLeave them out, or train another run with them"
         )
 
@@ -219,8 +221,8 @@ def _modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextMa
     """Configure PyTorch as ``[run]`` says; returns the device and the mixed-precision context."""
     make_deterministic()
     keep_freed_memory()
-    words = recipe.tables.run
-    if words.threads:
-        torch.set_num_threads(words.threads)
-    device = choose_device(words.device)
-    return device, choose_precision(words.precision, device)
+    config = recipe.tables.run
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    return device, choose_precision(config.precision, device)

@@ -23,7 +23,7 @@ SHOWN = 5
 Changes = dict[str, tuple[Any, Any]]
 
 
-def run_changes(place: RunDirectory, recipe: Recipe) -> Changes:
+def run_changes(run_dir: RunDirectory, recipe: Recipe) -> Changes:
     """The keys in which an existing run differs from a recipe; empty if it is a run of the recipe.
 
     The evaluation of a finished run is compared too: ``xraygan evaluate`` can measure another
@@ -32,35 +32,35 @@ def run_changes(place: RunDirectory, recipe: Recipe) -> Changes:
     Raises:
         UserError: the folder holds an evaluation without a recipe.
     """
-    if not place.recipe.exists():
-        if place.evaluation.exists():
+    if not run_dir.recipe.exists():
+        if run_dir.evaluation.exists():
             raise UserError(
-                f"{place.path}: it has an evaluation.json but no recipe.toml, so it is not known "
+                f"{run_dir.path}: it has an evaluation.json but no recipe.toml, so it is not known "
                 "which run this is; move it away, or choose another --out"
             )
         return {}
-    changes = material_changes(place, pin_start(recipe, place))
-    return changes or _evaluation_changes(place)
+    changes = material_changes(run_dir, pin_start(recipe, run_dir))
+    return changes or _evaluation_changes(run_dir)
 
 
-def _evaluation_changes(place: RunDirectory) -> Changes:
+def _evaluation_changes(run_dir: RunDirectory) -> Changes:
     """How the evaluation of a run differs from the one at the end of its training.
 
     Empty for an incomplete run, which will be resumed and measured.
     """
-    if lacking(place.path):
+    if lacking(run_dir.path):
         return {}
     try:
-        evaluation = place.read_evaluation()
+        evaluation = run_dir.read_evaluation()
     except FileNotFoundError:
         return {}
     step, protocol = evaluation.get("step"), evaluation.get("protocol", {})
     changed, measured = protocol.get("changed", {}), protocol.get("fingerprint")
-    last = max((line["step"] for line in place.read_metrics()), default=step)
+    last = max((line["step"] for line in run_dir.read_metrics()), default=step)
     changes: Changes = {key: (value, "the run's") for key, value in changed.items()}
     if step != last:
         changes["the evaluated step"] = (step, last)
-    trained = trained_on(place)
+    trained = trained_on(run_dir)
     if measured and trained and measured != trained:
         changes["the fingerprint of the data"] = (measured, trained)
     return changes
@@ -76,7 +76,7 @@ def refuse_changed(changed: Sequence[tuple[Run, Changes]]) -> None:
         return
     lines = []
     for run, changes in changed:
-        lines.append(f"  {run.place.path}")
+        lines.append(f"  {run.run_dir.path}")
         lines += [
             f"    {key}: {_or_unset(old)} there, {_or_unset(new)} requested"
             for key, (old, new) in list(changes.items())[:SHOWN]
@@ -97,21 +97,21 @@ def _or_unset(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def delete_run(place: RunDirectory) -> None:
+def delete_run(run_dir: RunDirectory) -> None:
     """Delete a run, its recipe last, so that an interrupted deletion leaves no complete run.
 
     Raises:
         UserError: another process is writing the run, or it cannot be deleted.
     """
-    with place.locked():
+    with run_dir.locked():
         try:
-            place.evaluation.unlink(missing_ok=True)
-            for path in sorted(place.path.iterdir()):
-                if path not in (place.recipe, place.lock):
+            run_dir.evaluation.unlink(missing_ok=True)
+            for path in sorted(run_dir.path.iterdir()):
+                if path not in (run_dir.recipe, run_dir.lock):
                     _delete(path)
-            place.recipe.unlink()
+            run_dir.recipe.unlink()
         except OSError as error:
-            raise UserError(f"{place.path}: cannot be deleted ({error.strerror})") from error
+            raise UserError(f"{run_dir.path}: cannot be deleted ({error.strerror})") from error
 
 
 def _delete(path: Path) -> None:

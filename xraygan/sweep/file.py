@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.options import plain_reason
 from xraygan.recipe import files, loading
-from xraygan.recipe.schema import GROUPS, Table
+from xraygan.recipe.fields import Table
+from xraygan.recipe.schema import GROUPS
 from xraygan.utils.limits import MOST_RUNS, SEEDS
 from xraygan.utils.naming import folder_fault, label_fault
 from xraygan.utils.parsing import is_file, parse_toml, read_text
@@ -176,20 +177,20 @@ def load(reference: str | Path, overrides: Iterable[str] = (), preset: str = "")
         RecipeError: with every fault of the file, or of the first row that has any.
     """
     path = find(reference).resolve()
-    words = _read(path)
-    if preset and preset not in words.presets:
+    config = _read(path)
+    if preset and preset not in config.presets:
         raise UserError(
-            f"{path}: no preset is named {preset!r}; {did_you_mean(preset, words.presets)}"
+            f"{path}: no preset is named {preset!r}; {did_you_mean(preset, config.presets)}"
         )
-    selected = words.presets.get(preset, Preset())
+    selected = config.presets.get(preset, Preset())
     overriding = {".".join(key): value for key, value in map(files.parse_override, overrides)}
     changed = {**flatten(selected.set), **overriding}
     # One more than the limit: a grid of eight axes of a hundred values would never end.
-    rows = list(itertools.islice(_rows(path, words, selected, overriding), MOST_RUNS + 1))
+    rows = list(itertools.islice(_rows(path, config, selected, overriding), MOST_RUNS + 1))
     name = f"{path.stem}-{preset}" if preset else path.stem
-    seeds = selected.seeds or words.seeds
+    seeds = selected.seeds or config.seeds
     _check_amount(path, rows, seeds)
-    sweep = Sweep(path, name, words.title, seeds, rows, words.table, preset, changed)
+    sweep = Sweep(path, name, config.title, seeds, rows, config.table, preset, changed)
     _check_labels(sweep)
     for row in rows:
         try:
@@ -242,20 +243,20 @@ def _read(path: Path) -> SweepFile:
 
 
 def _rows(
-    path: Path, words: SweepFile, preset: Preset, overriding: Mapping[str, Any]
+    path: Path, config: SweepFile, preset: Preset, overriding: Mapping[str, Any]
 ) -> Iterable[Row]:
     # The keys of a row, later ones overriding earlier ones: the sweep's, the variant's, the grid's,
     # the preset's, those of --set, and the preset's for this variant. Keys for all rows apply only
     # where a row has their table. A key that no row uses is a fault.
-    axes = flatten(words.grid)
+    axes = flatten(config.grid)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise RecipeError(
                 [f"{path}: grid.{key}: expected a list of values, found {values!r}"], "sweep"
             )
-    unused = {**flatten(words.set), **flatten(preset.set), **overriding}
-    for variant in words.variants or [Variant(name="")]:
-        reference = variant.recipe or words.recipe
+    unused = {**flatten(config.set), **flatten(preset.set), **overriding}
+    for variant in config.variants or [Variant(name="")]:
+        reference = variant.recipe or config.recipe
         if reference is None:
             where = f"variant {variant.name!r}" if variant.name else "the sweep"
             raise RecipeError([f"{path}: {where} names no recipe"], "sweep")
@@ -271,7 +272,7 @@ def _rows(
                 unused.pop(key, None)
             return flat
 
-        common, last = fitting(words.set), {**fitting(preset.set), **fitting(overriding)}
+        common, last = fitting(config.set), {**fitting(preset.set), **fitting(overriding)}
         last |= flatten(preset.variants.get(variant.name, {}))
         for values in itertools.product(*axes.values()):
             point = ", ".join(map(str, values))

@@ -28,7 +28,7 @@ class Run:
 
     row: Row
     seed: int
-    place: RunDirectory
+    run_dir: RunDirectory
     recipe: Path
     log: Path
     failure: str = ""
@@ -38,12 +38,12 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return not self.failure and not lacking(self.place.path)
+        return not self.failure and not lacking(self.run_dir.path)
 
     def progress(self) -> float:
         """The share of the run that is complete, in [0, 1), from its log."""
         try:
-            last = tail(self.place.metrics).splitlines()[-1]
+            last = tail(self.run_dir.metrics).splitlines()[-1]
             return 0.99 * file_readers.lines(last)[0]["progress"]  # the evaluation follows
         except (OSError, ValueError, KeyError, IndexError):
             return 0.0
@@ -55,10 +55,14 @@ def plan(sweep: Sweep, out: Path) -> list[Run]:
     for seed in sweep.seeds:
         for row in sweep.rows:
             name = f"{row.slug}-seed-{seed}"
-            place = RunDirectory(out / "runs" / name)
+            run_dir = RunDirectory(out / "runs" / name)
             runs.append(
                 Run(
-                    row, seed, place, out / "recipes" / f"{name}.toml", out / "logs" / f"{name}.log"
+                    row,
+                    seed,
+                    run_dir,
+                    out / "recipes" / f"{name}.toml",
+                    out / "logs" / f"{name}.log",
                 )
             )
     return runs

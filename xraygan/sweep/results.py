@@ -93,7 +93,7 @@ def collect_results(sweep: Sweep, runs: Sequence[Run]) -> list[Results]:
 
 
 def _collect_row(sweep: Sweep, row: Row, runs: Sequence[Run]) -> Results:
-    done = {run.seed: RunFiles(run.place.path) for run in runs if run.done}
+    done = {run.seed: RunFiles(run.run_dir.path) for run in runs if run.done}
     resampled = {seed: Resampled(files) for seed, files in done.items()}
     cells = {}
     for metric in sweep.table.metrics:

@@ -33,12 +33,12 @@ def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
         UserError: an existing run has another recipe or evaluation, and ``redo`` is false.
     """
     runs = plan(sweep, out)
-    compared = [(run, run_changes(run.place, sweep.recipe(run.row, run.seed))) for run in runs]
+    compared = [(run, run_changes(run.run_dir, sweep.recipe(run.row, run.seed))) for run in runs]
     changed = [(run, changes) for run, changes in compared if changes]
     if not redo:
         refuse_changed(changed)
     for run, _ in changed:
-        delete_run(run.place)
+        delete_run(run.run_dir)
         run.log.unlink(missing_ok=True)
     for run in runs:
         for folder in (run.recipe.parent, run.log.parent):
@@ -79,7 +79,7 @@ def run_all(
                 _stop_runs(running)
                 raise Interrupted(caught[0])
             free = sorted({*range(jobs)} - {run.slot for run in running})
-            ready = [run for run in waiting if not run.place.is_locked()]
+            ready = [run for run in waiting if not run.run_dir.is_locked()]
             for slot, run in zip(free, ready, strict=False):
                 waiting.remove(run)
                 if not run.done:  # another process may have finished it meanwhile
@@ -106,7 +106,7 @@ def _start_run(run: Run, slot: int, jobs: int) -> None:
     with run.log.open("ab") as log:
         # In its own session, so that Ctrl-C in a terminal reaches it only through this process.
         run.process = subprocess.Popen(
-            [*command, "--out", str(run.place.path)],
+            [*command, "--out", str(run.run_dir.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -126,7 +126,7 @@ def _record_end(run: Run, display: Display) -> None:
     error = next((line for line in reversed(lines) if line.startswith("xraygan: ")), "")
     reason = error.removeprefix("xraygan: ") or (lines[-1] if lines else "it printed nothing")
     if run.code == -getattr(signal, "SIGBUS", 0):
-        reason = f"its image store, which {run.place.log} names, was cut short while it was read"
+        reason = f"its image store, which {run.run_dir.log} names, was cut short while it was read"
     run.failure = f"exit code {run.code}: {reason}"
     display.say(f"failed: {run.row.label}, seed {run.seed}: {run.failure}\n  see {run.log}")
 

@@ -18,7 +18,7 @@ from xraygan.data.index import read_index, read_notes
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.graph.graph import TrainingGraph
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.contracts import measurements
 from xraygan.parts.evaluation import Measurement
 from xraygan.parts.interfaces import Dataset, Metric, Tracker
@@ -219,14 +219,14 @@ def evaluation(*, without: str = "") -> RunEvaluation:
     """What metrics measure, of untrained stand-in networks and random images."""
     bench = Bench()
     networks = {name: network for name, network in bench.networks.items() if name != without}
-    tables = schema.Tables(
+    tables = schema.RecipeConfig(
         run=schema.Run(steps=1),
         data=schema.Data(plugin="stand-in", image_size=SIZE),
         evaluation=schema.Evaluation(generated=24, bootstrap=BOOTSTRAP, batch_size=16),
     )
     # A metric may build another classifier of the run's kind.
     kind = Part("classifier", "stand-in", "xraygan", "", StandInClassifier)
-    choice = Choice("classifier", kind, schema.Network(plugin="stand-in"), {})
+    choice = PartConfig("classifier", kind, schema.Network(plugin="stand-in"), {})
     recipe = Recipe(Path("stand-in.toml"), tables, {"classifier": choice})
     graph = TrainingGraph(bench.task, networks, {}, [], {})
     graph.extractors = bench.extractors
@@ -264,17 +264,17 @@ def check_tracker(tracker: type[Tracker], **options: Any) -> list[str]:
     """
     checks = Checks("Tracker", tracker, options)
     with TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "samples").mkdir()
-        grid = place / "samples" / "step-00000002.png"
+        run_dir = Path(folder)
+        (run_dir / "samples").mkdir()
+        grid = run_dir / "samples" / "step-00000002.png"
         Image.new("L", (64, 32)).save(grid)
-        (place / "recipe.toml").write_text('[run]\nname = "stand-in"\nsteps = 4\n')
+        (run_dir / "recipe.toml").write_text('[run]\nname = "stand-in"\nsteps = 4\n')
         given = '{"metrics": {"accuracy": {"value": 0.5, "n": 36, "interval": null, "note": ""}}}'
-        (place / "evaluation.json").write_text(given)
-        before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        (run_dir / "evaluation.json").write_text(given)
+        before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
         for name, start in (("a run", 0), ("a resumed run", 2)):
             with checks(name):
-                made = checks.build(place)
+                made = checks.build(run_dir)
                 made.begin(start)
                 for step in range(start + 1, start + 4):
                     made.log(step, {"generator": 1.0 / step, "images_per_second": 10.0})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xraygan.data.batches import rows_of
 from xraygan.data.metadata import encode
 from xraygan.graph.step import TrainingStep
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
 from xraygan.parts.registry import Part
 from xraygan.parts.task import Task
@@ -32,10 +32,10 @@ def task(*, exclusive: bool = True, size: int = SIZE) -> Task:
     return Task(size, CLASSES, exclusive, (10, 10, 10), 30, METADATA)
 
 
-def checked(kind: str) -> Choice:
+def checked(kind: str) -> PartConfig:
     """What stands for a part that is checked, where the core names parts."""
     part = Part(kind, "checked", "this plugin", "")
-    return Choice(f"{kind} {next(_numbers)}", part, None, {})
+    return PartConfig(f"{kind} {next(_numbers)}", part, None, {})
 
 
 class StandInGenerator(Generator):

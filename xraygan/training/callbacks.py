@@ -25,7 +25,7 @@ from xraygan.utils.csv_cells import write_table
 from xraygan.utils.images import image_grid
 from xraygan.utils.seeding import rng
 
-from .collapse_monitor import Watch, diversity
+from .collapse_monitor import CollapseMonitor, diversity
 from .trackers import Trackers
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ GRID = 32  # images in a sample grid
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
+class Callbacks:
     """Writes logs, samples, evaluations and checkpoints at the recipe's intervals and at the end.
 
     Only the first rank has them.
@@ -48,18 +48,18 @@ class Keeper:
         newest_sample: the sample grid that this process wrote last.
     """
 
-    def __init__(self, session: Session, place: RunDirectory, total: int) -> None:
-        self.words = session.recipe.tables.run
+    def __init__(self, session: Session, run_dir: RunDirectory, total: int) -> None:
+        self.config = session.recipe.tables.run
         self.session = session
-        self.place = place
+        self.run_dir = run_dir
         self.total = total
         self.graph = session.graph
         self.device = session.device
-        self.watch = Watch()
+        self.watch = CollapseMonitor()
         self._best_value: float | None = None
         self.newest_sample: Path | None = None
         choices = session.recipe.chosen("trackers")
-        trackers = {name: build(choice, place.path) for name, choice in choices.items()}
+        trackers = {name: build(choice, run_dir.path) for name, choice in choices.items()}
         self.trackers = Trackers(trackers, choices)
 
     def on_train_start(self, done: int) -> None:
@@ -68,43 +68,43 @@ class Keeper:
         A run that was killed may have logged lines of steps that its newest checkpoint does not
         have: they are removed, since the resumed run takes these steps again.
         """
-        self.place.keep_metrics_until(done)
+        self.run_dir.keep_metrics_until(done)
         # The run may have died after it wrote a checkpoint and before it wrote the pointer to it.
-        checkpoint.point(self.place.checkpoints, checkpoint.LATEST, done)
-        for line in self.place.read_metrics():
+        checkpoint.point(self.run_dir.checkpoints, checkpoint.LATEST, done)
+        for line in self.run_dir.read_metrics():
             if line.get("best"):
-                checkpoint.point(self.place.checkpoints, checkpoint.BEST, line["step"])
+                checkpoint.point(self.run_dir.checkpoints, checkpoint.BEST, line["step"])
                 # Earlier versions measured the test images: their values are not comparable.
                 comparable = line.get("split", "test") == self.session.watched
-                if comparable and self.words.keep_best in line["evaluation"]:
-                    self._best_value = line["evaluation"][self.words.keep_best]
+                if comparable and self.config.keep_best in line["evaluation"]:
+                    self._best_value = line["evaluation"][self.config.keep_best]
         self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)
-        if not done or not (self.place.samples / "real.png").is_file():
-            image_grid(images).save(self.place.samples / "real.png")
+        if not done or not (self.run_dir.samples / "real.png").is_file():
+            image_grid(images).save(self.run_dir.samples / "real.png")
         if done == self.total and any(
-            name.startswith("samples/") for name in missing_results(self.place.path)
+            name.startswith("samples/") for name in missing_results(self.run_dir.path)
         ):
             self._sample(done)
 
-    def on_step_end(self, done: int, meter: Meter) -> None:
+    def on_step_end(self, done: int, meter: MetricAccumulator) -> None:
         """Sample, evaluate and save, if any of these is due after ``done`` steps."""
         last, best = done == self.total, False
 
         def due(every: int) -> bool:
             return every > 0 and done % every == 0
 
-        if last or due(self.words.sample_every):
+        if last or due(self.config.sample_every):
             self._sample(done)
-        if due(self.words.evaluate_every) and (not last or self.words.keep_best):
+        if due(self.config.evaluate_every) and (not last or self.config.keep_best):
             best = self._evaluate(done)
-        if last or best or due(self.words.save_every):
+        if last or best or due(self.config.save_every):
             self.save(done, meter, best=best)
 
-    def save(self, done: int, meter: Meter, *, best: bool = False) -> None:
+    def save(self, done: int, meter: MetricAccumulator, *, best: bool = False) -> None:
         """Write a checkpoint."""
-        folder, keep = self.place.checkpoints, self.words.keep
+        folder, keep = self.run_dir.checkpoints, self.config.keep
         checkpoint.save(folder, done, self.graph, keep, best=best, log=meter.state())
 
     # -- evaluations -------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Keeper:
         for error in errors.values():
             _log.warning("step %d: not measured: %s", done, failure(error))
         values = {n: m["value"] for n, m in metrics.items() if isinstance(m["value"], float)}
-        name, best = self.words.keep_best, False
+        name, best = self.config.keep_best, False
         if name in values:
             value, sign = values[name], -1 if metrics[name]["better"] == "lower" else 1
             best = self._best_value is None or sign * value > sign * self._best_value
@@ -130,7 +130,7 @@ class Keeper:
                 did_you_mean(name, values),
             )
         line = {"step": done, "split": split, "evaluation": values, "best": best}
-        self.place.append_metrics(line)
+        self.run_dir.append_metrics(line)
         group = "validation" if split == "val" else "evaluation"
         self.trackers.log(done, {f"{group}/{name}": value for name, value in values.items()})
         return best
@@ -140,10 +140,10 @@ class Keeper:
     def _sample(self, done: int) -> None:
         if "generator" not in self.graph.networks:
             return
-        source = rng(self.device, self.words.seed, "samples")  # the same latents every time
+        source = rng(self.device, self.config.seed, "samples")  # the same latents every time
         metadata = self.session.data.splits["train"].encoded(self.graph.task.metadata)
         sampled = generate(self.graph, GRID, source, device=self.device, metadata=metadata)
-        path = self.place.samples / f"step-{done:08d}.png"
+        path = self.run_dir.samples / f"step-{done:08d}.png"
         if self.graph.networks["generator"].conditional:
             self._write_classes(path, "condition", sampled.labels)
         elif "classifier" in self.graph.networks:
@@ -159,10 +159,10 @@ class Keeper:
 
     def _real_images(self) -> Tensor:
         split = self.session.data.splits["train"]
-        source = rng("cpu", self.words.seed, "samples")
+        source = rng("cpu", self.config.seed, "samples")
         rows = torch.randperm(len(split), generator=source)[:GRID]
         labels = torch.from_numpy(split.label_matrix)[rows]
-        self._write_classes(self.place.samples / "real.png", "label", labels)
+        self._write_classes(self.run_dir.samples / "real.png", "label", labels)
         return split.images[rows]
 
     def _write_classes(self, grid: Path, prefix: str, values: Tensor) -> None:
@@ -190,7 +190,7 @@ class Keeper:
         }
         if metrics.skipped:
             line["skipped"] = metrics.skipped
-        self.place.append_metrics(line)
+        self.run_dir.append_metrics(line)
         if (accuracy := metrics.values.get("discriminator_accuracy")) is not None:
             self.watch.check_accuracy(done, metrics.steps, accuracy)
         self.trackers.log(done, {**metrics.values, "images_per_second": metrics.images_per_second})
@@ -215,7 +215,7 @@ class IntervalMetrics:
     seconds: float
 
 
-class Meter:
+class MetricAccumulator:
     """Sums each step's values on the device, and gives their means when a line is logged.
 
     Args:

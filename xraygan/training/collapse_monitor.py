@@ -35,7 +35,7 @@ def diversity(images: Tensor) -> float:
     return float(torch.pdist(flat).mean()) / flat.shape[1] ** 0.5
 
 
-class Watch:
+class CollapseMonitor:
     """Checks logged accuracies and sampled images for signs of collapse, and warns once of each."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xraygan.distributed.ranks import Ranks, join_process_group
+from xraygan.distributed.ranks import DistributedContext, join_process_group
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
 from xraygan.rundir import checkpoint, completion
@@ -23,7 +23,7 @@ from xraygan.utils.progress import Display, logging_to
 from . import lengthening
 from .final_evaluation import finalize, mark_finished
 from .starting import load_start_networks, pin_start
-from .trainer import Loop
+from .trainer import Trainer
 
 _log = logging.getLogger(__name__)
 
@@ -57,51 +57,53 @@ def run(
         RankLost: another of the run's processes ended; the message names the step that is saved.
     """
     display = display or Display()
-    place = RunDirectory(directory or Path("runs") / recipe.name)
-    unpinned, recipe = recipe, pin_start(recipe, place)
-    done = resume and place.recipe.exists() and not completion.lacking(place.path)
-    if done and not Resumption.of(place, recipe, longer=longer).lengthened:
-        display.say(_describe_complete(place))
-        return place
+    run_dir = RunDirectory(directory or Path("runs") / recipe.name)
+    unpinned, recipe = recipe, pin_start(recipe, run_dir)
+    done = resume and run_dir.recipe.exists() and not completion.lacking(run_dir.path)
+    if done and not Resumption.of(run_dir, recipe, longer=longer).lengthened:
+        display.say(_describe_complete(run_dir))
+        return run_dir
     with join_process_group(recipe.tables.run.device) as ranks:
         check_batch_size(recipe, ranks.count)
         if not ranks.first:
-            _run_other_rank(unpinned, place, ranks)
-            return place
-        with place.locked(), threads(recipe.tables.run.threads):
-            place.check_can_start(resume=resume)  # before the data is prepared, not after
-            resumed = Resumption.of(place, recipe, longer=longer) if place.recipe.exists() else None
+            _run_other_rank(unpinned, run_dir, ranks)
+            return run_dir
+        with run_dir.locked(), threads(recipe.tables.run.threads):
+            run_dir.check_can_start(resume=resume)  # before the data is prepared, not after
+            resumed = (
+                Resumption.of(run_dir, recipe, longer=longer) if run_dir.recipe.exists() else None
+            )
             session = Session.of(recipe, display, ranks)
-            _run_first_rank(session, place, resumed, display, ranks)
-    return place
+            _run_first_rank(session, run_dir, resumed, display, ranks)
+    return run_dir
 
 
 def _run_first_rank(
     session: Session,
-    place: RunDirectory,
+    run_dir: RunDirectory,
     resumed: Resumption | None,
     display: Display,
-    ranks: Ranks,
+    ranks: DistributedContext,
 ) -> None:
     """The run of the first rank, which writes the run directory."""
     recipe, data = session.recipe, session.data
     if resumed:
-        differences = data_differences(place, resumed.environment, data)
+        differences = data_differences(run_dir, resumed.environment, data)
         resumed.check_data(data, differences)
         resumed.check_networks(session.graph)  # up to here the run directory is unchanged
-    with disk_errors(place):
-        adopted = checkpoint.adopt(place.checkpoints)
+    with disk_errors(run_dir):
+        adopted = checkpoint.adopt(run_dir.checkpoints)
     if resumed and adopted:
         resumed = resumed.at_latest()
-    start_lines = _start_from_other_run(session, place)
-    place.create(recipe)
-    with disk_errors(place), logging_to(place.log, display):
-        write_record(place, data)  # before environment.json, which names these images
+    start_lines = _start_from_other_run(session, run_dir)
+    run_dir.create(recipe)
+    with disk_errors(run_dir), logging_to(run_dir.log, display):
+        write_record(run_dir, data)  # before environment.json, which names these images
         if resumed:
             resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
         else:
-            place.write_environment(recipe, session.device, data.summary(), ranks.count)
-        write_conditions(place, data.splits["train"], session.graph)
+            run_dir.write_environment(recipe, session.device, data.summary(), ranks.count)
+        write_conditions(run_dir, data.splits["train"], session.graph)
         ranks.wait()
         _log.info("images: %s", data.store.folder)
         for warning in data.warnings:
@@ -118,28 +120,28 @@ def _run_first_rank(
             ):
                 _log.info(line)
                 display.say(line)
-        loop = Loop(session, place, display, ranks)
+        loop = Trainer(session, run_dir, display, ranks)
         try:
             loop.run()
-            finalize(session, place, loop.total, again=bool(resumed and resumed.changed))
+            finalize(session, run_dir, loop.total, again=bool(resumed and resumed.changed))
         finally:
-            if loop.keeper:
-                loop.keeper.trackers.close()
-        mark_finished(place, loop.total)
+            if loop.callbacks:
+                loop.callbacks.trackers.close()
+        mark_finished(run_dir, loop.total)
 
 
-def _describe_complete(place: RunDirectory) -> str:
+def _describe_complete(run_dir: RunDirectory) -> str:
     """The message for a run that needs no further work, with the step that was evaluated."""
-    step = completion.evaluated_step(place.path)
-    if step == completion.trained_steps(place.path):
-        return f"{place.path} is complete"
+    step = completion.evaluated_step(run_dir.path)
+    if step == completion.trained_steps(run_dir.path):
+        return f"{run_dir.path} is complete"
     return (
-        f"{place.path} is complete; its evaluation.json was measured at step {step}, and "
-        f"`xraygan evaluate {place.path}` measures its last step again"
+        f"{run_dir.path} is complete; its evaluation.json was measured at step {step}, and "
+        f"`xraygan evaluate {run_dir.path}` measures its last step again"
     )
 
 
-def _run_other_rank(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
+def _run_other_rank(recipe: Recipe, run_dir: RunDirectory, ranks: DistributedContext) -> None:
     """The run of every rank but the first: it trains, and writes nothing.
 
     Args:
@@ -149,20 +151,20 @@ def _run_other_rank(recipe: Recipe, place: RunDirectory, ranks: Ranks) -> None:
     logging.getLogger("xraygan").addHandler(logging.NullHandler())
     silent = Display(Console(quiet=True))
     ranks.wait()  # until the first has prepared the data, and recorded what the run starts from
-    recipe = pin_start(recipe, place)
+    recipe = pin_start(recipe, run_dir)
     with threads(recipe.tables.run.threads):
         session = Session.of(recipe, silent, ranks)
-        _start_from_other_run(session, place)
-        Loop(session, place, silent, ranks).run()
+        _start_from_other_run(session, run_dir)
+        Trainer(session, run_dir, silent, ranks).run()
 
 
-def _start_from_other_run(session: Session, place: RunDirectory) -> list[str]:
+def _start_from_other_run(session: Session, run_dir: RunDirectory) -> list[str]:
     """Load another run's networks, if ``[start]`` names one and this run has no checkpoint yet.
 
     Returns:
         Lines for the log: which tensors were loaded.
     """
-    if session.recipe.tables.start is None or checkpoint.latest(place.checkpoints) is not None:
+    if session.recipe.tables.start is None or checkpoint.latest(run_dir.checkpoints) is not None:
         return []
     return load_start_networks(session.recipe, session.graph)
 
@@ -173,11 +175,11 @@ def check_batch_size(recipe: Recipe, ranks: int) -> None:
     Raises:
         UserError: it cannot.
     """
-    words = recipe.tables.run
-    parts = ranks * words.accumulate
-    if words.batch_size % parts:
+    config = recipe.tables.run
+    parts = ranks * config.accumulate
+    if config.batch_size % parts:
         raise UserError(
-            f"[run] batch_size: {words.batch_size} images cannot be divided into {parts} equal "
-            f"parts ({ranks} --devices times [run] accumulate = {words.accumulate}); set a "
+            f"[run] batch_size: {config.batch_size} images cannot be divided into {parts} equal "
+            f"parts ({ranks} --devices times [run] accumulate = {config.accumulate}); set a "
             f"multiple of {parts}"
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xraygan.session.session import Session
 
 
-def finalize(session: Session, place: RunDirectory, step: int, *, again: bool) -> None:
+def finalize(session: Session, run_dir: RunDirectory, step: int, *, again: bool) -> None:
     """Evaluate a run after its last step and write its report, unless that was done before.
 
     Args:
@@ -33,24 +33,24 @@ def finalize(session: Session, place: RunDirectory, step: int, *, again: bool) -
         write_report,  # matplotlib takes seconds to import: only when it is needed
     )
 
-    if again or completion.missing_results(place.path):
-        evaluate_run(session, place, step)
+    if again or completion.missing_results(run_dir.path):
+        evaluate_run(session, run_dir, step)
     else:  # the run was killed after its evaluation
-        write_report(place.path)
+        write_report(run_dir.path)
 
 
-def mark_finished(place: RunDirectory, step: int) -> None:
+def mark_finished(run_dir: RunDirectory, step: int) -> None:
     """Record in ``environment.json`` that a run is finished, and its last step.
 
     Raises:
         OSError: it cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {**read_environment(place), "finished": {"step": step, "time": now}}
-    write_json(place.environment, content)
+    content = {**read_environment(run_dir), "finished": {"step": step, "time": now}}
+    write_json(run_dir.environment, content)
 
 
-def evaluate_run(session: Session, place: RunDirectory, step: int) -> Path:
+def evaluate_run(session: Session, run_dir: RunDirectory, step: int) -> Path:
     """Measure the split that the recipe names and write its figures and predictions.
 
     The files are ``evaluation.json``, ``predictions.csv`` and ``bootstrap.csv``; the report is
@@ -70,11 +70,11 @@ def evaluate_run(session: Session, place: RunDirectory, step: int) -> Path:
 
     evaluation = session.evaluation()
     result, resamples, errors = evaluate(evaluation, step)
-    is_own_split = evaluation.split == place.split
-    files = place if is_own_split else place.of_split(evaluation.split)
+    is_own_split = evaluation.split == run_dir.split
+    files = run_dir if is_own_split else run_dir.of_split(evaluation.split)
     if errors and completion.is_whole(files.evaluation):
         _raise_failed(files, errors, f"{files.evaluation} is left unchanged")
-    result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
+    result["protocol"] |= _provenance(session, run_dir, evaluation.test.fingerprint())
     contents = {}
     if "classifier" in session.graph.networks:
         contents[files.predictions] = as_csv(predictions_table(evaluation)).encode()
@@ -82,18 +82,18 @@ def evaluate_run(session: Session, place: RunDirectory, step: int) -> Path:
         contents[files.bootstrap] = as_csv(resamples.round(6)).encode()
     contents[files.evaluation] = as_json(result).encode()
     # As soon as the first new file is in its place, these old ones no longer fit it.
-    stale = (files.evaluation, files.bootstrap, *((place.report,) if is_own_split else ()))
-    with disk_errors(place):
+    stale = (files.evaluation, files.bootstrap, *((run_dir.report,) if is_own_split else ()))
+    with disk_errors(run_dir):
         write_together(contents, remove=stale)
-        note_use(place, step, session.data, session.differs)
+        note_use(run_dir, step, session.data, session.differs)
     if is_own_split:
-        write_report(place.path)
+        write_report(run_dir.path)
     if errors:
         _raise_failed(files, errors, f"{files.evaluation} has the figures of the others")
     return files.evaluation
 
 
-def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str, object]:
+def _provenance(session: Session, run_dir: RunDirectory, images: str) -> dict[str, object]:
     """The keys of an evaluation's ``protocol`` that record its data, checkpoint and recipe.
 
     Args:
@@ -101,22 +101,22 @@ def _provenance(session: Session, place: RunDirectory, images: str) -> dict[str,
     """
     data = session.data.fingerprint
     keys: dict[str, object] = {"fingerprint": data, "images_fingerprint": images}
-    if (trained := trained_on(place)) not in (None, data):
+    if (trained := trained_on(run_dir)) not in (None, data):
         keys["trained_on_fingerprint"] = trained
     if session.differs:
         keys["data_differs"] = session.differs
-    if left := completion.training_left(place.path):
+    if left := completion.training_left(run_dir.path):
         keys["unfinished"] = left
     if session.chosen_on:
         keys["chosen_on"] = session.chosen_on
-    changed = material_changes(place, session.recipe)
+    changed = material_changes(run_dir, session.recipe)
     changed.pop("data.root", None)  # the fingerprint records whether it holds the same images
     if changed:  # by --set: the run's own recipe does not record how this was measured
         keys["changed"] = {key: now for key, (_, now) in changed.items()}
     return keys
 
 
-def _raise_failed(place: RunDirectory, errors: Mapping[str, Exception], result: str) -> NoReturn:
+def _raise_failed(run_dir: RunDirectory, errors: Mapping[str, Exception], result: str) -> NoReturn:
     """Raise one error for the metrics that failed.
 
     Args:
@@ -132,8 +132,8 @@ def _raise_failed(place: RunDirectory, errors: Mapping[str, Exception], result: 
     count = f"{len(errors)} metrics" if len(errors) > 1 else "a metric"
     failures = "".join(f"\n  {failure(error)}" for error in errors.values())
     raise UserError(
-        f"{place.path}: {count} failed:{failures}\n{result}. Measure again with "
-        f"`xraygan evaluate {place.path}`"
+        f"{run_dir.path}: {count} failed:{failures}\n{result}. Measure again with "
+        f"`xraygan evaluate {run_dir.path}`"
     ) from next(iter(errors.values()))
 
 

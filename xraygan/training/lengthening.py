@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from xraygan.recipe.loading import Recipe
-from xraygan.recipe.schema import Optimizer, Phase
+from xraygan.recipe.optimization import Optimizer, Phase
 
 
 def describe_lengthening(
@@ -25,7 +25,7 @@ def describe_lengthening(
     lines = [f"{after} steps in all instead of {before}; {done} are done"]
     lines += _describe_phases(recipe.tables.schedule.phases, before, after, done)
     for name in networks:
-        optimizer = recipe.network(name).words.optimizer
+        optimizer = recipe.network(name).config.optimizer
         lines += _describe_learning_rate(name, optimizer, before, after, done)
     if len(lines) == 1:
         lines.append("phases and learning rates stay as they are")
@@ -49,19 +49,19 @@ def _describe_phases(phases: list[Phase], before: int, after: int, done: int) ->
 
 
 def _describe_learning_rate(
-    name: str, words: Optimizer, before: int, after: int, done: int
+    name: str, config: Optimizer, before: int, after: int, done: int
 ) -> Iterator[str]:
-    if words.warmup:
+    if config.warmup:
         yield (
-            f"learning rate of the {name}: rises until step {_step_at(words.warmup, after)} "
-            f"instead of {_step_at(words.warmup, before)}"
+            f"learning rate of the {name}: rises until step {_step_at(config.warmup, after)} "
+            f"instead of {_step_at(config.warmup, before)}"
         )
-    if words.schedule == "cosine":
+    if config.schedule == "cosine":
         yield (
-            f"learning rate of the {name}: falls as a cosine to {words.floor * words.lr:g} at step "
-            f"{after} instead of {before}"
+            f"learning rate of the {name}: falls as a cosine to {config.floor * config.lr:g} at "
+            f"step {after} instead of {before}"
         )
-    old, new = (words.lr * words.factor(min(done / total, 1.0)) for total in (before, after))
+    old, new = (config.lr * config.factor(min(done / total, 1.0)) for total in (before, after))
     if old != new:
         yield f"learning rate of the {name}: {new:.3g} after step {done} instead of {old:.3g}"
 

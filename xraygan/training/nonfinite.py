@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xraygan.distributed.ranks import Gradients, Ranks
+from xraygan.distributed.ranks import DistributedContext, Gradients
 from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.step import TrainingStep
 from xraygan.utils.atomic_files import write_json
@@ -20,7 +20,7 @@ from xraygan.utils.atomic_files import write_json
 MAX_SKIPPED = 20
 
 
-class Guard:
+class NonFiniteGuard:
     """Keeps every optimizer from stepping, from the first step on that is not finite.
 
     Everything is computed on the device: :meth:`update` sets the flag :attr:`found_inf` there, and
@@ -36,7 +36,7 @@ class Guard:
             rank.
     """
 
-    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, device: torch.device, ranks: DistributedContext) -> None:
         self.ranks = ranks
         self.found_inf = torch.zeros((), dtype=torch.float32, device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xraygan.errors import UserError, did_you_mean
 from xraygan.graph.graph import AUGMENTER, MODELS, TrainingGraph
 from xraygan.parts.building import build
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.recipe.schema import Start
@@ -31,7 +31,7 @@ _METADATA = ("age", "sex", "view")
 _log = logging.getLogger(__name__)
 
 
-def pin_start(recipe: Recipe, place: RunDirectory) -> Recipe:
+def pin_start(recipe: Recipe, run_dir: RunDirectory) -> Recipe:
     """The recipe with a ``[start]`` that names the checkpoint by step and hash, and its networks.
 
     A run that has a checkpoint of its own no longer needs the other run: the pinned ``[start]`` is
@@ -48,10 +48,10 @@ def pin_start(recipe: Recipe, place: RunDirectory) -> Recipe:
     if start is None:
         return recipe
     start = start.model_copy(update={"run": str(Path(start.run).resolve())})
-    recorded = _recorded_start(place)
+    recorded = _recorded_start(run_dir)
     if recorded is not None and _is_same_start(start, recorded):
         start = recorded
-    if recorded is None or checkpoint.latest(place.checkpoints) is None:
+    if recorded is None or checkpoint.latest(run_dir.checkpoints) is None:
         source = _find_checkpoint(start)
         start = Start(
             run=start.run,
@@ -94,12 +94,12 @@ def load_start_networks(recipe: Recipe, graph: TrainingGraph) -> list[str]:
     return lines
 
 
-def _recorded_start(place: RunDirectory) -> Start | None:
+def _recorded_start(run_dir: RunDirectory) -> Start | None:
     """The ``[start]`` of the recipe in a run directory; None if it has none."""
-    if not place.recipe.is_file():
+    if not run_dir.recipe.is_file():
         return None
     try:
-        return Start.model_validate(place.read_recipe()["start"])
+        return Start.model_validate(run_dir.read_recipe()["start"])
     except (KeyError, ValidationError):
         return None
 
@@ -139,7 +139,7 @@ def _shared_networks(start: Start, source: Checkpoint, recipe: Recipe) -> list[s
         UserError: one of these is missing in one of the runs, or they share none.
     """
     own = [name for name in MODELS if name in recipe.choices and name != AUGMENTER]
-    own += [name for name, c in recipe.chosen("scores").items() if c.words.weight != 0]
+    own += [name for name, c in recipe.chosen("scores").items() if c.config.weight != 0]
     saved = [name for name in source.networks() if name != AUGMENTER]
     both = [name for name in own if name in saved]
     for name in start.networks or ():
@@ -194,16 +194,16 @@ def _count_elements(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _tensors_of_other_meaning(choice: Choice, task: Task, start: Start) -> set[str]:
+def _tensors_of_other_meaning(choice: PartConfig, task: Task, start: Start) -> set[str]:
     """The names of a network's tensors that stand for other classes or metadata in the other run.
 
     A tensor may have the same shape and still mean other classes: a last layer of three classes
     each, say. To tell such tensors, the network is built (on the meta device, without memory) for
     one class or one metadata key more: they are those whose shapes change.
     """
-    place = RunDirectory(Path(start.run))
-    their_classes: Iterable[str] = classes_of(read_environment(place))
-    their_metadata = place.read_recipe().get("data", {}).get("metadata", [])
+    run_dir = RunDirectory(Path(start.run))
+    their_classes: Iterable[str] = classes_of(read_environment(run_dir))
+    their_metadata = run_dir.read_recipe().get("data", {}).get("metadata", [])
     others = []
     if tuple(their_classes) != task.classes:
         others.append(replace(task, classes=(*task.classes, "one more"), counts=None))
@@ -218,7 +218,7 @@ def _tensors_of_other_meaning(choice: Choice, task: Task, start: Start) -> set[s
             if other.get(key, shape) != shape}  # fmt: skip
 
 
-def _shapes(choice: Choice, task: Task) -> dict[str, torch.Size]:
+def _shapes(choice: PartConfig, task: Task) -> dict[str, torch.Size]:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from xraygan.errors import describe_error
-from xraygan.parts.choice import Choice
+from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Tracker
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Trackers:
     """
 
     def __init__(
-        self, trackers: Mapping[str, Tracker], choices: Mapping[str, Choice] | None = None
+        self, trackers: Mapping[str, Tracker], choices: Mapping[str, PartConfig] | None = None
     ) -> None:
         self._trackers = dict(trackers)
         self._choices = choices or {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xraygan.data.batches import Batches
-from xraygan.distributed.ranks import Gradients, RankLost, Ranks
+from xraygan.distributed.ranks import DistributedContext, Gradients, RankFailed
 from xraygan.errors import UserError
 from xraygan.graph.step import TrainingStep
 from xraygan.parts.interfaces import Augmenter
@@ -23,7 +23,7 @@ from xraygan.utils.seeding import derive_seed, rng
 from xraygan.utils.signals import Interrupted, record_signals
 
 from . import nonfinite
-from .callbacks import Keeper, Meter
+from .callbacks import Callbacks, MetricAccumulator
 from .collapse_monitor import discriminator_accuracy
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Loop:
+class Trainer:
     """The training loop of one run, as one of its ranks executes it.
 
     Raises:
@@ -42,27 +42,27 @@ class Loop:
     def __init__(
         self,
         session: Session,
-        place: RunDirectory,
+        run_dir: RunDirectory,
         display: Display,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
     ) -> None:
-        self.words = session.recipe.tables.run
+        self.config = session.recipe.tables.run
         self.session = session
-        self.place = place
+        self.run_dir = run_dir
         self.display = display
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.graph = session.graph
         self.device = session.device
         self.batches = self._batches("train")
         self.unlabelled: Batches | None = None
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
-        self.total = self.words.total(self.batches.steps_per_epoch)
-        self.guard = nonfinite.Guard(self.device, self.ranks)
-        self.meter = Meter(self.words.batch_size)
+        self.total = self.config.total(self.batches.steps_per_epoch)
+        self.guard = nonfinite.NonFiniteGuard(self.device, self.ranks)
+        self.meter = MetricAccumulator(self.config.batch_size)
         self._skipped_in_a_row = 0
         self._compile()
-        self.keeper = Keeper(session, place, self.total) if self.ranks.first else None
+        self.callbacks = Callbacks(session, run_dir, self.total) if self.ranks.first else None
 
     def _batches(self, split: str) -> Batches:
         recipe = self.session.recipe.tables
@@ -78,10 +78,10 @@ class Loop:
 
     def _compile(self) -> None:
         modes = {"default": "default", "graphs": "reduce-overhead"}
-        if self.words.compile != "off":
+        if self.config.compile != "off":
             for network in (*self.graph.networks.values(), *self.graph.extractors.values()):
                 if not isinstance(network, Augmenter):  # which draws random numbers from the step
-                    network.compile(mode=modes[self.words.compile])
+                    network.compile(mode=modes[self.config.compile])
 
     def run(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -102,30 +102,30 @@ class Loop:
                     self.meter.update(self.step(step))
                     done = step + 1
                     self._check_finite(done)
-                    if done % self.words.log_every == 0 or done == self.total:
+                    if done % self.config.log_every == 0 or done == self.total:
                         show(done, self._log(done), self._notes(step))
-                    if self.keeper:
-                        self.keeper.on_step_end(done, self.meter)
+                    if self.callbacks:
+                        self.callbacks.on_step_end(done, self.meter)
                     # A signal reaches the ranks at different times: all stop after the same step.
                     [signal] = self.ranks.largest(caught[0] if caught else 0)
                     if signal:
                         self._check_finite(done, wait=True)
-                        if self.keeper:
-                            self.keeper.save(done, self.meter)
+                        if self.callbacks:
+                            self.callbacks.save(done, self.meter)
                         raise Interrupted(signal)
                 self.ranks.wait()
             except PluginFault as fault:
                 saved = self._save_after_plugin_fault(fault, start, done)
                 raise UserError(f"{fault}{saved}") from fault
-            except RankLost as lost:
-                raise RankLost(f"{lost}); {self._save_on_failure(done)}") from lost
+            except RankFailed as lost:
+                raise RankFailed(f"{lost}); {self._save_on_failure(done)}") from lost
 
     def _log(self, done: int) -> dict[str, float]:
         """Log the metrics since the last line, averaged over ranks; returns those to display."""
         metrics = self.meter.compute()
         metrics = replace(metrics, values=self.ranks.average(metrics.values))
-        if self.keeper:
-            self.keeper.log(done, metrics)
+        if self.callbacks:
+            self.callbacks.log(done, metrics)
         return {**metrics.values, "images/s": metrics.images_per_second}
 
     def _notes(self, step: int) -> list[str]:
@@ -136,8 +136,8 @@ class Loop:
         waits = f", {' and '.join(phase.waits)} waiting" if phase.waits else ""
         current = f"phase {phases.index(phase) + 1} of {len(phases)} ({phase.ratio}{waits})"
         notes = [current] if len(phases) > 1 else []
-        if self.keeper and self.keeper.newest_sample:
-            notes.append(f"sample {self.keeper.newest_sample}")
+        if self.callbacks and self.callbacks.newest_sample:
+            notes.append(f"sample {self.callbacks.newest_sample}")
         return notes
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -156,9 +156,9 @@ class Loop:
             RankLost: another rank ended; the step was not taken.
             UserError: too many steps in a row were not finite.
         """
-        if self.words.compile == "graphs" and self.device.type == "cuda":
+        if self.config.compile == "graphs" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        count, skip = self.words.accumulate, self.words.on_nonfinite == "skip"
+        count, skip = self.config.accumulate, self.config.on_nonfinite == "skip"
         restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
         buffers = [b.clone() for b in self.graph.buffers()] if restorable else []
         try:
@@ -180,7 +180,7 @@ class Loop:
                 return {}
             self._skipped_in_a_row = 0
             self.graph.update(gradients, step, found_inf, step / self.total)
-        except (RankLost, PluginFault):
+        except (RankFailed, PluginFault):
             self._restore_buffers(buffers)  # the step will be taken again
             raise
         return {**values, **records}
@@ -203,13 +203,13 @@ class Loop:
         Which images, which random numbers and which networks learn is a function of the seed and
         the step alone, so the same step can be built again, after a resume or for a diagnosis.
         """
-        seed, progress = self.words.seed, step / self.total
+        seed, progress = self.config.seed, step / self.total
         phase = self.session.recipe.tables.schedule.phase(progress)
         generator, discriminator = phase.due(step)
         due = {"generator": generator, "discriminator": discriminator}
         due |= dict.fromkeys(phase.waits, False)
         index = micro_batch * self.ranks.count + self.ranks.index
-        shard = (index, self.words.accumulate * self.ranks.count)
+        shard = (index, self.config.accumulate * self.ranks.count)
         real, labels, metadata = self.batches.batch(step, shard)
         unlabelled = self.unlabelled.batch(step, shard)[0] if self.unlabelled else None
         # For code that draws from PyTorch's global generator outside of any term.
@@ -249,8 +249,8 @@ class Loop:
                 self._stop(first)
 
     def _intervals(self) -> tuple[int, ...]:
-        words = self.words
-        return words.log_every, words.save_every, words.sample_every, words.evaluate_every
+        config = self.config
+        return config.log_every, config.save_every, config.sample_every, config.evaluate_every
 
     def _stop(self, step: int) -> None:
         """Compute a step that was not finite again, diagnose it, and stop the run.
@@ -258,18 +258,18 @@ class Loop:
         Raises:
             UserError: always.
         """
-        for index in range(self.words.accumulate):
+        for index in range(self.config.accumulate):
             current = self._build_step(step, index)
             diagnosis = nonfinite.diagnose(self.graph, current)
             if reason := nonfinite.describe_diagnosis(diagnosis):
                 break
-        folder = self.place.path / "nonfinite" / f"step-{step + 1:08d}"
+        folder = self.run_dir.path / "nonfinite" / f"step-{step + 1:08d}"
         if self.ranks.first:
             nonfinite.write_evidence(folder, self.graph, current, diagnosis)
-        last = checkpoint.latest(self.place.checkpoints)
+        last = checkpoint.latest(self.run_dir.checkpoints)
         saved = f"the checkpoint of step {last.step} is intact" if last else "none was saved yet"
         raise UserError(
-            f"{self.place.path}: step {step + 1}: {reason or self._describe_unrepeated(step)}"
+            f"{self.run_dir.path}: step {step + 1}: {reason or self._describe_unrepeated(step)}"
             f". No network was changed by it; {saved}. {folder} has the batch and the networks. A "
             "lower learning rate, or a lower weight of that term, may help; "
             '[run] on_nonfinite = "skip" skips such steps'
@@ -298,9 +298,9 @@ class Loop:
         _log.warning("step %d is skipped: %s is not finite", step + 1, source)
         if self._skipped_in_a_row == nonfinite.MAX_SKIPPED:
             raise UserError(
-                f"{self.place.path}: none of the last {nonfinite.MAX_SKIPPED} steps was finite, up "
-                f"to step {step + 1}, so skipping more steps would not help. Use a lower learning "
-                "rate, or a lower weight of the terms that the log names; "
+                f"{self.run_dir.path}: none of the last {nonfinite.MAX_SKIPPED} steps was finite, "
+                f"up to step {step + 1}, so skipping more steps would not help. Use a lower "
+                "learning rate, or a lower weight of the terms that the log names; "
                 '[run] on_nonfinite = "stop" saves the batch and the networks for inspection'
             )
 
@@ -320,19 +320,19 @@ class Loop:
         Raises:
             UserError: the ranks see different checkpoints, or one does not fit the networks.
         """
-        last = checkpoint.latest(self.place.checkpoints)
+        last = checkpoint.latest(self.run_dir.checkpoints)
         done = 0 if last is None else last.step
         if self.ranks.largest(done) != [done] or self.ranks.largest(-done) != [-done]:
             raise UserError(
-                f"{self.place.checkpoints}: the ranks do not see the same checkpoints; the run "
+                f"{self.run_dir.checkpoints}: the ranks do not see the same checkpoints; the run "
                 "directory must be on a disk that all of them share"
             )
         if last is not None:
             last.load(self.graph)
             if self.ranks.count == 1:  # with more, each rank would need its own
                 self.meter.restore(last.manifest.log)
-        if self.keeper:
-            self.keeper.on_train_start(done)
+        if self.callbacks:
+            self.callbacks.on_train_start(done)
             each = f" on each of {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             _log.info("at step %d of %d, on %s%s", done, self.total, self.device, each)
         return done
@@ -340,11 +340,11 @@ class Loop:
     def _save_on_failure(self, done: int) -> str:
         """Save the completed steps after another rank ended; returns a clause on what is saved."""
         if self.device.type == "cpu":  # a GPU may wait for what the lost rank did not send
-            if self.keeper:
-                self.keeper.save(done, self.meter)
+            if self.callbacks:
+                self.callbacks.save(done, self.meter)
             else:
                 self._save_for_first_rank(done)
-        last = checkpoint.latest(self.place.checkpoints)
+        last = checkpoint.latest(self.run_dir.checkpoints)
         if last is None:
             return "no checkpoint had been written"
         return f"step {last.step} is saved: continue it with --resume"
@@ -352,10 +352,10 @@ class Loop:
     def _save_for_first_rank(self, done: int) -> None:
         """Save in place of the first rank if that has ended, which releases its lock."""
         try:
-            with self.place.locked():
-                last = checkpoint.latest(self.place.checkpoints)
+            with self.run_dir.locked():
+                last = checkpoint.latest(self.run_dir.checkpoints)
                 if last is None or last.step < done:
-                    checkpoint.save(self.place.checkpoints, done, self.graph, self.words.keep)
+                    checkpoint.save(self.run_dir.checkpoints, done, self.graph, self.config.keep)
         except UserError:
             return  # the first rank is alive, and saves by itself
 
@@ -366,9 +366,9 @@ class Loop:
             The end of the message: what is saved and how to continue.
         """
         self._check_finite(done, wait=True)
-        if self.keeper and done > start and not fault.spoilt:
-            self.keeper.save(done, self.meter)
-        if last := checkpoint.latest(self.place.checkpoints):
+        if self.callbacks and done > start and not fault.spoilt:
+            self.callbacks.save(done, self.meter)
+        if last := checkpoint.latest(self.run_dir.checkpoints):
             return f". The run is saved at step {last.step}: continue it with --resume"
         return ". Nothing was trained yet: fix the plugin and start again with --resume"
 
