@@ -193,7 +193,7 @@ def parts() -> Iterator[str]:
     known = {
         kind: [part for part in installed().parts(kind) if _is_built_in(part)]
         for kind, about in KINDS.items()
-        if not about.made  # commands are on their own page
+        if not about.instance  # commands are on their own page
     }
     definitions = recipe_schema()["definitions"]
     for kind, found in known.items():
@@ -233,7 +233,7 @@ def hooks() -> Iterator[str]:
         said = inspect.cleandoc(getattr(hookspecs, kind.hook).__doc__).splitlines()[0]
         said = said.partition(": ")[2]
         interface = kind.interface.removeprefix("xraygan.")
-        if not kind.made:
+        if not kind.instance:
             interface = f"[{interface}](python.md#{interface.lower()})"
         yield f"| `{kind.hook}` | {interface}: {_cell(said)} |"
 

@@ -504,7 +504,7 @@ def test_of_images_that_do_not_resemble_the_data_the_audit_cannot_speak(
     said = command("audit", place, "--generated", 64)
     found = json.loads((place / "audit.json").read_text())
     assert found["verdict"] == "unlike"
-    assert said.startswith("CANNOT SPEAK: 64 of 64 generated images do not resemble the data: ")
+    assert said.startswith("INCONCLUSIVE: 64 of 64 generated images do not resemble the data: ")
     assert found["resemblance"]["share"] == 1
 
 
@@ -549,7 +549,9 @@ def test_where_nothing_could_be_flagged_the_verdict_is_not_that_there_is_nothing
     train = np.stack([*real_images(place)["train"].values()])
     planted(monkeypatch, train[:4])
     said = command("audit", place, "--generated", 4)
-    assert said.startswith("CANNOT SPEAK: too few images to tell any number of copies from chance")
+    assert said.startswith(
+        "INCONCLUSIVE: too few images to distinguish any number of copies from chance"
+    )
     assert json.loads((place / "audit.json").read_text())["verdict"] == "few"
     assert "with 1 pairs no membership could be told from chance" in said
 

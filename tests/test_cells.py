@@ -15,7 +15,13 @@ from saved_run import CLASSIFIER, DATA, gan, saved, xraygan
 from xraygan import Run
 from xraygan.data.tables import read_table
 from xraygan.rundir.reader import RunFiles
-from xraygan.utils.csv_cells import as_csv, guarded, numbers, parse_csv, unguarded
+from xraygan.utils.csv_cells import (
+    as_csv,
+    escape_formula,
+    numbers,
+    parse_csv,
+    unescape_formula,
+)
 
 FORMULAS = ["=1+1", "+A1", "-A1", "@SUM(A1)", "\tx", "\rx", '=HYPERLINK("x";"y")', "-", "-0x1"]
 QUOTED = ["'=1", "''+A1", "'-0.5"]
@@ -38,12 +44,12 @@ PLAIN = [
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_is_text_to_a_spreadsheet(text: str) -> None:
-    assert guarded(text) == f"'{text}"
+    assert escape_formula(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", [*FORMULAS, *QUOTED, *PLAIN])
 def test_every_text_is_read_as_it_was(text: str, tmp_path: Path) -> None:
-    assert unguarded(guarded(text)) == text
+    assert unescape_formula(escape_formula(text)) == text
     table = pd.DataFrame({"path": [text, "x"], text or "none": ["1", text]})
     written = as_csv(table)
     found = parse_csv(written)

@@ -178,7 +178,7 @@ def test_of_too_few_images_there_is_no_figure_as_the_audit_says(
     given._generated = Generated(made, given.fake_labels, torch.zeros(len(made), 0))
     found = Copies().compute(given)["copies/pixels"]
     assert found.value is not None and "images are held out: " in found.note
-    assert "could not be told from that" in found.note
+    assert "could not be distinguished" in found.note
     held = HeldOut.draw(given.train, given.test, np.random.default_rng(0))
     monkeypatch.setattr(HeldOut, "draw", lambda *_: replace(held, rows=held.rows[:1]))
     found = Copies(generated=4).compute(given)["copies/pixels"]

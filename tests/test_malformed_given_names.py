@@ -15,7 +15,7 @@ from xraygan.data.index import check_classes
 from xraygan.parts import contracts as answers
 from xraygan.parts.plugin_errors import BadAnswer
 from xraygan.parts.registry import Registry
-from xraygan.utils.naming import folder_fault, label_fault, same_file, word_fault
+from xraygan.utils.naming import colliding_names, folder_fault, label_fault, word_fault
 
 #: no figure, record, class or part can be called so
 LABELS: dict[str, tuple[Any, str]] = {
@@ -35,7 +35,7 @@ LABELS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", [*LABELS, "the log's own", "a term's"])
 def test_a_name_of_a_record(name: str) -> None:
-    own = {"the log's own": ("step", "is taken by the log itself"), "a term's": ("mmd", "a term's")}
+    own = {"the log's own": ("step", "is used by the log itself"), "a term's": ("mmd", "a term's")}
     called, why = {**LABELS, **own}[name]
     with pytest.raises(BadAnswer, match="recorded") as caught:
         answers.record(called, torch.tensor(1.0), {"generator", "mmd"})
@@ -117,5 +117,5 @@ def test_names_as_they_are_used_are_none_of_these() -> None:
         "50 %",
     ):
         assert not label_fault(name), name
-    assert same_file(["a", "B", "b"]) == ("B", "b")
-    assert same_file(["\u00e9", "e\u0301"]) and not same_file(["a", "b", "a_"])
+    assert colliding_names(["a", "B", "b"]) == ("B", "b")
+    assert colliding_names(["\u00e9", "e\u0301"]) and not colliding_names(["a", "b", "a_"])

@@ -22,7 +22,7 @@ FACES = "\U0001f600" * 100
 
 #: no table, term, network or file of a network can be called so
 WORDS: dict[str, tuple[str, str]] = {
-    "a space": ("my style", "letters a to z and A to Z, digits, _ and - alone"),
+    "a space": ("my style", "letters a to z and A to Z, digits, _ and -"),
     "a slash": ("a/b", "letters a to z"),
     "a backslash": ("a\\b", "letters a to z"),
     "a dot": ("a.b", "letters a to z"),
@@ -37,7 +37,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "a device": ("CON", "device on Windows"),
     "a device in lower case": ("lpt1", "device on Windows"),
     "a device with a suffix": ("nul.txt", "letters a to z"),
-    "a dash first": ("-rf", "no - first"),
+    "a dash first": ("-rf", "must not begin with -"),
     "a dot last": ("a.", "letters a to z"),
     "a control character": ("a\x07", "letters a to z"),
     "a line break": ("a\nb", "letters a to z"),
@@ -131,7 +131,7 @@ def test_names_that_differ_in_case_alone(
         ("scores.a/b.plugin=mmd", "a/b"),
         ("trackers.../x.plugin=csv", "TABLE.KEY=VALUE"),
         ("metrics.NUL.plugin=frechet", "device"),
-        ("scores.-x.plugin=mmd", "no - first"),
+        ("scores.-x.plugin=mmd", "must not begin with -"),
         ("scores.\u202e.plugin=mmd", "letters a to z"),
         ("run.name=a/b", "'/'"),
         ("run.name=con", "device"),

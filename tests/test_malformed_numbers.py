@@ -16,7 +16,7 @@ from xraygan.graph import build as graph_build
 from xraygan.parts.options import options_of
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load
-from xraygan.utils.limits import MOST_PARAMETERS, step_of
+from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 
@@ -276,7 +276,7 @@ def test_no_memory_is_one_message(
 
 
 def test_steps_that_are_some() -> None:
-    assert [step_of(t) for t in ("0", "7", "00000012", "9" * 12)] == [0, 7, 12, 10**12 - 1]
+    assert [parse_step(t) for t in ("0", "7", "00000012", "9" * 12)] == [0, 7, 12, 10**12 - 1]
     assert not any(
-        step_of(t) for t in ("latest", "best", "", "-1", "9" * 13, "\u0661", "1 ", "1\n")
+        parse_step(t) for t in ("latest", "best", "", "-1", "9" * 13, "\u0661", "1 ", "1\n")
     )

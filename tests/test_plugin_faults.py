@@ -562,10 +562,10 @@ METRICS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "text": (measured("high"), "measured 'bad' as a str; expected a number"),
     "dict value": (measured({"x": 1.0}), "measured 'bad' as a dict"),
     "name": (lambda _: {3: Measurement(1.0, 4)}, "measured 3: the name is no text, but int"),
-    "n": (measured(1.0, n=None), "says of 'bad' that n is None"),
-    "note": (measured(1.0, note=None), "says of 'bad' that its note is None"),
+    "n": (measured(1.0, n=None), "gave 'bad' the n None"),
+    "note": (measured(1.0, note=None), "gave 'bad' the note None"),
     "interval": (measured(1.0, interval=(1.0,)), "gave 'bad' the interval (1.0,)"),
-    "better": (measured(1.0, better="more"), "says of 'bad' that 'more' is better"),
+    "better": (measured(1.0, better="more"), "gave 'bad' better='more'"),
     "resamples": (
         measured(1.0, resamples=np.ones(7)),
         "gave 'bad' resamples of shape (7,); expected 0",

@@ -232,7 +232,7 @@ def test_a_key_that_is_missing_or_there_twice(
     text = json.dumps(AUDIT).replace("{", f'{{"{key}": 0, ', 1)
     (run / "audit.json").write_text(text)
     said = xraygan(capsys, *NEED["audit.json"], code=2)
-    assert f"the key {key!r} is there twice" in said
+    assert f"the key {key!r} occurs twice" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from forked import fork
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xraygan.distributed.launch import _environment, _free_port
+from xraygan.distributed.launch import _free_port, _rank_environment
 from xraygan.distributed.ranks import Ranks
 from xraygan.rundir import checkpoint
 
@@ -74,7 +74,7 @@ def ended(ranks: list[ForkServerProcess]) -> list[int | None]:
 def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str, Tensor]]:
     """What ``count`` ranks came to: each step's terms, and the networks."""
     port = _free_port()
-    environments = [_environment(i, count, port) if count > 1 else None for i in range(count)]
+    environments = [_rank_environment(i, count, port) if count > 1 else None for i in range(count)]
     ranks = [fork(rank.train, str(out), *arguments, environment=own) for own in environments]
     assert ended(ranks) == [0] * count
     return json.loads(out.with_suffix(".json").read_text()), load_file(
@@ -120,7 +120,9 @@ def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None
     """Behind global batch norms too, whose gathering is then differentiated twice."""
     port = _free_port()
     ranks = [
-        fork(rank_objectives.write, str(tmp_path / "rank"), environment=_environment(i, 2, port))
+        fork(
+            rank_objectives.write, str(tmp_path / "rank"), environment=_rank_environment(i, 2, port)
+        )
         for i in range(2)
     ]
     try:

@@ -341,7 +341,7 @@ def test_a_row_that_lacks_seeds_says_so_of_every_metric(tmp_path: Path) -> None:
     write_tables(sweep, runs, tmp_path, "")
     text = (tmp_path / "table.md").read_text()
     assert "- 0.001: without seed 1, 2\n" in text
-    assert "- 0.001 (accuracy): its interval is over patients alone: one seed says" in text
+    assert "- 0.001 (accuracy): its interval is over patients alone: one seed does" in text
 
 
 @pytest.mark.parametrize("known", [True, False])

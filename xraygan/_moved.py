@@ -48,6 +48,7 @@ MOVED = {
 
 #: old module -> the names of it that are called otherwise now
 RENAMED = {
+    "xraygan.cells": {"guarded": "escape_formula", "unguarded": "unescape_formula"},
     "xraygan.cli.common": {"Place": "SafePath", "SEED": "SEED_TYPE", "Whole": "BoundedInt"},
     "xraygan.ending": {"unmeasured": "missing_results", "untrained": "training_left"},
     "xraygan.engine": {"restore": "restore_session"},

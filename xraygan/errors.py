@@ -1,4 +1,4 @@
-"""What goes wrong by the user's hand, said in one message and exit code 2."""
+"""Errors of the user's input, as one message and exit code 2, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -16,43 +16,45 @@ class UserError(Exception):
 
 
 class NoFault(Exception):
-    """What passes through a plugin and is nobody's fault: another rank ended, or a plan may not
-    write."""
+    """An exception that passes through a plugin without being its fault.
+
+    Another rank ended, a signal came, or parts may not write while a plan is made.
+    """
 
 
 class RecipeError(UserError):
-    """Every fault that was found in a recipe or sweep, together.
+    """All faults of a recipe or sweep together.
 
     Attributes:
-        faults: one line each, with the file, table and key that it is about.
+        faults: one line each, with the file, table and key.
     """
 
-    def __init__(self, faults: Sequence[str], what: str = "recipe") -> None:
+    def __init__(self, faults: Sequence[str], kind: str = "recipe") -> None:
         self.faults = list(faults)
-        many = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-        head = f"the {what} has {many}"
+        number = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+        head = f"the {kind} has {number}"
         super().__init__("\n".join([f"{head}:", *(f"  {fault}" for fault in self.faults)]))
 
 
-def shown(value: object, most: int = 80) -> str:
-    """A value in a message, in one short line, whatever its ``repr`` does."""
+def shown(value: object, limit: int = 80) -> str:
+    """A value in a message, on one line of at most ``limit`` characters, whatever its ``repr``."""
     try:
         text = repr(value)
     except Exception:
-        if isinstance(value, int):  # one of more digits than Python writes
+        if isinstance(value, int):  # it has more digits than Python prints
             return f"a number of more than {sys.get_int_max_str_digits():,} digits"
         return f"a {type(value).__name__}"
-    return clipped(text, most)
+    return clipped(text, limit)
 
 
-def clipped(text: str, most: int = 80) -> str:
-    """A text in a message, cut short, with controls and what cannot be printed escaped."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def clipped(text: str, limit: int = 80) -> str:
+    """A text in a message, shortened to ``limit`` characters, unprintable characters escaped."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return shortened(text, limit)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that ends a message about an unknown name: the nearest names, or all of them."""
+    """A hint for a message about an unknown name: the most similar names, or all names."""
     known = sorted(known)
     if not known:
         return "there are none"
@@ -61,20 +63,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(known)
 
 
-#: letters of what a plugin says that a message repeats
-MOST = 500
+#: most characters of a plugin's message that our message repeats
+LONGEST_MESSAGE = 500
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception as one line: its type and message, cut short if that is long."""
+    """The type and the message of an exception on one line, shortened if it is long."""
     kind = type(error).__name__
     try:
-        text = " ".join(str(error)[: 4 * MOST].split())
-    except Exception:  # it is the exception's own code that makes the text
+        text = " ".join(str(error)[: 4 * LONGEST_MESSAGE].split())
+    except Exception:  # the exception's own code may raise
         text = "(its message cannot be read)"
-    return f"{kind}: {cut(text)}" if text else kind
+    return f"{kind}: {shortened(text)}" if text else kind
 
 
-def cut(text: str, most: int = MOST) -> str:
-    """A text, cut short if it is long."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def shortened(text: str, limit: int = LONGEST_MESSAGE) -> str:
+    """A text of at most ``limit`` characters; one that is longer ends in dots."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

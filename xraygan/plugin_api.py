@@ -70,7 +70,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.statistics.intervals import percentile_interval as percentile_interval
     from xraygan.statistics.intervals import share_interval as share_interval
     from xraygan.utils.atomic_files import write_together as write_together
-    from xraygan.utils.csv_cells import unguarded as unguarded
+    from xraygan.utils.csv_cells import unescape_formula as unescape_formula
     from xraygan.utils.csv_cells import write_table as write_table
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
     from xraygan.utils.output_folder import write_folder as write_folder
@@ -112,7 +112,7 @@ _HOMES = {
     "require_empty_folder": "xraygan.utils.output_folder",
     "write_folder": "xraygan.utils.output_folder",
     "write_table": "xraygan.utils.csv_cells",
-    "unguarded": "xraygan.utils.csv_cells",
+    "unescape_formula": "xraygan.utils.csv_cells",
     "read_number_table": "xraygan.rundir.file_readers",
     # Data sets: the folder, tables and lists, grey images, and messages that name the faulty row.
     "require_data_folder": "xraygan.utils.paths",

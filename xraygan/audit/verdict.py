@@ -28,7 +28,7 @@ class Compared:
 
 
 def flagged_summary(name: str, found: Compared) -> str:
-    """How many generated images are flagged in a space, beside how many fresh ones would be."""
+    """How many generated images are flagged in a space, and how many fresh images would be."""
     return (
         f"{found.figures['flagged']} of {len(found.flagged)} generated images are flagged in "
         f"{name}, of fresh ones about {found.figures['expected']:.0f} would be"
@@ -36,25 +36,25 @@ def flagged_summary(name: str, found: Compared) -> str:
 
 
 def verdict(compared: Mapping[str, Compared], members: Object, alike: Object) -> Object:
-    """``verdict``, one of five words, and what it ``says`` in a sentence."""
+    """The ``verdict``, one of five words, and a sentence in ``says``."""
     how_many = flagged_summary(*min(compared.items(), key=lambda item: item[1].figures["p"]))
     if any(found.figures["copies"] for found in compared.values()):
         return {"verdict": "copies", "says": f"COPIES TRAINING IMAGES: {how_many}"}
     found = members.get("relative", {"auc": float("nan")})
-    tells = f"distances tell training from held-out images with an AUC of {found['auc']:.3f}"
+    tells = f"distances separate training from held-out images with an AUC of {found['auc']:.3f}"
     if members.get("leaks"):
         return {"verdict": "leaks", "says": f"LEAKS MEMBERSHIP: {tells}; {how_many}"}
     if alike["share"] > 0.5:
-        return {"verdict": "unlike", "says": f"CANNOT SPEAK: {dissimilarity(alike)}"}
+        return {"verdict": "unlike", "says": f"INCONCLUSIVE: {dissimilarity(alike)}"}
     if all(found.figures["needed"] is None for found in compared.values()):
-        few = f"CANNOT SPEAK: too few images to tell any number of copies from chance; {how_many}"
-        return {"verdict": "few", "says": few}
+        reason = "too few images to distinguish any number of copies from chance"
+        return {"verdict": "few", "says": f"INCONCLUSIVE: {reason}; {how_many}"}
     says = f"NO COPYING FOUND: {how_many}" + (f"; {tells}" if members["pairs"] else "")
     return {"verdict": "none", "says": says}
 
 
 def dissimilarity(alike: Object) -> str:
-    """How many generated images do not look like the data, and by what."""
+    """How many generated images do not look like the data, and by which measure."""
     return (
         f"{alike['unlike']} of {alike['generated']} generated images do not resemble the data: "
         "their correlation with the most similar training image is below "
@@ -79,7 +79,7 @@ def notes(
     """
     notes = _few(compared, members)
     if alike["share"] > NOTED:
-        notes.append(f"{dissimilarity(alike)}; of these nothing can be said")
+        notes.append(f"{dissimilarity(alike)}; the audit shows nothing about these images")
     notes += [
         f"in {name} more images are flagged than chance explains, but near to so few training "
         "images that a generator without variety explains it too: look at audit.png"
@@ -104,7 +104,7 @@ def notes(
 
 
 def _few(compared: Mapping[str, Compared], members: Object) -> list[str]:
-    """Which copies could not have been seen, for want of images."""
+    """The copies and the membership that cannot be detected because there are too few images."""
     notes = [note for name, found in compared.items() if (note := detection_limit(name, found))]
     if members["pairs"] and 0.5 ** members["pairs"] > LEVEL:
         notes.append(

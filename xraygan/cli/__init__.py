@@ -35,7 +35,7 @@ from xraygan.cli.run import run
 from xraygan.cli.schema import schema
 from xraygan.cli.sweep import sweep
 from xraygan.errors import NoFault, UserError, clipped, describe_error
-from xraygan.utils.streams import lasting_streams
+from xraygan.utils.streams import tolerant_streams
 
 #: errors of a file or folder that cannot be read or written: not a defect of the toolkit
 DISK_ERRORS = (
@@ -142,7 +142,7 @@ def main() -> NoReturn:
     """
     with suppress(ValueError, OSError, RuntimeError):  # standard error is not a file
         faulthandler.enable()  # print where a crash below Python, such as SIGBUS, happened
-    with lasting_streams():
+    with tolerant_streams():
         code = _run()
     sys.exit(code)
 

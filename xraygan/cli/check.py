@@ -28,9 +28,9 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
     from rich.console import Console
 
     from xraygan.recipe.loading import load
-    from xraygan.utils.planning import Blocked, importing, planning
+    from xraygan.utils.planning import Blocked, planning, without_compile_folder
 
-    with importing():
+    with without_compile_folder():
         loaded = load(recipe, overrides)
         from xraygan.data.datamodule import check_index, open_dataset
         from xraygan.data.splits import task_of

@@ -61,9 +61,9 @@ class SafePath(click.Path):
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        from xraygan.utils.paths import place_fault
+        from xraygan.utils.paths import argument_fault
 
-        if fault := place_fault(str(value)):
+        if fault := argument_fault(str(value)):
             self.fail(f"{shown(str(value))} {fault}.", parameter, context)
         return super().convert(value, parameter, context)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .greys import Grey, Picture, has_few_greys, own_range, stretch, to_bytes
+from .greys import Grey, Picture, has_few_greys, own_range, stretch, to_uint8
 from .image_kinds import MAX_BYTES, check_bytes
 
 SUFFIXES = (".dcm", ".dicom")
@@ -88,7 +88,7 @@ def _decode(data: bytes, most: int, grey: Grey) -> Picture:
     from pydicom.pixels import pixel_array
 
     image = _elements(data)
-    _check(image, most)
+    _check_picture(image, most)
     if image.file_meta.TransferSyntaxUID.is_encapsulated:
         stored = _decompress(image)
     else:
@@ -98,9 +98,9 @@ def _decode(data: bytes, most: int, grey: Grey) -> Picture:
         luma = stored.astype(np.float32) @ LUMA
         if grey == "full":
             white = 2**image.BitsStored - 1
-            return Picture(to_bytes(stretch(luma, 0, white)), "wide" if white > 255 else "range")
+            return Picture(to_uint8(stretch(luma, 0, white)), "wide" if white > 255 else "range")
         span = own_range(*np.unique(luma, return_counts=True)) if grey == "image" else grey
-        return Picture(to_bytes(stretch(luma, *span)))
+        return Picture(to_uint8(stretch(luma, *span)))
     return _grey(stored, image, grey)
 
 
@@ -140,7 +140,7 @@ def _inflate(data: bytes) -> bytes:
     return inflated
 
 
-def _check(image: Any, most: int) -> None:
+def _check_picture(image: Any, most: int) -> None:
     """Refuse a file that is no single picture of a known kind, before memory for it is allocated.
 
     Raises:
@@ -148,7 +148,7 @@ def _check(image: Any, most: int) -> None:
     """
     if "PixelData" not in image:
         raise Refused("a DICOM file without a picture: it has no Pixel Data")
-    rows, columns = _whole(image, "Rows"), _whole(image, "Columns")
+    rows, columns = _integer(image, "Rows"), _integer(image, "Columns")
     if not 0 < rows * columns <= most:
         raise Refused(f"{columns} x {rows} pixels, and 1 to {most:,} are read")
     frames = int(image.get("NumberOfFrames") or 1)
@@ -157,9 +157,9 @@ def _check(image: Any, most: int) -> None:
     photometric = image.get("PhotometricInterpretation")
     if photometric not in MONOCHROME + COLOUR:
         raise Refused(f"its Photometric Interpretation is none of {', '.join(MONOCHROME + COLOUR)}")
-    if _whole(image, "SamplesPerPixel") != (1 if photometric in MONOCHROME else 3):
+    if _integer(image, "SamplesPerPixel") != (1 if photometric in MONOCHROME else 3):
         raise Refused("its Samples per Pixel do not fit its Photometric Interpretation")
-    allocated, stored = _whole(image, "BitsAllocated"), _whole(image, "BitsStored")
+    allocated, stored = _integer(image, "BitsAllocated"), _integer(image, "BitsStored")
     if allocated not in (8, 16) or not 0 < stored <= allocated:
         raise Refused(f"{stored} bits stored in {allocated}; 8 or 16 are read")
     try:
@@ -170,7 +170,7 @@ def _check(image: Any, most: int) -> None:
         raise Refused("its High Bit is not one less than its Bits Stored")
 
 
-def _whole(image: Any, keyword: str) -> int:
+def _integer(image: Any, keyword: str) -> int:
     value = image.get(keyword)
     if not isinstance(value, int):
         raise Refused(f"a DICOM file without a whole number as its {keyword}")
@@ -273,7 +273,7 @@ def _grey(stored: np.ndarray, image: Any, chosen: Grey) -> Picture:
         doubts.add(suspect)
     if image.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
-    table = to_bytes(grey)
+    table = to_uint8(grey)
     table[padding] = 0
     return Picture(table[index], "", doubts)
 
@@ -318,14 +318,15 @@ def _modality(levels: np.ndarray, image: Any) -> np.ndarray:
     """Levels in units of the modality, float (PS3.3 C.11.1)."""
     if image.get("ModalityLUTSequence"):
         return _look_up(image.ModalityLUTSequence[0], levels, image)[0].astype(float)
-    slope = _first(image.get("RescaleSlope"))
-    intercept = _first(image.get("RescaleIntercept"))
+    slope = _first_number(image.get("RescaleSlope"))
+    intercept = _first_number(image.get("RescaleIntercept"))
     return levels * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
 def _windowed(values: np.ndarray, image: Any) -> np.ndarray | None:
     """Values in [0, 1] by the window (PS3.3 C.11.2); None if there is none."""
-    center, width = _first(image.get("WindowCenter")), _first(image.get("WindowWidth"))
+    center = _first_number(image.get("WindowCenter"))
+    width = _first_number(image.get("WindowWidth"))
     function = image.get("VOILUTFunction") or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise Refused("its VOI LUT Function is none of LINEAR, LINEAR_EXACT, SIGMOID")
@@ -358,7 +359,7 @@ def _look_up(item: Any, values: np.ndarray, image: Any) -> tuple[np.ndarray, int
     return table[np.clip(np.floor(values) - first, 0, count - 1).astype(np.int64)], bits, needed
 
 
-def _first(value: Any) -> float | None:
+def _first_number(value: Any) -> float | None:
     """The first of a decimal string's values; None where there is none."""
     if isinstance(value, str) or value is None:
         return float(value) if value else None

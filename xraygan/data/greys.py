@@ -124,7 +124,7 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return ((values - low) / (high - low or 1.0)).clip(0, 1)
 
 
-def to_bytes(greys: np.ndarray) -> np.ndarray:
+def to_uint8(greys: np.ndarray) -> np.ndarray:
     """Greys in [0, 1] as uint8."""
     return (greys * 255).round().astype(np.uint8)
 
@@ -136,7 +136,7 @@ def rescale_greys(pixels: np.ndarray, grey: Grey) -> np.ndarray:
     levels = np.arange(256.0)
     if grey == "image":
         grey = own_range(levels, np.bincount(pixels.ravel(), minlength=256))
-    return to_bytes(stretch(levels, *grey))[pixels]
+    return to_uint8(stretch(levels, *grey))[pixels]
 
 
 def find_doubt(image: np.ndarray, suspect: str) -> str:

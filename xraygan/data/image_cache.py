@@ -222,7 +222,7 @@ def _write_store(
             if os.name == "posix":  # truncating a file that a run has mapped would kill that run
                 images.chmod(0o444)
             metadata = {
-                **_origin(recipe),
+                **_origin_metadata(recipe),
                 "count": count,
                 "size": spec.size,
                 "sha256": decoded.sha256,
@@ -238,7 +238,7 @@ def _write_store(
         return seconds
 
 
-def _origin(recipe: Recipe) -> dict[str, Any]:
+def _origin_metadata(recipe: Recipe) -> dict[str, Any]:
     """The keys of ``store.json`` that say where a store is from, for `xraygan data list`."""
     return {
         "version": STORE_VERSION,

@@ -28,7 +28,7 @@ from .greys import (
     own_range,
     rescale_greys,
     stretch,
-    to_bytes,
+    to_uint8,
 )
 from .image_kinds import (
     MAX_BYTES,
@@ -230,7 +230,7 @@ def _scale_to_bytes(image: Image.Image, white: int, grey: Grey) -> np.ndarray:
     pixels = np.empty(values.shape, dtype=np.uint8)
     for top in range(0, len(values), ROWS):
         greys = stretch(values[top : top + ROWS].astype(np.float64), low, high)
-        pixels[top : top + ROWS] = to_bytes(1 - greys if is_inverted(image) else greys)
+        pixels[top : top + ROWS] = to_uint8(1 - greys if is_inverted(image) else greys)
     return pixels
 
 

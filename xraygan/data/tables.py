@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from xraygan.errors import UserError, did_you_mean
-from xraygan.utils.csv_cells import unguarded
+from xraygan.utils.csv_cells import unescape_formula
 from xraygan.utils.parsing import describe_read_error, read_bytes
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)", re.ASCII)
@@ -49,11 +49,11 @@ def read_table(
         UserError: the file cannot be read, is no CSV table, lacks a column or has it twice, or a
             row has another number of fields than the header.
     """
-    text = _read(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
+    text = _read_text(path, "CSV table", remedy).replace("\r\n", "\n").replace("\r", "\n")
     # From a list of lines: from a file it would take three times as long.
     rows = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
     try:
-        names = [unguarded(name.strip()) for name in next(rows, [])]
+        names = [unescape_formula(name.strip()) for name in next(rows, [])]
         header = [(aliases or {}).get(name, name) for name in names]
         while header and not header[-1]:
             header.pop()  # lines may end with a delimiter
@@ -64,7 +64,7 @@ def read_table(
             f"{path}, line {rows.line_num}: not a CSV table ({error}); {remedy}"
         ) from None
     if "'" in text:
-        cells = [unguarded(cell) for cell in cells]
+        cells = [unescape_formula(cell) for cell in cells]
     texts = {name: cells[i :: len(columns)] for i, name in enumerate(columns)}
     return pd.DataFrame(texts, index=lines, dtype=str)
 
@@ -105,7 +105,7 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     Raises:
         UserError: it cannot be read, or is not text.
     """
-    return [line.strip() for line in _read(path, "list", remedy).splitlines()]
+    return [line.strip() for line in _read_text(path, "list", remedy).splitlines()]
 
 
 def normalized_name(name: str) -> str:
@@ -145,7 +145,7 @@ def raise_at_row(path: Path, table: pd.DataFrame, wrong: pd.Series, fault: str) 
         raise UserError(f"{path}, line {line}{f' ({shown})' if name else ''}: {fault}")
 
 
-def _read(path: Path, kind: str, remedy: str) -> str:
+def _read_text(path: Path, kind: str, remedy: str) -> str:
     try:
         content = read_bytes(path, LARGEST)
     except OSError as error:

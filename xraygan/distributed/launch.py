@@ -15,7 +15,7 @@ from typing import IO
 
 import click
 
-from xraygan.utils.signals import noting_signals
+from xraygan.utils.signals import record_signals
 
 #: exit code of a rank that stopped because another one ended
 LOST = 75
@@ -39,7 +39,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
         The exit code of the first rank; 1 where another rank ended the run.
     """
     with ExitStack() as stack:
-        caught = stack.enter_context(noting_signals())
+        caught = stack.enter_context(record_signals())
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
         ranks: list[subprocess.Popen] = []
         stack.callback(_kill, ranks)
@@ -48,7 +48,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "xraygan", *arguments],
-                    env=_environment(i, count, port),
+                    env=_rank_environment(i, count, port),
                     stdout=out,
                     stderr=out,
                 )
@@ -98,7 +98,7 @@ def _wait(ranks: Sequence[subprocess.Popen], caught: list[int]) -> list[int]:
     return [rank.wait() for rank in ranks]
 
 
-def _environment(index: int, count: int, port: int) -> dict[str, str]:
+def _rank_environment(index: int, count: int, port: int) -> dict[str, str]:
     """The environment of a rank: torchrun's variables, and its share of the processors."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {

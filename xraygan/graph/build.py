@@ -20,7 +20,7 @@ from xraygan.parts.task import Task
 from xraygan.recipe import schema
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
-from xraygan.utils.limits import MOST_PARAMETERS, step_of
+from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
 
 from .graph import MODELS, TrainingGraph
@@ -126,7 +126,7 @@ def _ema_decays(recipe: Recipe, optimizers: Iterable[str]) -> dict[str, float]:
 def _prior_steps(recipe: Recipe) -> dict[str, int]:
     """Network -> steps of the run that it starts from (``[start]``)."""
     start = recipe.tables.start
-    if start is None or (step := step_of(start.checkpoint)) is None:
+    if start is None or (step := parse_step(start.checkpoint)) is None:
         return {}
     return dict.fromkeys(start.networks or (), step)
 

@@ -1,4 +1,4 @@
-"""The parts that plugins bring: hooks, interfaces, registry, options, and how they are asked.
+"""The parts that plugins provide: hooks, interfaces, registry, options, and how they are called.
 
 May import utilities and errors.
 """

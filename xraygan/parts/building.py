@@ -1,4 +1,4 @@
-"""An instance of a part that a recipe chose."""
+"""Instances of the parts that a recipe names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plugin_errors import PluginFault, asking
 
 
 def from_random(choice: Choice) -> Choice:
-    """The same choice without the file or download that its network would start from."""
+    """The same part with random initial weights instead of a file or a download."""
     option = options_of(choice.part.cls).get("weights")
     if option is None or not allows_literal(option.type, "random"):
         return choice
@@ -25,18 +25,21 @@ def from_random(choice: Choice) -> Choice:
 
 
 def build(choice: Choice, *positional: Any, seed: int = 0) -> Any:
-    """An instance of a chosen part.
+    """Build an instance of a part.
 
-    ``positional`` is what the core gives to its kind, if its constructor takes any.
+    Args:
+        positional: the arguments that the core passes to parts of this kind, if the constructor
+            takes any.
+        seed: the run's seed; the initial weights are a function of it and of the recipe's table.
 
     Raises:
-        UserError: its constructor refused; the message names the recipe's table.
+        UserError: the constructor refused its options; the message names the recipe's table.
     """
     torch.manual_seed(derive_seed(seed, "init", choice.table))
-    given = positional if takes_positional(choice.part.cls) else ()
+    arguments = positional if takes_positional(choice.part.cls) else ()
     try:
         with asking(choice, "its constructor"):
-            return choice.part.cls(*given, **choice.options)
+            return choice.part.cls(*arguments, **choice.options)
     except PluginFault:
         raise
     except UserError as error:

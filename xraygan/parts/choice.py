@@ -1,4 +1,4 @@
-"""A part that a recipe chose, with its options."""
+"""A part that a recipe names, with its options."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .registry import Part
 
 @dataclass(frozen=True)
 class Choice:
-    """One part that a recipe chose.
+    """One part that a recipe names.
 
     Attributes:
-        table: where the recipe names it, for example ``"scores.gram"``.
-        words: the table as the core reads it (weight, trains, optimizer).
-        options: the part's options, checked, defaults included.
+        table: the recipe's table, for example ``"scores.gram"``.
+        words: the keys of the table that the core reads (weight, trains, optimizer).
+        options: the part's own options, checked, with defaults.
     """
 
     table: str
@@ -25,5 +25,5 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """The last part of the table's name: how terms and networks are called."""
+        """The last part of the table's name, which is the name of its term or network."""
         return self.table.rpartition(".")[2]

@@ -1,12 +1,12 @@
-"""The hook specifications: one per kind of part.
+"""The hook specifications, one for each kind of part.
 
 A plugin is a module that an entry point of the group ``xraygan`` names. It implements any of these
 hooks, and each is called once with a function ``register(name, part)``:
 
-* ``name``: what a recipe says, for example ``"mmd"`` in ``[scores.mmd]``, or the command line;
+* ``name``: the name in a recipe, for example ``"mmd"`` in ``[scores.mmd]``, or of a command;
 * ``part``: a class of that kind (see :mod:`xraygan.parts.interfaces`), or a click command; or
-  ``"module:attribute"``, which is imported only when it is asked for, so that listing plugins and
-  printing help stay quick.
+  ``"module:attribute"``, which is imported only when it is needed, so that listing plugins and
+  printing help stay fast.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def xraygan_register_objectives(register: Register) -> None:
 
 @hookspec
 def xraygan_register_augmenters(register: Register) -> None:
-    """Register :class:`~xraygan.Augmenter` classes: what the discriminator sees of images."""
+    """Register :class:`~xraygan.Augmenter` classes: changes of the discriminator's images."""
 
 
 @hookspec
@@ -74,9 +74,9 @@ def xraygan_register_metrics(register: Register) -> None:
 
 @hookspec
 def xraygan_register_trackers(register: Register) -> None:
-    """Register :class:`~xraygan.Tracker` classes: receivers of a run's progress."""
+    """Register :class:`~xraygan.Tracker` classes, which receive the progress of a run."""
 
 
 @hookspec
 def xraygan_register_commands(register: Register) -> None:
-    """Register :class:`click.Command` instances: verbs of the command line."""
+    """Register :class:`click.Command` instances: commands of the command line."""

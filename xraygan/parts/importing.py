@@ -1,4 +1,4 @@
-"""Importing plugins, which may raise anything, end the process, or never come back."""
+"""Importing plugins, whose code may raise any exception, end the process, or never return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from xraygan.errors import describe_error
 
-#: after how long it is said which plugin is being imported
+#: seconds after which a message names the plugin that is being imported
 SECONDS = 5.0
 
 
@@ -20,30 +20,32 @@ class ImportFault(Exception):
 
 
 @contextmanager
-def loading(plugin: str, *, own: bool) -> Iterator[None]:
-    """Within it a plugin's code is run to import it.
+def import_errors(plugin: str, *, builtin: bool) -> Iterator[None]:
+    """Turn any exception of a plugin's import within this context into an :class:`ImportFault`.
 
-    If that takes long it is said which plugin it is. Ctrl-C names it too, and ends the command.
+    A message names a plugin whose import takes long, and one that Ctrl-C interrupts.
 
     Args:
-        plugin: how a message names it.
-        own: whether it comes with the toolkit, and will come back.
+        plugin: the plugin as messages name it.
+        builtin: whether it comes with the toolkit; then its import is not timed.
 
     Raises:
-        ImportFault: it raised something, whatever it is: the others must go on.
-        KeyboardInterrupt: Ctrl-C was pressed; the plugin did not raise it by itself.
+        ImportFault: the plugin raised an exception of any kind; other plugins can still be used.
+        KeyboardInterrupt: Ctrl-C was pressed; the plugin did not raise it itself.
     """
-    timer = threading.Timer(SECONDS, _say, [f"still importing {plugin}; Ctrl-C ends this"])
+    timer = threading.Timer(
+        SECONDS, _print_message, [f"still importing {plugin}; Ctrl-C ends this"]
+    )
     timer.daemon = True
-    if not own:
+    if not builtin:
         timer.start()
     try:
-        with _noting_interrupts():
+        with _recording_interrupts():
             try:
                 yield
             except KeyboardInterrupt as error:
                 if _pressed:
-                    _say(f"interrupted while importing {plugin}")
+                    _print_message(f"interrupted while importing {plugin}")
                     raise
                 raise ImportFault(describe_error(error)) from error
             except BaseException as error:
@@ -52,30 +54,30 @@ def loading(plugin: str, *, own: bool) -> Iterator[None]:
         timer.cancel()
 
 
-#: how often Ctrl-C was pressed while plugins were imported, one within another perhaps
+#: a signal for each time that Ctrl-C was pressed during an import, or an import within it
 _pressed: list[int] = []
 
 
-def _note(number: int, frame: Any) -> None:
+def _record_interrupt(number: int, frame: Any) -> None:
     _pressed.append(number)
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _noting_interrupts() -> Iterator[None]:
-    """Within it Ctrl-C is noted in :data:`_pressed`, where that is to be had."""
+def _recording_interrupts() -> Iterator[None]:
+    """Record Ctrl-C in :data:`_pressed` within this context, if no other handler is set."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     _pressed.clear()
-    signal.signal(signal.SIGINT, _note)
+    signal.signal(signal.SIGINT, _record_interrupt)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is _note:  # the plugin may have set one of its own
+        if signal.getsignal(signal.SIGINT) is _record_interrupt:  # the plugin may have set another
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(f"xraygan: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A part's options: its constructor's keyword-only parameters, read, checked and shown."""
+"""The options of a part: the keyword-only parameters of its constructor, and their checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a part: its name, annotation and default (:data:`REQUIRED` for none)."""
+    """One option of a part: its name, annotation and default (:data:`REQUIRED` without one)."""
 
     name: str
     type: Any
@@ -31,7 +31,7 @@ class Option:
 
     @property
     def type_text(self) -> str:
-        """The type as a reader of a recipe thinks of it: ``number > 0``, ``"a" | "b"``."""
+        """The type in terms of a recipe: ``number > 0``, ``"a" | "b"``."""
         return type_text(self.type)
 
 
@@ -40,12 +40,12 @@ def options_of(cls: type) -> dict[str, Option]:
     """The options of a part's class, in the order of its signature.
 
     Raises:
-        UserError: an option's annotation names what cannot be found.
+        UserError: an option's annotation names a type that cannot be found.
     """
     constructor = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     parameters = inspect.signature(constructor).parameters.values()
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    # Of the options alone: what the core gives may be annotated for a type checker only.
+    # Only of the options: the types of other parameters may be imported for type checkers alone.
     annotated = SimpleNamespace(
         __annotations__={p.name: p.annotation for p in options if p.annotation is not p.empty}
     )
@@ -53,13 +53,13 @@ def options_of(cls: type) -> dict[str, Option]:
         hints = get_type_hints(annotated, getattr(constructor, "__globals__", {}), {}, True)
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise UserError(
-            f"{cls.__qualname__}: an option's annotation is at fault: {error}"
+            f"{cls.__qualname__}: an option's annotation cannot be resolved: {error}"
         ) from error
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default) for p in options}
 
 
 def takes_positional(cls: type) -> bool:
-    """Whether the constructor takes something from the core besides its options."""
+    """Whether the constructor takes arguments from the core besides its options."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
     return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
@@ -68,7 +68,7 @@ def check_options(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any],
     """Check a recipe's values against a part's options.
 
     Returns:
-        The resolved options, defaults included, and the faults: key -> what is wrong with it.
+        The options with defaults, and the faults: key -> why its value is wrong.
     """
     known = options_of(cls)
     resolved: dict[str, Any] = {}
@@ -93,14 +93,14 @@ def check_options(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any],
 
 
 def check_value(annotation: Any, value: Any) -> Any:
-    """A TOML value as the annotated type, without guessing: no string becomes a number.
+    """A TOML value as the annotated type, without conversion: no string becomes a number.
 
     Raises:
-        ValueError: it does not fit; the message says what was expected and what was found.
+        ValueError: the value does not fit; the message says what was expected and what was found.
     """
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_STRICT)
     try:
-        # Through JSON, where strict checking still takes a list for a tuple and 1 for 1.0.
+        # As JSON, for which strict checks still accept a list for a tuple and 1 for 1.0.
         return adapter.validate_json(json.dumps(value, default=str))
     except ValidationError as error:
         reasons = "; ".join(plain_reason(e) for e in error.errors())
@@ -110,7 +110,7 @@ def check_value(annotation: Any, value: Any) -> Any:
 
 
 def plain_reason(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors in lower case, with the place inside the value if there is one."""
+    """A message of pydantic in lower case, with the position inside the value if it has one."""
     where = ".".join(str(part) for part in error["loc"])
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{where}: {message}" if where else message
@@ -130,7 +130,7 @@ def allows_literal(annotation: Any, value: str) -> bool:
 
 
 def type_text(annotation: Any) -> str:
-    """An annotation in the words of a TOML recipe."""
+    """An annotation in terms of a TOML recipe."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = " and ".join(filter(None, (_bounds(meta) for meta in args[1:])))

@@ -1,7 +1,7 @@
-"""What parts do that they must not, said in one message that names the part and its distribution.
+"""Errors of plugins, as one message that names the part and its distribution.
 
-Whoever calls a plugin does so within :func:`asking`, and holds what it answers to its contract with
-:mod:`xraygan.parts.contracts`. Nothing here imports torch.
+Every call of a plugin is made within :func:`asking`, and its result is checked with
+:mod:`xraygan.parts.contracts`. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BadAnswer(Exception):
-    """A part answered what it must not; the message goes on from the name of what was asked."""
+    """A part returned an invalid result; the message continues the name of the called method."""
 
 
 class Spoiling(BadAnswer):
@@ -35,27 +35,30 @@ class PluginFault(UserError):
 
 
 def is_own(choice: Choice | None) -> bool:
-    """Whether a part comes with the toolkit (or nobody knows where it comes from)."""
+    """Whether a part comes with the toolkit, or is unknown."""
     return choice is None or choice.part.is_own
 
 
-def plugin_fault(choice: Choice, what: str) -> PluginFault:
-    """A part's fault, in one line that names it and its distribution."""
+def plugin_fault(choice: Choice, reason: str) -> PluginFault:
+    """A part's fault, in one line that names the part and its distribution."""
     part = choice.part
-    return PluginFault(f"[{choice.table}]: the {part.kind} {part.name!r} of {part.origin}: {what}")
+    return PluginFault(
+        f"[{choice.table}]: the {part.kind} {part.name!r} of {part.origin}: {reason}"
+    )
 
 
 @contextmanager
-def asking(choice: Choice | None, what: str) -> Iterator[None]:
-    """Within it a plugin is asked for something; what it raises, ``sys.exit()`` too, is its fault.
+def asking(choice: Choice | None, method: str) -> Iterator[None]:
+    """Turn exceptions of a plugin within this context, also ``sys.exit()``, into its fault.
 
     Args:
-        choice: the part that is asked; None if nobody knows, and whatever is raised passes.
-        what: what it is asked for, such as ``"forward()"``.
+        choice: the part that is called; None if it is unknown, and then exceptions pass.
+        method: the called method for the message, such as ``"forward()"``.
 
     Raises:
-        PluginFault: the part raised something, or its answer was refused (:class:`BadAnswer`). What
-            a built-in one raises is ours to mend: it passes, and its traceback is seen.
+        PluginFault: the part raised an exception, or its result is invalid (:class:`BadAnswer`).
+            An exception of a built-in part is a defect of the toolkit, so it passes with its
+            traceback.
     """
     try:
         yield
@@ -64,10 +67,10 @@ def asking(choice: Choice | None, what: str) -> Iterator[None]:
     except BadAnswer as error:
         if choice is None:
             raise
-        fault = plugin_fault(choice, f"{what} {error}")
+        fault = plugin_fault(choice, f"{method} {error}")
         fault.spoilt = isinstance(error, Spoiling)
         raise fault from error
     except BaseException as error:
         if choice is None or is_own(choice):
             raise
-        raise plugin_fault(choice, f"{what} raised {describe_error(error)}") from error
+        raise plugin_fault(choice, f"{method} raised {describe_error(error)}") from error

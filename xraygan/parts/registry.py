@@ -1,7 +1,7 @@
-"""Names to parts: what plugins registered, from which distribution, and what is wrong with them.
+"""The registry: the parts that plugins registered, their distributions, and their errors.
 
-Plugins are found through the entry-point group ``xraygan``, the built-in ones like anybody's. One
-that fails is recorded with its reason and leaves the others working.
+Plugins are found through the entry-point group ``xraygan``, built-in and third-party ones alike. A
+plugin that fails is recorded with the reason, and the other plugins still work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xraygan.errors import UserError, did_you_mean, shown
 from xraygan.utils.naming import label_fault
 
 from . import hookspecs
-from .importing import ImportFault, loading
+from .importing import ImportFault, import_errors
 
 GROUP = "xraygan"
 
@@ -32,14 +32,14 @@ class Kind(NamedTuple):
     """A kind of part.
 
     Attributes:
-        hook: what registers parts of it.
-        interface: ``"package.Class"``: parts are its subclasses, which a recipe names and sets.
-        made: parts are instances of it instead, and no recipe knows them.
+        hook: the hook that registers parts of the kind.
+        interface: ``"package.Class"``: parts are its subclasses, and recipes name them.
+        instance: parts are instances of the interface instead, and recipes cannot name them.
     """
 
     hook: str
     interface: str
-    made: bool = False
+    instance: bool = False
 
 
 #: every kind of part by name, in the order of listings
@@ -55,7 +55,7 @@ KINDS = {
     "extractor": Kind("xraygan_register_extractors", "xraygan.Extractor"),
     "metric": Kind("xraygan_register_metrics", "xraygan.Metric"),
     "tracker": Kind("xraygan_register_trackers", "xraygan.Tracker"),
-    "command": Kind("xraygan_register_commands", "click.Command", made=True),
+    "command": Kind("xraygan_register_commands", "click.Command", instance=True),
 }
 
 
@@ -70,9 +70,9 @@ class Part:
     Attributes:
         kind: a key of :data:`KINDS`; ``"plugin"`` for an entry point that registered nothing
             because it is broken.
-        target: the class, or what was made, or ``"module:attribute"``, imported when it is first
-            needed.
-        error: why it cannot be used; empty if it can.
+        target: the class or the instance, or ``"module:attribute"``, which is imported when it is
+            first needed.
+        error: why the part cannot be used; empty if it can.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class Part:
 
     @cached_property
     def cls(self) -> Any:
-        """The class, or what was made, imported now if it was registered as a string.
+        """The class or the instance, imported now if it was registered as a string.
 
         Raises:
             UserError: it cannot be imported or is not of its kind.
@@ -110,24 +110,25 @@ class Part:
             ) from error
 
     def resolve(self) -> Any:
-        """The class, or what was made, imported now if it was registered as a string.
+        """The class or the instance, imported now if it was registered as a string.
 
         Raises:
-            BrokenPart: it cannot be imported or is not of its kind; the message is the reason
-                alone, for those who name the part themselves.
+            BrokenPart: it cannot be imported or is not of its kind; the message is only the reason,
+                for callers that name the part themselves.
         """
         if self.error:
             raise BrokenPart(self.error)
         target = self.target
         if isinstance(target, str):
             try:
-                with loading(f"the {self.kind} {self.name!r} of {self.origin}", own=self.is_own):
+                title = f"the {self.kind} {self.name!r} of {self.origin}"
+                with import_errors(title, builtin=self.is_own):
                     target = _import(target)
             except ImportFault as error:
                 raise BrokenPart(f"cannot import {self.target}: {error}") from error
-        _, name, made = KINDS[self.kind]
+        _, name, instance = KINDS[self.kind]
         interface = _import(name.replace(".", ":"))
-        if made:
+        if instance:
             if not isinstance(target, interface):
                 raise BrokenPart(f"not an instance of {name}: {shown(target)}")
             return target
@@ -155,17 +156,17 @@ class Registry:
     """The parts that are installed, by kind and name.
 
     Args:
-        points: entry points to read; those of the group ``xraygan`` by default.
-        lazy: leave what is registered as a string unimported, whoever's it is.
+        points: entry points to read; by default those of the group ``xraygan``.
+        lazy: do not import parts that are registered as strings, also of third-party plugins.
     """
 
     def __init__(self, points: Iterable[EntryPoint] | None = None, *, lazy: bool = False) -> None:
         self._lazy = lazy
         self._parts: dict[tuple[str, str], Part] = {}
         self._broken: list[Part] = []
-        found = entry_points(group=GROUP) if points is None else points
-        # Built-ins first, so that a name they hold stays theirs; then in a fixed order.
-        for point in sorted(found, key=lambda p: (_origin(p)[0] != "xraygan", _origin(p), p.name)):
+        points = entry_points(group=GROUP) if points is None else points
+        # Built-ins first, so that they keep their names; then in a fixed order.
+        for point in sorted(points, key=lambda p: (_origin(p)[0] != "xraygan", _origin(p), p.name)):
             self._load(point)
 
     def _load(self, point: EntryPoint) -> None:
@@ -173,9 +174,9 @@ class Registry:
         blank = Part("plugin", point.name, distribution, version)
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
-        named = f"the plugin {point.name!r} of {blank.origin}"
+        title = f"the plugin {point.name!r} of {blank.origin}"
         try:
-            with loading(named, own=blank.is_own):
+            with import_errors(title, builtin=blank.is_own):
                 plugin = point.load()
                 manager.register(plugin, name=point.name)
                 _check_hooks(manager, plugin)
@@ -193,27 +194,27 @@ class Registry:
 
             fault = ""
             try:
-                with loading(named, own=blank.is_own):
-                    answer = getattr(manager.hook, hook)(register=register)
-                if answer and not registered:
-                    fault = f"{hook} returned {shown(answer[0])}; it must call register(name, part)"
+                with import_errors(title, builtin=blank.is_own):
+                    result = getattr(manager.hook, hook)(register=register)
+                if result and not registered:
+                    fault = f"{hook} returned {shown(result[0])}; it must call register(name, part)"
             except ImportFault as error:
                 fault = f"{hook} raised {error}"
             if fault:
                 self._broken.append(replace(blank, kind=kind, error=fault))
 
     def _add(self, part: Part) -> None:
-        if wrong := label_fault(part.name):
-            fault = f"a part cannot be called {shown(part.name)}: the name {wrong}"
+        if reason := label_fault(part.name):
+            fault = f"a part cannot be called {shown(part.name)}: the name {reason}"
             self._broken.append(replace(part, name=shown(part.name, 40), error=fault))
             return
         if holder := self.holder(part.kind, part.name):
             fault = f"the name {part.name!r} is already taken by {holder}"
             self._broken.append(replace(part, error=fault))
             return
-        # The kind of a lazy built-in is held by our tests, so that listing need not import it.
-        waits = self._lazy or part.is_own
-        if not (isinstance(part.target, str) and waits):
+        # Tests check the kind of lazy built-in parts, so that listing need not import them.
+        lazy = self._lazy or part.is_own
+        if not (isinstance(part.target, str) and lazy):
             try:
                 part = replace(part, target=part.resolve())
             except BrokenPart as error:
@@ -222,7 +223,7 @@ class Registry:
         self._parts[part.kind, part.name] = part
 
     def holder(self, kind: str, name: str) -> str:
-        """Who has a name, which nobody else can take; empty if it is free."""
+        """The distribution that holds a name, so that no other can take it; empty if it is free."""
         if part := self._parts.get((kind, name)):
             return part.origin
         if kind == "command" and name in importlib.import_module("xraygan.cli").cli.commands:
@@ -230,10 +231,10 @@ class Registry:
         return ""
 
     def parts(self, kind: str | None = None) -> Iterator[Part]:
-        """Every part, the broken ones too, by kind in the order of :data:`KINDS`, then by name."""
+        """Every part, also broken ones, by kind in the order of :data:`KINDS`, then by name."""
         order = {k: i for i, k in enumerate(KINDS)}
-        every = [*self._parts.values(), *self._broken]
-        for part in sorted(every, key=lambda p: (order.get(p.kind, 99), p.name, p.error)):
+        parts = [*self._parts.values(), *self._broken]
+        for part in sorted(parts, key=lambda p: (order.get(p.kind, 99), p.name, p.error)):
             if kind is None or part.kind == kind:
                 yield part
 
@@ -242,11 +243,11 @@ class Registry:
         return sorted(name for k, name in self._parts if k == kind)
 
     def get(self, kind: str, name: str) -> Part:
-        """The part of that kind and name.
+        """The part of a kind with a name.
 
         Raises:
-            UserError: it is broken, or there is none; the message gives the nearest names, and the
-                broken plugins that may have meant to bring it.
+            UserError: it is broken or does not exist; the message gives the most similar names, and
+                the broken plugins that may provide it.
         """
         if part := self._parts.get((kind, name)):
             return part
@@ -257,7 +258,7 @@ class Registry:
                 raise UserError(
                     f"the {part.kind} {name!r} of {part.origin} is broken: {part.error}; {hint}"
                 )
-        # One without a target broke before it could say which names it brings.
+        # A plugin without a target broke before it registered its names.
         broken = ", ".join(f"{p.name} of {p.origin}" for p in suspects if p.target is None)
         note = f" (broken, see `xraygan list-plugins`: {broken})" if broken else ""
         raise UserError(f"no {kind} is named {name!r}: {hint}{note}")
@@ -271,9 +272,9 @@ def installed() -> Registry:
 
 @cache
 def commands() -> Registry:
-    """The registry of what may bring verbs of the command line, read for each of its calls.
+    """The registry of plugins that may provide commands, read at every call of the command line.
 
-    Other plugins, which may import much, are not imported for it; what is lazy stays so.
+    Other plugins, which may import much, are not imported, and lazy parts stay lazy.
     """
     hook = KINDS["command"].hook
     points = [point for point in entry_points(group=GROUP) if _may_implement(point, hook)]
@@ -281,15 +282,15 @@ def commands() -> Registry:
 
 
 def first_line(doc: str | None) -> str:
-    """The first line of a docstring, without its closing full stop."""
+    """The first line of a docstring, without its final full stop."""
     return doc.strip().splitlines()[0].strip().rstrip(".") if doc and doc.strip() else ""
 
 
 def docstring(part: Any) -> str:
-    """A class's own docstring, unindented, not the one that it inherits from its interface; or a
-    command's."""
-    said = part.__doc__ if isinstance(part, type) else getattr(part, "help", None)
-    return inspect.cleandoc(said) if isinstance(said, str) else ""
+    """The docstring of a class, unindented and not inherited from its interface; or the help of a
+    command."""
+    text = part.__doc__ if isinstance(part, type) else getattr(part, "help", None)
+    return inspect.cleandoc(text) if isinstance(text, str) else ""
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:
@@ -297,7 +298,7 @@ def _origin(point: EntryPoint) -> tuple[str, str]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """Raise if a registered plugin implements no hook, or one that there is not."""
+    """Raise an error if a plugin implements no hook, or an unknown one."""
     known = [kind.hook for kind in KINDS.values()]
     callers = manager.get_hookcallers(plugin) or []
     for name in sorted({caller.name for caller in callers} - set(known)):
@@ -314,16 +315,18 @@ def _import(reference: str) -> Any:
 
 
 def _may_implement(point: EntryPoint, hook: str) -> bool:
-    """Whether a plugin may implement a hook, as far as the source of its module tells.
+    """Whether a plugin may implement a hook, by the source of its module.
 
-    It does not if other hooks are there and this one is not; where none is, they may be elsewhere.
+    It does not if the source has other hooks but not this one. A source without hooks may import
+    them from elsewhere.
     """
     origin = " ".join(_origin(point)).strip()
     try:
-        with loading(f"the plugin {point.name!r} of {origin}", own=_origin(point)[0] == "xraygan"):
+        title, builtin = f"the plugin {point.name!r} of {origin}", _origin(point)[0] == "xraygan"
+        with import_errors(title, builtin=builtin):
             text = _source(point.module)
     except ImportFault:
-        return True  # as is said where it is imported
+        return True  # its import reports the error
     return text is None or hook in text or "import *" in text or "xraygan_register_" not in text
 
 
@@ -341,9 +344,9 @@ def _source_docstring(reference: str) -> str | None:
 
 
 def _source(module: str) -> str | None:
-    """A module's source, which is not run; None if there is none to be read."""
+    """The source of a module, which is not run; None if it cannot be read."""
     try:
-        spec = importlib.util.find_spec(module)  # which runs the packages that it is in
+        spec = importlib.util.find_spec(module)  # this runs its parent packages
         return Path(spec.origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
     except (Exception, SystemExit):
         return None

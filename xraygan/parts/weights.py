@@ -1,4 +1,4 @@
-"""Initial weights of known networks: from a download, or from a local file."""
+"""Initial weights of published networks, from a download or a local file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ GREY_MEAN, GREY_STD = 0.449, 0.226
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of weights: ``.safetensors``, or a ``.pth`` as PyTorch publishes them.
 
-    A ``.pth`` file is read by PyTorch's restricted loader, which refuses anything but tensors.
+    A ``.pth`` file is read with PyTorch's restricted loader, which refuses all but tensors.
 
     Raises:
-        UserError: the file is not such a file.
+        UserError: the file cannot be read, or holds no weights.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # With the file in place the hub only reads it, tensors alone.
+        # The hub only reads a file that exists, and only its tensors.
         return torch.hub.load_state_dict_from_url(
             path.name, model_dir=str(path.parent), file_name=path.name, weights_only=True,
             map_location="cpu",
@@ -38,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise UserError(f"{path}: not a file of weights ({error})") from None
     except Exception as error:
-        # The restricted loader's own refusal, whose class PyTorch does not export everywhere.
+        # The error of the restricted loader, whose class not every version of PyTorch exports.
         if type(error).__name__ != "UnpicklingError":
             raise
         raise UserError(f"{path}: not a file of weights (it holds more than tensors)") from None
@@ -47,14 +47,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def download_weights(published: Any) -> dict[str, Tensor]:
     """The weights that torchvision publishes, from its cache or from the network.
 
-    While a plan is made (:func:`xraygan.utils.planning.planning`), none.
+    Within :func:`xraygan.utils.planning.planning` it returns a placeholder without weights.
 
     Args:
         published: a member of a torchvision weights enumeration.
 
     Raises:
-        UserError: they are neither in the cache nor can they be fetched; the message says where to
-            get them and what else to set.
+        UserError: they are not in the cache and cannot be downloaded; the message says where to get
+            them and what to set.
     """
     if is_planning():
         return Unfetched()
@@ -62,19 +62,19 @@ def download_weights(published: Any) -> dict[str, Tensor]:
         return published.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f'weights = "imagenet": they could not be fetched ({error}). On a machine without '
+            f'weights = "imagenet": the download failed ({error}). On a machine without '
             f"internet, get {published.url} elsewhere and set weights to that file's path, or set "
             'weights = "random"'
         ) from None
 
 
 def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, last: str) -> None:
-    """Put weights into a network, except its last layer if that has another shape.
+    """Load weights into a network, except its last layer if that has another shape.
 
-    While a plan is made, weights that were not fetched are none, and nothing is put.
+    Does nothing with the placeholder of :func:`download_weights` within a plan.
 
     Args:
-        source: what to call the weights in a message.
+        source: name of the weights for a message.
         last: prefix of the last layer's parameter names, for example ``"fc."``.
 
     Raises:
@@ -82,37 +82,39 @@ def load_matching(network: nn.Module, weights: dict[str, Tensor], source: str, l
     """
     if is_planning() and not weights:
         return
-    own = network.state_dict()
-    optional = {k for k in own if k.startswith(last) or k.endswith("num_batches_tracked")}
+    state = network.state_dict()
+    optional = {k for k in state if k.startswith(last) or k.endswith("num_batches_tracked")}
     wrong = [
-        key for key in own if key not in optional
-        and (key not in weights or weights[key].shape != own[key].shape)
+        key for key in state if key not in optional
+        and (key not in weights or weights[key].shape != state[key].shape)
     ]  # fmt: skip
     if wrong:
         raise UserError(
-            f"weights: {source} does not fit this network: {len(wrong)} of {len(own)} tensors are "
-            f"missing or have another shape, {wrong[0]!r} the first"
+            f"weights: {source} does not fit this network: {len(wrong)} of {len(state)} tensors "
+            f"are missing or have another shape, {wrong[0]!r} the first"
         )
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    fitting = {k: v for k, v in weights.items() if k in state and v.shape == state[k].shape}
     network.load_state_dict(fitting, strict=False)
 
 
 def weights_digest(network: nn.Module) -> str:
-    """sha256 of a network's weights: the same for the same features, wherever they come from."""
-    found = hashlib.sha256()
+    """The sha256 of a network's weights, which identifies the features that it gives."""
+    sha256 = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha256.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return sha256.hexdigest()
 
 
 def grey_convolution(convolution: Any, *, fold: bool) -> nn.Conv2d:
-    """A convolution of one grey channel in the place of a network's first, of three channels.
+    """A convolution of one grey channel that replaces a network's first one, of three channels.
 
     Args:
         convolution: the first convolution; its bias, if it has one, is kept.
-        fold: sum its weights over the channels, which for equal channels is the same function at a
-            third of the cost; otherwise the weights are drawn anew.
+        fold: sum its weights over the channels, which is the same function for equal channels at a
+            third of the cost; otherwise draw new weights.
     """
     grey = nn.Conv2d(
         1,

@@ -81,7 +81,7 @@ class Recipe:
         Raises:
             RecipeError: with every fault that was found.
         """
-        return _check(self.source, *apply_overrides(self.resolved(), {}, overrides), None)
+        return _check_tree(self.source, *apply_overrides(self.resolved(), {}, overrides), None)
 
     def resolved(self) -> Tree:
         """All that the run depends on, defaults included, as a recipe that extends no other."""
@@ -119,15 +119,15 @@ def load(
     """
     path = find_recipe(reference)
     tree, origins = apply_overrides(*read_merged(path, ()), overrides)
-    return _check(path, tree, origins, registry, files=files)
+    return _check_tree(path, tree, origins, registry, files=files)
 
 
 def load_tree(tree: Tree, path: Path) -> Recipe:
     """Check a recipe that is given as its tables, as if they were in the file ``path``."""
-    return _check(path, *merge_with_base(dict(tree), path, ()), None)
+    return _check_tree(path, *merge_with_base(dict(tree), path, ()), None)
 
 
-def _check(
+def _check_tree(
     path: Path,
     tree: Tree,
     origins: dict[Key, str],

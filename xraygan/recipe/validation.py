@@ -15,7 +15,7 @@ from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
 from xraygan.parts.choice import Choice
 from xraygan.parts.options import check_options, plain_reason
 from xraygan.parts.registry import Registry
-from xraygan.utils.naming import HALVES, LOGGED, folder_fault, same_file, word_fault
+from xraygan.utils.naming import HALVES, LOGGED, colliding_names, folder_fault, word_fault
 
 from . import schema
 from .files import Key, Tree, run_name
@@ -130,7 +130,7 @@ class Checker:
                 if fault := word_fault(name):
                     hint = "rename the table, and name its part with the key plugin"
                     self.add_fault((group, name), f"the name {shown(name, 40)} {fault}; {hint}")
-            if twins := same_file(names):
+            if twins := colliding_names(names):
                 self.add_fault(
                     (group, twins[1]),
                     f"differs from [{group}.{twins[0]}] in upper and lower case alone, which some "

@@ -22,7 +22,7 @@ from xraygan.errors import UserError, shown
 from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.parameters import flattened
 from xraygan.utils.atomic_files import sync, sync_folder, write_atomically
-from xraygan.utils.limits import step_of
+from xraygan.utils.limits import parse_step
 from xraygan.utils.parsing import read_text, sha256
 
 from . import checkpoint_contents
@@ -351,7 +351,7 @@ def find(folder: Path, name: str) -> Checkpoint:
     elif name == BEST:
         path = _best(folder) or folder / BEST
     else:
-        path = folder / (name if (step := step_of(name)) is None else f"step-{step:08d}")
+        path = folder / (name if (step := parse_step(name)) is None else f"step-{step:08d}")
     if path not in checkpoints:
         steps = ", ".join(str(int(p.name[5:])) for p in checkpoints)
         raise UserError(

@@ -114,7 +114,9 @@ def _parse(text: str, task: Task) -> Conditions:
         raise ValueError(
             f"line 1: expected the columns {', '.join([*names, *task.metadata, 'images'])}"
         )
-    labels = np.column_stack([file_readers.labels(table, name) for name in names]).astype(np.uint8)
+    labels = np.column_stack([file_readers.label_column(table, name) for name in names]).astype(
+        np.uint8
+    )
     counts = numbers(table, "images", 1, MOST_IMAGES)
     if not (counts % 1 == 0).all():
         raise ValueError("column 'images': expected whole numbers")

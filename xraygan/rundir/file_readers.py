@@ -100,7 +100,7 @@ def predictions(text: str) -> Predictions:
     names = [column[6:] for column in table.columns if column.startswith("label:")]
     if not names:
         raise ValueError("line 1: expected a column of a class, such as 'label:NAME'; found none")
-    return [(n, labels(table, f"label:{n}"), numbers(table, f"p:{n}", 0, 1)) for n in names]
+    return [(n, label_column(table, f"label:{n}"), numbers(table, f"p:{n}", 0, 1)) for n in names]
 
 
 def read_number_table(path: Path, remedy: str, whole: str) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def read_number_table(path: Path, remedy: str, whole: str) -> pd.DataFrame:
     return needed(path, parse, remedy)
 
 
-def labels(table: pd.DataFrame, column: str) -> np.ndarray:
+def label_column(table: pd.DataFrame, column: str) -> np.ndarray:
     """A column of 0 and 1 as ``(N,)`` int.
 
     Raises:

@@ -86,7 +86,7 @@ def sample_images(
     """
     graph, source = session.graph, rng(session.device, seed, "generate")
     index = _check_class(session, class_name)
-    labels, encoded = _conditions(session, index, metadata)
+    labels, encoded = _sampling_conditions(session, index, metadata)
     filtered = index is not None and not graph.networks["generator"].conditional
     batches: list[tuple[Tensor, ...]] = []
     kept = drawn = 0
@@ -125,7 +125,7 @@ def _check_class(session: Session, class_name: str | None) -> int | None:
     return None if class_name is None else names.index(class_name)
 
 
-def _conditions(
+def _sampling_conditions(
     session: Session, index: int | None, metadata: Mapping[str, object] | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Label vectors ``(L, K)`` and encoded metadata ``(L, 2 M)`` to generate from.

@@ -1,9 +1,9 @@
-"""95 % confidence intervals of figures that were measured on test patients.
+"""95 % confidence intervals of metrics that were measured on test patients.
 
-A percentile bootstrap is too narrow where few patients decide a figure or where the figure is near
-an end of its range, and has no width at all for a perfect figure. Shares (accuracy, recall) and
-AUCs therefore have *score intervals*: all values that the measured one does not contradict, with
-the variance that the figure would have *at those values*.
+A percentile bootstrap is too narrow if few patients decide a metric or if the metric is near an end
+of its range, and it has no width for a perfect value. Shares (accuracy, recall) and AUCs therefore
+have *score intervals*: all values that the measured value does not contradict, with the variance
+that the metric would have *at those values*.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from scipy.special import stdtrit
 CONFIDENCE = 0.95
 Interval = tuple[float, float]
 
-#: how many patients the variance formula counts for, against the variance that was measured
+#: weight of the variance formula in patients, against the measured variance
 PRIOR = 10.0
 _EDGE = 1e-9
 
 
 def percentile_interval(values: np.ndarray) -> Interval | None:
-    """The 95 % percentile interval of bootstrap values ``(B,)``, those that are NaN left out.
+    """The 95 % percentile interval of bootstrap values ``(B,)``, without those that are NaN.
 
-    None where there are no values, or where all are equal: no resample says how far the figure of
-    other patients may lie from this one.
+    None without values or if all are equal, since the resamples then show no variation between
+    patients.
     """
     defined = values[np.isfinite(values)]
     if not len(defined) or np.ptp(defined) == 0:
@@ -37,12 +37,12 @@ def percentile_interval(values: np.ndarray) -> Interval | None:
 
 
 def bootstrap_variance(resamples: np.ndarray, patients: int) -> float:
-    """The variance of a figure over test patients, from its values in resamples ``(B,)`` of them.
+    """The variance of a metric over test patients, from its values in resamples ``(B,)`` of them.
 
     A resample of m patients varies less than m other patients would, by (m - 1) / m.
 
     Args:
-        patients: m; of the smaller class where the figure compares two. At least 2.
+        patients: m; the patients of the smaller class if the metric compares two. At least 2.
     """
     defined = resamples[np.isfinite(resamples)]
     if len(defined) < 2 or patients < 2:
@@ -59,19 +59,19 @@ def auc_interval(value: float, variance: float, positives: int, negatives: int) 
 
     V(A) = A (1 - A) [1 + (N* - 1) ((1 - A) / (2 - A) + A / (1 + A))] / (m n),  N* = (m + n) / 2
 
-    and is scaled to the variance that was measured, see :func:`score_interval`.
+    and is scaled to the measured variance, see :func:`score_interval`.
 
     Args:
         value: the AUC, in [0, 1].
         variance: as measured over patients, :func:`bootstrap_variance`.
-        positives, negatives: m and n, how many *patients* have positive and negative images, so
-            that several images of a patient do not count as so many patients. At least 1.
+        positives, negatives: m and n, the number of *patients* with positive and with negative
+            images, so that several images of a patient count as one patient. At least 1.
     """
-    spare = (positives + negatives) / 2 - 1
+    n_minus_1 = (positives + negatives) / 2 - 1
 
     def model(area: float) -> float:
         shape = (1 - area) / (2 - area) + area / (1 + area)
-        return area * (1 - area) * (1 + spare * shape) / (positives * negatives)
+        return area * (1 - area) * (1 + n_minus_1 * shape) / (positives * negatives)
 
     return score_interval(value, variance, model, min(positives, negatives))
 
@@ -82,7 +82,7 @@ def share_interval(value: float, variance: float, patients: int) -> Interval:
     Args:
         value: the share, or a mean of values in [0, 1].
         variance: as measured over patients, :func:`bootstrap_variance`.
-        patients: m, how many patients have images that count. At least 1.
+        patients: m, the number of patients whose images count. At least 1.
     """
     return score_interval(value, variance, lambda share: share * (1 - share) / patients, patients)
 
@@ -92,15 +92,14 @@ def score_interval(
 ) -> Interval:
     """All t in [0, 1] with (value - t)^2 <= c^2 s V(t).
 
-    V is a formula for the variance over patients, and s scales it to what was measured: with r the
-    measured variance over V(value),
+    V is a formula for the variance over patients, and s scales it to the measured variance: with r
+    the measured variance over V(value),
 
         s = max(r, ((m - 1) r + 10) / (m - 1 + 10))
 
-    Few patients say little of the variance, and less the nearer the value is to an end, where most
-    samples show too little of it: the formula then counts as much as ten patients. c is the
-    quantile of Student's t of m - 1 + 10 degrees of freedom. At 0 and at 1, where nothing was
-    measured of the variance, s = 1.
+    Few patients give a poor estimate of the variance, mostly too small if the value is near an end
+    of its range. So the formula gets the weight of ten patients. c is the quantile of Student's t
+    with m - 1 + 10 degrees of freedom. At 0 and at 1, where the variance cannot be measured, s = 1.
 
     Coverage in simulations: docs/metrics.md.
 
@@ -118,24 +117,25 @@ def score_interval(
     def beyond(other: float) -> float:
         return (value - other) ** 2 - squared * model(other)
 
-    least, most = _EDGE, 1 - _EDGE
+    # The ends of the interval are the roots of `beyond` on both sides of the value.
+    first, last = _EDGE, 1 - _EDGE
     low, high = 0.0, 1.0
-    if beyond(least) > 0:
-        low = float(brentq(beyond, least, min(value, most)))
-    if beyond(most) > 0:
-        high = float(brentq(beyond, max(value, least), most))
+    if beyond(first) > 0:
+        low = float(brentq(beyond, first, min(value, last)))
+    if beyond(last) > 0:
+        high = float(brentq(beyond, max(value, first), last))
     return low, high
 
 
 def scaled_share_interval(value: float, variance: float, critical: float) -> Interval:
     """All t with (value - t)^2 <= critical^2 variance t (1 - t) / (value (1 - value)).
 
-    Wilson's interval with as many images as would give this variance: it stays within [0, 1].
+    Wilson's interval for the number of images that would give this variance; it is within [0, 1].
 
     Args:
         value: in (0, 1).
-        variance: of all that the figure varies by, above 0.
-        critical: the quantile that belongs to it, for example 1.96.
+        variance: the total variance of the value, above 0.
+        critical: the matching quantile, for example 1.96.
     """
     excess = critical**2 * variance / (value * (1 - value))
     middle = (value + excess / 2) / (1 + excess)
@@ -146,17 +146,17 @@ def scaled_share_interval(value: float, variance: float, critical: float) -> Int
 def mean_interval(
     values: Sequence[float], intervals: Sequence[Interval], resamples: Sequence[np.ndarray]
 ) -> Interval:
-    """An interval of the mean of figures that were measured on the same patients.
+    """An interval of the mean of K values that were measured on the same patients.
 
-    The distances from each figure to the ends of its interval are added as standard deviations are
+    The distances from each value to the ends of its interval are added like standard deviations
     (Zou, Psychological Methods 12, 2007): with d_k = value_k - low_k,
 
         low = mean - sqrt(sum over k, l of r_kl d_k d_l) / K
 
     Args:
-        values, intervals: of the K figures.
-        resamples: ``(B,)`` each, shared between the figures; r_kl is their correlation, 1 where a
-            figure does not vary and nothing is known of it.
+        values, intervals: the K values and their intervals.
+        resamples: ``(B,)`` of each value, shared between the values; r_kl is their correlation, and
+            1 for a value that does not vary.
     """
     matrix = np.stack(resamples)
     matrix = matrix[:, np.isfinite(matrix).all(axis=0)]

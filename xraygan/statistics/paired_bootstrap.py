@@ -1,7 +1,7 @@
-"""What runs measured, as a mean over their training seeds and as differences between systems.
+"""Means of metrics over training seeds, and paired differences between systems.
 
 Runs that were tested on the same images share the resamples of their test patients, whatever their
-seeds, so that means and differences can be taken within each resample.
+seeds. So means and differences are computed within each resample.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from .intervals import Interval, mean_interval, percentile_interval, scaled_shar
 from .seed_variance import SeedVariance
 
 OTHER_PATIENTS = "the runs were tested on other patients, or with other resamples"
-ONE_SEED = "one seed says nothing of training"
-ALIKE = "neither seeds nor patients make a difference, so nothing is known of how it varies"
+ONE_SEED = "one seed does not show the variance of training"
+ALIKE = "neither seeds nor patients make a difference, so its variance is not known"
 
 
 class Resampled:
-    """A run's metrics, and each in the bootstrap resamples of its test patients.
+    """The metrics of a run, and their values in the bootstrap resamples of its test patients.
 
     Attributes:
-        tested: whose images it was tested on, image by image; empty where that is not known.
+        tested: the patient of each tested image; empty if unknown.
     """
 
     def __init__(self, run: RunFiles) -> None:
         self._metrics: Mapping[str, Any] = run.evaluation.get("metrics", {})
-        self._values = run.optional("bootstrap.csv", _numbers) or {}
+        self._values = run.optional("bootstrap.csv", _number_columns) or {}
         self.tested = tuple(run.optional("predictions.csv", _patients) or ())
 
     def measured(self, name: str) -> Mapping[str, Any]:
-        """What ``evaluation.json`` has of a metric; empty where it has none."""
+        """The entry of a metric in ``evaluation.json``; empty without one."""
         return self._metrics.get(name) or {}
 
     def value(self, name: str) -> float | None:
-        """A metric; None where it has no finite value, or is no single number."""
+        """The value of a metric; None if it is not a single finite number."""
         value = self.measured(name).get("value")
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     def resamples(self, name: str) -> np.ndarray | None:
-        """A metric in each resample, ``(B,)``; None where test patients do not enter it."""
+        """A metric in each resample, ``(B,)``; None if it does not depend on test patients."""
         return self._values.get(name)
 
 
@@ -55,13 +55,13 @@ class Estimate:
     """A mean over training seeds, of a metric or of the difference of two systems.
 
     Attributes:
-        values: one a seed.
-        interval: 95 % over training seeds and test patients; None of a single seed, which says
-            nothing of training, and where ``why`` says so.
-        patients: 95 % over test patients alone, these seeds held fixed; None where test patients
-            do not enter the metric.
-        variance: what it varies by; None where that is not known.
-        why: why there is no interval, empty if there is one.
+        values: one for each seed.
+        interval: 95 % over training seeds and test patients; None with a single seed, and for the
+            reason in ``why``.
+        patients: 95 % over test patients alone, with these seeds; None if the metric does not
+            depend on test patients.
+        variance: the variance of the mean; None if unknown.
+        why: why there is no interval; empty if there is one.
     """
 
     values: Mapping[int, float]
@@ -72,36 +72,36 @@ class Estimate:
 
     @property
     def value(self) -> float:
-        """The mean; NaN of no seed."""
+        """The mean; NaN without seeds."""
         return float(np.mean(list(self.values.values()))) if self.values else math.nan
 
     @property
     def sd(self) -> float:
-        """Standard deviation over seeds (S - 1); NaN of fewer than two."""
-        found = list(self.values.values())
-        return float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
+        """Standard deviation over seeds (S - 1); NaN for fewer than two seeds."""
+        values = list(self.values.values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
     @property
     def p(self) -> float | None:
-        """Two-sided p of no difference; None of a single seed, and where nothing is known."""
+        """Two-sided p of no difference; None with a single seed, or if the variance is unknown."""
         if self.interval is None or self.variance is None:
             return None
         return self.variance.p_value(self.value)
 
 
 def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
-    """A metric of one system.
+    """The mean of a metric over the runs of one system.
 
     Args:
-        runs: its runs by seed.
+        runs: the runs by seed.
     """
     values = {seed: value for seed, run in runs.items() if (value := run.value(name)) is not None}
     used = [runs[seed] for seed in values]
-    shared = _shared(used, name)
+    shared = _shared_resamples(used, name)
     if not values or shared is None:
         return Estimate(values, why=OTHER_PATIENTS if values else "not measured")
     variance = SeedVariance.of([*values.values()], shared or None)
-    patients = _of_a_share(used, name, shared) or _of_patients(shared)
+    patients = _share_interval(used, name, shared) or _patients_interval(shared)
     if len(values) == 1:
         return Estimate(values, None, patients, variance, ONE_SEED)
     if not variance.total and patients is None:
@@ -110,13 +110,14 @@ def mean_over_seeds(runs: Mapping[int, Resampled], name: str) -> Estimate:
     interval = (mean - width, mean + width)
     if _is_share(used, name) and 0 < mean < 1 and variance.total:
         interval = scaled_share_interval(mean, variance.total, variance.critical())
-    # Few patients say too little of the variance: seeds do not settle what patients leave open.
+    # With few patients the variance over both may be too small: the interval must not be narrower
+    # than the one over patients alone.
     low, high = patients or (mean, mean)
     return Estimate(values, (min(interval[0], low), max(interval[1], high)), patients, variance)
 
 
 def _is_share(runs: Sequence[Resampled], name: str) -> bool:
-    """Whether a metric lies in [0, 1]: as its runs say, or as all that a former version wrote."""
+    """Whether a metric lies in [0, 1], by its limits or, in runs of former versions, its values."""
     for run in runs:
         measured = run.measured(name)
         if "limits" in measured:
@@ -130,70 +131,70 @@ def _is_share(runs: Sequence[Resampled], name: str) -> bool:
     return True
 
 
-def _of_a_share(
+def _share_interval(
     runs: Sequence[Resampled], name: str, shared: Sequence[np.ndarray]
 ) -> Interval | None:
-    """The runs' own intervals over patients as one of their mean; None if they have none."""
-    found = [run.measured(name).get("interval") for run in runs]
-    ends = [(float(one[0]), float(one[1])) for one in found if one]
-    certain = any(low == high for low, high in ends)  # a perfect figure's, of a former version
-    if not shared or certain or len(ends) < len(runs) or not _is_share(runs, name):
+    """The interval over patients of the mean, from the runs' own intervals; None without them."""
+    intervals = [run.measured(name).get("interval") for run in runs]
+    ends = [(float(interval[0]), float(interval[1])) for interval in intervals if interval]
+    no_width = any(low == high for low, high in ends)  # of a perfect value, by former versions
+    if not shared or no_width or len(ends) < len(runs) or not _is_share(runs, name):
         return None
     return mean_interval([run.value(name) or 0.0 for run in runs], ends, shared)
 
 
 def difference(
-    ours: Mapping[int, Resampled], theirs: Mapping[int, Resampled], name: str
+    runs: Mapping[int, Resampled], base: Mapping[int, Resampled], name: str
 ) -> Estimate | None:
-    """A metric of one system less that of another, paired by seed; None without a common seed.
+    """A metric of one system minus that of another, paired by seed; None without a common seed.
 
     Args:
-        ours, theirs: each system's runs by seed.
+        runs, base: the runs of each system by seed.
     """
     values, pairs = {}, []
-    for seed in ours:
-        if seed in theirs:
-            left, right = ours[seed].value(name), theirs[seed].value(name)
-            if left is not None and right is not None:
-                values[seed] = left - right
-                pairs.append((ours[seed], theirs[seed]))
+    for seed in runs:
+        if seed in base:
+            value, base_value = runs[seed].value(name), base[seed].value(name)
+            if value is not None and base_value is not None:
+                values[seed] = value - base_value
+                pairs.append((runs[seed], base[seed]))
     if not values:
         return None
-    shared = _shared([run for pair in pairs for run in pair], name)
+    shared = _shared_resamples([run for pair in pairs for run in pair], name)
     if shared is None:
         return Estimate(values, why=OTHER_PATIENTS)
-    gaps = [left - right for left, right in zip(shared[::2], shared[1::2], strict=True)]
+    gaps = [first - second for first, second in zip(shared[::2], shared[1::2], strict=True)]
     variance = SeedVariance.of([*values.values()], gaps or None)
-    patients = _of_patients(gaps)
+    patients = _patients_interval(gaps)
     if len(values) == 1 or not variance.total:
         return Estimate(values, None, patients, variance, ALIKE if variance.count > 1 else ONE_SEED)
     mean, width = float(np.mean([*values.values()])), variance.half_width()
     return Estimate(values, (mean - width, mean + width), patients, variance)
 
 
-def _shared(runs: Sequence[Resampled], name: str) -> list[np.ndarray] | None:
-    """A metric's resamples of each run, where all are of the same patients.
+def _shared_resamples(runs: Sequence[Resampled], name: str) -> list[np.ndarray] | None:
+    """The resamples of a metric in each run, if all are of the same patients.
 
-    Empty where no run has any: test patients do not enter the metric. None where they cannot be
-    put side by side.
+    Empty if no run has resamples, since the metric does not depend on test patients. None if the
+    resamples are of different patients or numbers.
     """
-    found = [run.resamples(name) for run in runs]
-    known = [one for one in found if one is not None]
+    resamples = [run.resamples(name) for run in runs]
+    known = [values for values in resamples if values is not None]
     if not known:
         return []
-    if len(known) < len(runs) or len({len(one) for one in known}) > 1:
+    if len(known) < len(runs) or len({len(values) for values in known}) > 1:
         return None
     if len({run.tested for run in runs}) > 1 or not runs[0].tested:
         return None
     return known
 
 
-def _of_patients(resamples: Sequence[np.ndarray]) -> Interval | None:
-    """The percentile interval of a mean over these very seeds."""
+def _patients_interval(resamples: Sequence[np.ndarray]) -> Interval | None:
+    """The percentile interval over patients of a mean over the given seeds."""
     return percentile_interval(np.mean(resamples, axis=0)) if len(resamples) else None
 
 
-def _numbers(text: str) -> dict[str, np.ndarray]:
+def _number_columns(text: str) -> dict[str, np.ndarray]:
     table = parse_csv(text)
     return {name: numbers(table, name, -math.inf, math.inf) for name in table}
 

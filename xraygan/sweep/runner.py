@@ -13,7 +13,7 @@ import torch
 
 from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.progress import Display
-from xraygan.utils.signals import Interrupted, noting_signals
+from xraygan.utils.signals import Interrupted, record_signals
 
 from .earlier import delete_run, refuse_changed, run_changes
 from .file import Sweep
@@ -73,7 +73,7 @@ def run_all(
     finished = len(runs) - len(waiting)
     if finished:
         display.say(f"{finished} of {len(runs)} runs are done already")
-    with noting_signals() as caught, display.training(len(runs), "runs", done=finished) as show:
+    with record_signals() as caught, display.training(len(runs), "runs", done=finished) as show:
         while waiting or running:
             if caught:
                 _stop_runs(running)

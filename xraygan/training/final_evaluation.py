@@ -77,7 +77,7 @@ def evaluate_run(session: Session, place: RunDirectory, step: int) -> Path:
     result["protocol"] |= _provenance(session, place, evaluation.test.fingerprint())
     contents = {}
     if "classifier" in session.graph.networks:
-        contents[files.predictions] = as_csv(predictions(evaluation)).encode()
+        contents[files.predictions] = as_csv(predictions_table(evaluation)).encode()
     if len(resamples):
         contents[files.bootstrap] = as_csv(resamples.round(6)).encode()
     contents[files.evaluation] = as_json(result).encode()
@@ -137,7 +137,7 @@ def _raise_failed(place: RunDirectory, errors: Mapping[str, Exception], result: 
     ) from next(iter(errors.values()))
 
 
-def predictions(evaluation: RunEvaluation) -> pd.DataFrame:
+def predictions_table(evaluation: RunEvaluation) -> pd.DataFrame:
     """The content of ``predictions.csv``: one row for each image of the measured split."""
     table: dict[str, Any] = {"path": evaluation.test.paths, "patient": evaluation.patients}
     for name, column in evaluation.classes.items():

@@ -41,8 +41,8 @@ def _describe_phases(phases: list[Phase], before: int, after: int, done: int) ->
         return
     for number, phase in enumerate(phases[:-1], start=1):
         yield (
-            f"phase {number} ({phase.ratio}) ends at step {_end(phase.until, after)} instead of "
-            f"{_end(phase.until, before)}"
+            f"phase {number} ({phase.ratio}) ends at step {_step_at(phase.until, after)} instead "
+            f"of {_step_at(phase.until, before)}"
         )
     current = next((p for p in phases if done / after < p.until), phases[-1])
     yield f"step {done + 1} is in phase {phases.index(current) + 1} ({current.ratio})"
@@ -53,8 +53,8 @@ def _describe_learning_rate(
 ) -> Iterator[str]:
     if words.warmup:
         yield (
-            f"learning rate of the {name}: rises until step {_end(words.warmup, after)} instead of "
-            f"{_end(words.warmup, before)}"
+            f"learning rate of the {name}: rises until step {_step_at(words.warmup, after)} "
+            f"instead of {_step_at(words.warmup, before)}"
         )
     if words.schedule == "cosine":
         yield (
@@ -66,6 +66,6 @@ def _describe_learning_rate(
         yield f"learning rate of the {name}: {new:.3g} after step {done} instead of {old:.3g}"
 
 
-def _end(share: float, total: int) -> int:
+def _step_at(share: float, total: int) -> int:
     """The first step after a share of the run."""
     return math.ceil(share * total)

@@ -108,18 +108,18 @@ def diagnose(graph: TrainingGraph, step: TrainingStep) -> dict[str, Any]:
     }
 
 
-def describe(diagnosis: Mapping[str, Any]) -> str:
+def describe_diagnosis(diagnosis: Mapping[str, Any]) -> str:
     """A diagnosis as a clause: which terms, else which gradients; empty if all is finite."""
     broken = [name for name, names in diagnosis["parameters"].items() if names]
     terms = {name: v for name, v in diagnosis["terms"].items() if isinstance(v, str)}
     clauses = []
     if broken:
-        clauses.append(f"parameters of the {_listed(broken)} are not finite")
+        clauses.append(f"parameters of the {_join_names(broken)} are not finite")
     if terms:
         clauses.append(", ".join(f"the term {name!r} is {value}" for name, value in terms.items()))
     else:
         clauses += [
-            f"the gradient of the term {term!r} in the {_listed(networks)} is not finite"
+            f"the gradient of the term {term!r} in the {_join_names(networks)} is not finite"
             for term, networks in diagnosis["gradients"].items()
         ]
     return "; ".join(clauses)
@@ -165,5 +165,5 @@ def _as_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))

@@ -20,7 +20,7 @@ from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed, rng
-from xraygan.utils.signals import Interrupted, noting_signals
+from xraygan.utils.signals import Interrupted, record_signals
 
 from . import nonfinite
 from .callbacks import Keeper, Meter
@@ -94,7 +94,7 @@ class Loop:
         """
         start = done = self._load_latest()
         with (
-            noting_signals() as caught,
+            record_signals() as caught,
             self.display.training(self.total, done=start) as show,
         ):
             try:
@@ -261,7 +261,7 @@ class Loop:
         for index in range(self.words.accumulate):
             current = self._build_step(step, index)
             diagnosis = nonfinite.diagnose(self.graph, current)
-            if reason := nonfinite.describe(diagnosis):
+            if reason := nonfinite.describe_diagnosis(diagnosis):
                 break
         folder = self.place.path / "nonfinite" / f"step-{step + 1:08d}"
         if self.ranks.first:

@@ -1,9 +1,9 @@
-"""The CSV files that the toolkit writes and reads again, and what a spreadsheet makes of them.
+"""CSV files that the toolkit writes and reads, safe to open in a spreadsheet.
 
 A spreadsheet runs a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return as
-a formula. So text that begins so is written with an apostrophe before it, which spreadsheets take
-for a sign that text follows, and is read without it. Numbers stay as they are, also those that are
-text. Text that has apostrophes before such a character gets one more, so that it is read as it was.
+a formula. Such text is written with an apostrophe before it, which spreadsheets treat as a mark of
+text, and read without it. Numbers are written unchanged, also as text. Text that already has
+apostrophes before such a character gets one more, so that reading restores it.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ _QUOTED = re.compile(r"'+[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def guarded(text: str) -> str:
-    """A text as it stands in a CSV file: never a formula."""
+def escape_formula(text: str) -> str:
+    """A text as it is written to a CSV file, so that it is never a formula."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
-def unguarded(text: str) -> str:
-    """The text that :func:`guarded` was given."""
+def unescape_formula(text: str) -> str:
+    """The inverse of :func:`escape_formula`."""
     return text[1:] if _QUOTED.match(text) else text
 
 
 def as_csv(table: pd.DataFrame) -> str:
-    """A table as the text of a CSV file, without its index; the texts in it are guarded."""
-    safe = table.rename(columns=_guarded)
+    """A table as the text of a CSV file, without its index and with formulas escaped."""
+    safe = table.rename(columns=_escape_cell)
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
-            safe[name] = safe[name].map(_guarded)
+            safe[name] = safe[name].map(_escape_cell)
     text = safe.to_csv(index=False, lineterminator="\n")
-    if "\r" in text:  # which is left bare, and then ends a line
+    if "\r" in text:  # unquoted, it would end a line
         text = safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return text
 
 
-def _guarded(cell: object) -> object:
-    return guarded(cell) if isinstance(cell, str) else cell
+def _escape_cell(cell: object) -> object:
+    return escape_formula(cell) if isinstance(cell, str) else cell
 
 
 def parse_csv(text: str) -> pd.DataFrame:
-    """A CSV file of the toolkit's own, as text without guards.
+    """Parse a CSV file of the toolkit; all cells are text, with formulas unescaped.
 
     Returns:
-        One row an entry, indexed by its line in the file.
+        One row for each entry, indexed by its line in the file.
 
     Raises:
-        ValueError: it is no table, a column is there twice, or a row has another number of fields
+        ValueError: it is not a table, a column occurs twice, or a row has another number of fields
             than the header; with the line.
     """
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -68,7 +68,7 @@ def parse_csv(text: str) -> pd.DataFrame:
         if not header:
             raise ValueError("line 1: expected the names of the columns, found nothing")
         if twice := next((name for name in header if header.count(name) > 1), None):
-            raise ValueError(f"line 1: the column {twice!r} is there twice")
+            raise ValueError(f"line 1: the column {twice!r} occurs twice")
         for row in rows:
             if len(row) != len(header):
                 raise ValueError(
@@ -80,23 +80,23 @@ def parse_csv(text: str) -> pd.DataFrame:
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num}: {error}") from None
     if "'" in text:
-        header, *entries = [[unguarded(cell) for cell in row] for row in (header, *entries)]
+        header, *entries = [[unescape_formula(cell) for cell in row] for row in (header, *entries)]
     return pd.DataFrame(entries, index=lines, columns=header, dtype=str)
 
 
 def numbers(table: pd.DataFrame, column: str, low: float, high: float) -> np.ndarray:
-    """A column of :func:`parse_csv` as numbers ``(N,)`` float; NaN where it is empty or says so.
+    """A column of :func:`parse_csv` as numbers ``(N,)`` float; NaN for empty cells and ``nan``.
 
     Raises:
-        ValueError: there is no such column, or one is no number from ``low`` to ``high``; with the
-            line and the column.
+        ValueError: there is no such column, or a cell is not a number from ``low`` to ``high``;
+            with the line and the column.
     """
     if column not in table:
         raise ValueError(f"line 1: there is no column {column!r}")
-    found = np.empty(len(table))
+    values = np.empty(len(table))
     for i, cell in enumerate(table[column]):
         try:
-            found[i] = value = float(cell or "nan")
+            values[i] = value = float(cell or "nan")
         except ValueError:
             value = math.inf
         if not (low <= value <= high or math.isnan(value)):
@@ -104,9 +104,9 @@ def numbers(table: pd.DataFrame, column: str, low: float, high: float) -> np.nda
             raise ValueError(
                 f"line {table.index[i]}, column {column!r}: expected {span}, found {cell[:40]!r}"
             )
-    return found
+    return values
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file whose texts no spreadsheet takes for formulas; see :func:`guarded`."""
+    """Write a CSV file with formulas escaped; see :func:`escape_formula`."""
     write_atomically(path, as_csv(table))

@@ -1,4 +1,4 @@
-"""Pictures made of image tensors."""
+"""Pictures of image tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
-    """``(N, S, S)`` uint8 images as one picture, ``columns`` a row, 2 pixels apart."""
+    """A grid of ``(N, S, S)`` uint8 images as one picture: ``columns`` in a row, 2 pixels apart."""
     n, side, _ = images.shape
     rows, gap = -(-n // columns), 2
     canvas = np.zeros((rows * (side + gap) - gap, columns * (side + gap) - gap), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Files that may come from anywhere, TOML and JSON: whatever is wrong with one is a ValueError."""
+"""Readers of files, TOML and JSON that may come from anywhere; any fault is a ValueError."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-#: bytes; a recipe has some thousand
+#: default for the most bytes of a file; a recipe has a few thousand
 LARGEST = 1 << 20
 
-#: a key of more parts than any recipe has, of which the parser's memory would be the square
+#: a key with many parts, for which the parser needs memory of the square of their number
 _ENDLESS_KEY = re.compile(r"""(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){32}""")
 
 
 def describe_read_error(error: OSError) -> str:
-    """What says that the operating system does not give a file or folder."""
+    """A message about a file or folder that the operating system cannot read."""
     return f"{error.filename}: cannot be read ({error.strerror})"
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; none can have a name that is too long."""
+    """Whether a file exists; false for names that are too long or invalid."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -32,19 +32,19 @@ def is_file(path: Path) -> bool:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """A file's content.
+    """The content of a regular file.
 
-    Nothing else is opened: a pipe would be waited for, and a device may have no end.
+    Only regular files are opened: a pipe would block, and a device may be endless.
 
     Raises:
-        ValueError: it is no regular file, a link to nothing, or larger than ``largest`` bytes.
+        ValueError: it is not a regular file, is a broken link, or is larger than ``largest`` bytes.
         OSError: it cannot be read.
     """
     if not path.is_file():
         if path.exists():
             raise ValueError("not a regular file")
         if path.is_symlink():
-            raise ValueError(f"a link to {path.readlink()}, which is not there")
+            raise ValueError(f"a link to {path.readlink()}, which does not exist")
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > largest:
             raise ValueError(f"larger than {largest:,} bytes")
@@ -55,7 +55,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
-    """A UTF-8 file's text, without the byte order mark that some editors put before it.
+    """The text of a UTF-8 file, without the byte order mark that some editors write.
 
     Raises:
         ValueError: as :func:`read_bytes`, or it is not UTF-8.
@@ -74,7 +74,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        ValueError: it is not TOML, or nested beyond reason.
+        ValueError: it is not TOML, or nested too deeply.
     """
     if _ENDLESS_KEY.search(text):
         raise ValueError("not TOML for a recipe: a key of more than 32 parts")
@@ -87,32 +87,32 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. NaN and Infinity are numbers, as Python writes them.
+    """A JSON value, with NaN and Infinity as Python writes them.
 
     Raises:
-        ValueError: it is not JSON, nested beyond reason, has a key twice in one object, or a whole
-            number beyond those with a fraction.
+        ValueError: it is not JSON, is nested too deeply, has a key twice in one object, or has a
+            whole number beyond the range of a float.
     """
     try:
-        return json.loads(text, object_pairs_hook=_each_once, parse_int=_whole)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_int=_parse_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
-    return found
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} occurs twice")
+    return table
 
 
-def _whole(text: str) -> int:
+def _parse_whole(text: str) -> int:
     try:
         value = int(text)
         float(value)
-    except (ValueError, OverflowError):  # Python reads 4300 digits at most
+    except (ValueError, OverflowError):  # Python reads at most 4300 digits
         raise ValueError(f"the number {text[:20]}... is out of range") from None
     return value
 

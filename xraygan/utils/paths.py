@@ -1,4 +1,4 @@
-"""The data's folder, and paths that a table gives: they stay below it."""
+"""The folder of a data set, and checks that the paths of its table stay below it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from xraygan.errors import UserError
 from .naming import HALVES
 from .parsing import describe_read_error
 
-#: bytes of a path, its end included, that an operating system takes
+#: bytes of the longest path, its terminating zero included
 LONGEST_PATH = 4096
 
-# One search for a path that is as it should be: there may be hundreds of thousands.
+# A single search decides for a valid path: there may be hundreds of thousands.
 _FAULTY = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\0-\x1f\x7f\ud800-\udfff]")
 
 
 def path_fault(path: str) -> str:
-    """Why a path cannot be one below a folder, as the end of a sentence; empty if it can.
+    """Why a path is not a valid path below a folder, as the end of a sentence; empty if it is.
 
-    It must be relative, without ``..``, and of characters that can be printed.
+    It must be relative, without ``..``, and of printable characters.
     """
-    if not (found := _FAULTY.search(path)):
+    if not (match := _FAULTY.search(path)):
         return ""
     if not path:
         return "is empty"
-    if re.match(r"[\0-\x1f\x7f]", found[0]):
+    if re.match(r"[\0-\x1f\x7f]", match[0]):
         return "holds a control character"
-    if re.match(r"[\ud800-\udfff]", found[0]):
+    if re.match(r"[\ud800-\udfff]", match[0]):
         return "is not UTF-8 text; rename the file"
-    if ".." in found[0]:
+    if ".." in match[0]:
         return "leads out of the folder with '..'"
     return "is an absolute path; paths are relative to the data's folder"
 
@@ -43,8 +43,8 @@ def encoding_fault(text: str) -> str:
     return "holds a zero byte" if "\0" in text else ""
 
 
-def place_fault(path: str) -> str:
-    """Why a path of the command line names no file or folder; empty if it may."""
+def argument_fault(path: str) -> str:
+    """Why a path of the command line cannot name a file or folder; empty if it can."""
     if fault := encoding_fault(path):
         return fault
     if re.search(r"[\x01-\x1f\x7f\x85\u2028\u2029]", path):
@@ -52,18 +52,18 @@ def place_fault(path: str) -> str:
     if not path:
         return "is empty"
     if len(path.encode()) >= LONGEST_PATH or any(len(p.encode()) > 255 for p in path.split("/")):
-        return f"is too long: at most 255 bytes for a name, and {LONGEST_PATH - 1} in all"
+        return f"is too long: at most 255 bytes for a name, and {LONGEST_PATH - 1} in total"
     return ""
 
 
 def require_data_folder(root: Path | None, plugin: str, layout: str) -> Path:
-    """``data.root``, once it is known to be a folder that holds something.
+    """``data.root``, after a check that it is a folder and not empty.
 
     Args:
-        layout: what the folder should hold, for the message.
+        layout: the expected content of the folder, for the end of the message.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not set, does not exist, or is empty.
     """
     try:
         if root is None:
@@ -80,9 +80,9 @@ def require_data_folder(root: Path | None, plugin: str, layout: str) -> Path:
 
 
 class Folder:
-    """What lies below a folder, each part of it listed once.
+    """The files below a folder; each subfolder is listed only once.
 
-    To ask the system for each of 112,120 files would take as long as the rest of a start.
+    A system call for each of 112,120 files would take as long as the rest of a start.
     """
 
     def __init__(self, root: Path) -> None:
@@ -93,12 +93,12 @@ class Folder:
     def entries(self, folder: str) -> dict[str, bool]:
         """The names in a folder below the root, and whether each is a symbolic link.
 
-        Empty where it is none, or cannot be listed: reading a file of it says what is wrong.
+        Empty if it is not a folder or cannot be listed; reading one of its files gives the error.
         """
         if folder not in self._listed:
             try:
-                with os.scandir(self.root / folder) as found:
-                    self._listed[folder] = {entry.name: entry.is_symlink() for entry in found}
+                with os.scandir(self.root / folder) as listed:
+                    self._listed[folder] = {entry.name: entry.is_symlink() for entry in listed}
             except (OSError, ValueError):
                 self._listed[folder] = {}
         return self._listed[folder]
@@ -116,5 +116,5 @@ class Folder:
         return not Path(self.target(path)).is_relative_to(os.path.realpath(self.root))
 
     def target(self, path: str) -> str:
-        """Where a path leads; Path.resolve would raise at links that lead in a circle."""
+        """The target of a path; Path.resolve would raise for links in a circle."""
         return os.path.realpath(self.root / path)

@@ -1,9 +1,9 @@
-"""Building parts to look at them: nothing is fetched from the network, nothing written.
+"""Planning: parts are built to be inspected, without downloads and without writing files.
 
-``xraygan check`` builds every network of a recipe, and constructors fetch published weights. While
-a plan is made they get none: :mod:`xraygan.parts.weights`, PyTorch's hub and torchvision give
-weights that fit every network and change nothing. What a third-party part fetches or writes by
-other means is stopped by :class:`Blocked`.
+``xraygan check`` builds every network of a recipe, and constructors download published weights.
+Within :func:`planning` they get placeholders: :mod:`xraygan.parts.weights`, PyTorch's hub and
+torchvision return weights that fit every network and change nothing. A third-party part that
+downloads or writes by other means is stopped with :class:`Blocked`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xraygan.errors import NoFault
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-#: Python's audit events that change the disk, reach the network or start a program that may
+#: Python's audit events that change the disk, use the network or start a program
 _EVENTS = frozenset(
     {
         "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate",
@@ -33,24 +33,24 @@ _watched = False
 
 
 class Blocked(NoFault, OSError):
-    """A part wanted the network or the disk while a plan was made."""
+    """A part tried to use the network or to write to the disk within :func:`planning`."""
 
 
 class Unfetched(dict[str, Any]):
-    """What stands for weights that were not fetched."""
+    """A placeholder for weights that were not downloaded."""
 
 
 def is_planning() -> bool:
-    """Whether parts are built to be looked at, so that weights must not be fetched."""
+    """Whether parts are built only to be inspected, so that weights must not be downloaded."""
     return _depth > 0
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Within it, parts are imported without a trace.
+def without_compile_folder() -> Iterator[None]:
+    """Keep the import of torchvision within this context from creating a folder.
 
-    PyTorch makes a folder for compiled code when torchvision is imported, in the temporary folder
-    unless another one is named. Nothing is compiled here, so a folder that is there does.
+    PyTorch creates a folder for compiled code in the temporary folder, unless the environment names
+    one. No code is compiled here, so an existing folder is named.
     """
     key = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(key)
@@ -65,31 +65,31 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Within it nothing is fetched and nothing is written, by whatever part.
+    """Keep parts from downloading and writing within this context.
 
-    Local files of weights are still read, so that one that does not fit is said.
+    Local files of weights are still read, so that a file that does not fit is an error.
 
     Raises:
-        Blocked: where a part wants the network, or to write, by means that are not known here.
+        Blocked: a part tries to use the network or to write by other means.
     """
     global _depth, _watched
     import torch
-    import torchvision.models._api as models  # which has the hub's function by its own name
+    import torchvision.models._api as models  # it holds its own reference to the hub's function
 
-    if not _watched:  # an audit hook stays for good
+    if not _watched:  # an audit hook cannot be removed
         _watched = True
-        sys.addaudithook(_watch)
+        sys.addaudithook(_block_event)
     load = torch.nn.Module.load_state_dict
     fetch = torch.hub.load_state_dict_from_url
-    places: list[tuple[Any, str, Any]] = [
+    replacements: list[tuple[Any, str, Any]] = [
         (torch.hub, "load_state_dict_from_url", _unfetched(fetch)),
         (models, "load_state_dict_from_url", _unfetched(fetch)),
         (torch.nn.Module, "load_state_dict", _unloaded(load)),
     ]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
     _depth += 1
     try:
-        for owner, name, value in places:
+        for owner, name, value in replacements:
             setattr(owner, name, value)
         yield
     finally:
@@ -99,31 +99,31 @@ def planning() -> Iterator[None]:
 
 
 def _unfetched(fetch: Callable[..., Any]) -> Callable[..., Any]:
-    def instead(url: str, model_dir: str | None = None, *rest: Any, **how: Any) -> Any:
-        name = how.get("file_name")
-        if model_dir and name and Path(model_dir, name).is_file():  # it is not fetched but read
-            return fetch(url, model_dir, *rest, **how)
+    def replacement(url: str, model_dir: str | None = None, *others: Any, **options: Any) -> Any:
+        name = options.get("file_name")
+        if model_dir and name and Path(model_dir, name).is_file():  # a local file is read
+            return fetch(url, model_dir, *others, **options)
         return Unfetched()
 
-    return instead
+    return replacement
 
 
 def _unloaded(load: Callable[..., Any]) -> Callable[..., Any]:
-    def instead(network: Any, state_dict: Any, *rest: Any, **how: Any) -> Any:
+    def replacement(network: Any, state_dict: Any, *others: Any, **options: Any) -> Any:
         if isinstance(state_dict, Unfetched):
-            return load(network, network.state_dict(), *rest, **how)
-        return load(network, state_dict, *rest, **how)
+            return load(network, network.state_dict(), *others, **options)
+        return load(network, state_dict, *others, **options)
 
-    return instead
+    return replacement
 
 
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+def _block_event(event: str, arguments: tuple[Any, ...]) -> None:
     if not _depth:
         return
     if event in _EVENTS:
-        raise Blocked(f"it wants {event} {arguments[0]!r}")
+        raise Blocked(f"it tried to call {event} {arguments[0]!r}")
     if event == "open":
         path, mode, flags = arguments
         writes = any(sign in mode for sign in "wax+") if mode else bool((flags or 0) & _WRITES)
         if writes and isinstance(path, str | bytes) and not os.fsdecode(path).startswith("/dev/"):
-            raise Blocked(f"it wants to write {os.fsdecode(path)}")
+            raise Blocked(f"it tried to write {os.fsdecode(path)}")

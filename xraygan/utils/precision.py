@@ -1,4 +1,4 @@
-"""Devices and number formats."""
+"""The device, threads and number formats of a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ THREAD_VARIABLES = (
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``[run] device`` names; ``auto`` is the current GPU, if there is one.
+    """The device of ``[run] device``; ``auto`` is the current GPU, or the CPU without a GPU.
 
-    That is the first, or each rank's own.
+    The current GPU is the first one, or each rank's own.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -40,17 +40,17 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f'[run] device: expected "auto", "cpu" or "cuda", found {name!r}')
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"[run] device: {name} is not there; this machine has {torch.cuda.device_count()} GPUs"
+            f"[run] device: there is no {name}; this machine has {torch.cuda.device_count()} GPUs"
         )
     return device
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Within it torch computes with that many processor threads, as ``[run] threads`` asks for.
+    """Set the number of processor threads of torch within this context, as of ``[run] threads``.
 
     Args:
-        count: None for as many as there are now.
+        count: None for the current number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -61,7 +61,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def thread_settings() -> dict[str, Any]:
-    """What besides the versions decides how processors add up, for ``environment.json``."""
+    """The settings that decide the last bits of sums on processors, for ``environment.json``."""
     return {
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
@@ -71,7 +71,7 @@ def thread_settings() -> dict[str, Any]:
 
 
 def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager]:
-    """Set the float32 mode that ``[run] precision`` asks for and return what networks run in.
+    """Set the float32 mode of ``[run] precision``, and return the autocast context of networks.
 
     Parameters, losses and scores stay float32 in every mode.
 
@@ -90,12 +90,12 @@ def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractCo
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep on the CPU what tensors free, for the next step's tensors.
+    """Let this process keep freed CPU memory for the tensors of the next step.
 
-    By default glibc returns every large block to the system when it is freed and asks for it anew,
-    and the system clears each page again: a quarter of a training step. Large tensors are put on
-    pages of 2 MiB where Linux grants them (PyTorch asks if no tensor was made before), since
-    addresses of many small ones are looked up again and again. Elsewhere nothing happens.
+    By default glibc returns every large block to the system when it is freed, and the system clears
+    its pages when they are allocated again: a quarter of the time of a training step. Also let
+    PyTorch put large tensors on pages of 2 MiB, if Linux grants them and no tensor was made before,
+    since looking up many small pages is slow. Does nothing with other C libraries.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
@@ -104,13 +104,13 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_max = -1, -4  # <malloc.h>
     mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)  # never; a number of bytes is 2 GiB at most
+    mallopt(trim_threshold, -1)  # never trim; a number of bytes would be limited to 2 GiB
 
 
 def make_deterministic() -> None:
-    """Let the same operations give the same bits; where PyTorch cannot, it warns."""
+    """Make operations deterministic; PyTorch warns about those that cannot be."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # A guard against reading memory before it is written; it costs a pass over every new tensor.
+    # Filling guards against reading memory before it is written, but costs a pass over each tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

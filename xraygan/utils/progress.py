@@ -1,4 +1,4 @@
-"""What a long command shows: a live line on a terminal, plain lines elsewhere."""
+"""The progress of a long command: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-LINE_SECONDS = 5.0  # between two plain lines
+LINE_SECONDS = 5.0  # seconds between two plain lines
 
 
 class Display:
     """Progress and messages on standard error; results go to standard output.
 
     Args:
-        console: where to write; a terminal gets a live bar, anything else plain lines.
-        quiet: say nothing at all.
+        console: where to write; a terminal gets a live bar, other outputs get plain lines.
+        quiet: write nothing.
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
@@ -32,9 +32,9 @@ class Display:
         self.console.print(text, markup=False)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far a task of ``total`` items is; yields ``advance(count)``."""
-        with self.training(total, what) as update:
+    def progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show the progress of a task of ``total`` items; yields ``advance(count)``."""
+        with self.training(total, title) as update:
             done = 0
 
             def advance(count: int) -> None:
@@ -45,18 +45,18 @@ class Display:
             yield advance
 
     @contextmanager
-    def training(self, total: int, what: str = "training", done: int = 0) -> Iterator[Update]:
-        """Show how far a run is; yields ``update(done, values, notes)``.
+    def training(self, total: int, title: str = "training", done: int = 0) -> Iterator[Update]:
+        """Show the progress of a run; yields ``update(done, values, notes)``.
 
-        ``values`` are numbers by name, ``notes`` a few words each: the phase, the newest sample.
+        ``values`` are numbers by name, ``notes`` short phrases: the phase, the newest sample.
         """
         live = _bar if self.console.is_terminal else _lines
-        with live(self.console, what, total, done) as update:
+        with live(self.console, title, total, done) as update:
             yield update
 
 
 class Update(Protocol):
-    """Says how far a run is."""
+    """Shows how many steps are done, values by name, and notes."""
 
     def __call__(
         self, done: float, values: Mapping[str, float], notes: Sequence[str] = ()
@@ -64,7 +64,7 @@ class Update(Protocol):
 
 
 class _Bar(Progress):
-    """A bar, and below it what there is to say of the run."""
+    """A bar with lines about the run below it."""
 
     below: tuple[str, ...] = ()
 
@@ -75,7 +75,7 @@ class _Bar(Progress):
 
 
 @contextmanager
-def _bar(console: Console, what: str, total: int, start: int) -> Iterator[Update]:
+def _bar(console: Console, title: str, total: int, start: int) -> Iterator[Update]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -83,7 +83,7 @@ def _bar(console: Console, what: str, total: int, start: int) -> Iterator[Update
         TimeRemainingColumn(),
     )
     with _Bar(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total, completed=start)
+        task = progress.add_task(title, total=total, completed=start)
 
         def update(done: float, values: Mapping[str, float], notes: Sequence[str] = ()) -> None:
             progress.update(task, completed=done)
@@ -94,7 +94,7 @@ def _bar(console: Console, what: str, total: int, start: int) -> Iterator[Update
 
 
 @contextmanager
-def _lines(console: Console, what: str, total: int, start: int) -> Iterator[Update]:
+def _lines(console: Console, title: str, total: int, start: int) -> Iterator[Update]:
     began = last = time.monotonic()
     noted: set[str] = set()
 
@@ -104,11 +104,11 @@ def _lines(console: Console, what: str, total: int, start: int) -> Iterator[Upda
         if done < total and now - last < LINE_SECONDS:
             return
         last = now
-        line = f"{what} {int(done)}/{total}  "
+        line = f"{title} {int(done)}/{total}  "
         if done > start:
-            left = (now - began) / (done - start) * (total - done)
-            line += f"{int(left) // 60}:{int(left) % 60:02d} left  "
-        # Notes once: every line of a log that is read later need not repeat them.
+            seconds = (now - began) / (done - start) * (total - done)
+            line += f"{int(seconds) // 60}:{int(seconds) % 60:02d} left  "
+        # Each note is shown once: a log that is read later need not repeat it.
         line += "  ".join(filter(None, [_show(values), *(n for n in notes if n not in noted)]))
         noted.update(notes)
         console.print(line.rstrip(), markup=False)
@@ -144,7 +144,7 @@ def logging_to(path: Path, display: Display) -> Iterator[None]:
 
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        pass  # a full disk: the run will say so in one message, not the log in a traceback
+        pass  # on a full disk the run raises one error; the log need not print a traceback
 
 
 class _Shown(logging.Handler):

@@ -1,7 +1,7 @@
-"""Random numbers: each stream is a function of the run's seed and of what it is for.
+"""Random numbers: each stream is a function of the run's seed and of its purpose.
 
-Nothing depends on how many numbers were drawn before, so step k of a resumed run draws what step k
-of an uninterrupted run draws, and adding one network leaves the others' initial weights alone.
+No stream depends on numbers drawn before. So step k of a resumed run draws the same numbers as step
+k of an uninterrupted run, and adding a network does not change the initial weights of the others.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def rng(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Gen
 
 @contextmanager
 def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
-    """Within it PyTorch's own generators start at one purpose's seed; then they are as before.
+    """Seed PyTorch's global generators for one purpose within this context, then restore them.
 
-    What draws from them (dropout) then draws the same numbers, whatever was drawn before.
+    Layers that draw from them (dropout) then draw the same numbers, whatever was drawn before.
 
     Args:
-        device: whose generator is kept, beside the processor's.
+        device: its generator is seeded too, besides the processor's.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP end a run after its step."""
+"""Signals: SIGINT, SIGTERM and SIGHUP end a run after its current step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 from xraygan.errors import NoFault
 
-#: by the keyboard, by another process, and by a terminal that is closed (there is none on Windows)
+#: sent by the keyboard, by another process, and by a terminal that closes (not on Windows)
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -24,18 +24,18 @@ class Interrupted(NoFault):
 
 
 @contextmanager
-def noting_signals() -> Iterator[list[int]]:
-    """Within it the signals of :data:`ENDING` are noted in the list, so that the step can be
-    finished; one that is ignored, as SIGHUP is by ``nohup``, still is."""
+def record_signals() -> Iterator[list[int]]:
+    """Record the signals of :data:`ENDING` in a list within this context, so that the current step
+    can be finished. Signals that are ignored, as SIGHUP is by ``nohup``, stay ignored."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
 
-    heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        before = {number: signal.signal(number, note) for number in heeded}
-    except ValueError:  # not the main thread, which alone may set handlers
+        before = {number: signal.signal(number, note) for number in handled}
+    except ValueError:  # only the main thread may set handlers
         before = {}
     try:
         yield caught

@@ -1,4 +1,4 @@
-"""Standard output and standard error that may go away while a command runs."""
+"""Standard output and standard error that may be closed while a command runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from xraygan.errors import UserError
 
-#: the terminal was closed, the reader of the pipe has ended, or nothing was there from the start
+#: the terminal was closed, the reader of the pipe ended, or the stream was closed from the start
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
-class _Lasting:
-    """A text stream to which writing goes on, into nothing, when nobody is there to read it."""
+class _TolerantStream:
+    """A text stream whose output is discarded after its reader is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -25,7 +25,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if text == "":  # as click does, to see whether this is a text stream
+        if text == "":  # click writes this to test for a text stream
             return 0
         try:
             return int(self._stream.write(text))
@@ -40,26 +40,26 @@ class _Lasting:
             self._lost(error)
 
     def _lost(self, error: OSError) -> None:
-        """Go on where a reader is gone; a result that a full disk does not take is an error."""
+        """Discard further output if the reader is gone; on a full disk, a result is an error."""
         number = self._stream.fileno()
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, number)  # what is buffered goes there, too
-        os.close(nothing)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)  # buffered output goes there, too
+        os.close(null)
         if number == 1 and error.errno not in _GONE:
             raise UserError(f"standard output cannot be written ({error.strerror})") from error
 
 
 @contextmanager
-def lasting_streams() -> Iterator[None]:
-    """Within it no command ends because its output is closed, or cannot show a letter."""
+def tolerant_streams() -> Iterator[None]:
+    """Keep a closed output, or one that cannot show a letter, from ending a command."""
     _open_standard_files()
     before = sys.stdout, sys.stderr
     for stream in before:
         with suppress(AttributeError, ValueError, OSError):  # closed, or not a file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123
-        # There is none where it was closed when Python started.
-        sys.stdout, sys.stderr = (_Lasting(s or nothing) for s in before)  # type: ignore[assignment]
+    with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123
+        # A stream that was closed when Python started is None.
+        sys.stdout, sys.stderr = (_TolerantStream(s or null) for s in before)  # type: ignore[assignment]
         try:
             yield
         finally:
@@ -67,8 +67,11 @@ def lasting_streams() -> Iterator[None]:
 
 
 def _open_standard_files() -> None:
-    """Or the first files that are opened would take the numbers of those that are closed, and
-    messages of libraries would be written into them."""
+    """Open closed standard files on the null device.
+
+    Otherwise the first opened files would get their numbers, and messages of libraries would be
+    written into them.
+    """
     for number in range(3):
         try:
             os.fstat(number)
