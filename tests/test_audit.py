@@ -436,7 +436,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     """Let the generator make these images."""
     made = torch.from_numpy((images.reshape(-1, 32, 32) * 255).round().clip(0, 255).astype("uint8"))
     generated = Generated(made, made, made)
-    monkeypatch.setattr("xraygan.audit.audit.sample", lambda *_: (generated, None))
+    monkeypatch.setattr("xraygan.audit.audit.sample_images", lambda *_: (generated, None))
 
 
 def test_a_generator_of_copies_is_flagged_and_one_of_fresh_images_is_not(
