@@ -128,7 +128,7 @@ class Checker:
             names = getattr(tables, group)
             for name in names:
                 if fault := word_fault(name):
-                    hint = "rename the table, and name its part with the key plugin"
+                    hint = 'rename the table, and set plugin = "NAME" to name its part'
                     self.add_fault((group, name), f"the name {shown(name, 40)} {fault}; {hint}")
             if twins := colliding_names(names):
                 self.add_fault(
@@ -238,7 +238,7 @@ class Checker:
                     self.add_fault(
                         key,
                         f"a score cannot be called {choice.name!r}, which is taken; rename the "
-                        "table, and name its score with the key plugin",
+                        'table, and set plugin = "NAME" to name its score',
                     )
                 reads = cls.reads  # type: ignore[attr-defined]
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
