@@ -21,7 +21,7 @@ from xraygan.graph.build import assemble
 from xraygan.graph.graph import TrainingGraph
 from xraygan.graph.step import TrainingStep
 from xraygan.recipe.loading import load
-from xraygan.testing.stand_ins import Bench, task
+from xraygan.testing.stand_ins import Bench, stand_in_task
 from xraygan.utils.seeding import rng
 
 BATCH = [
@@ -45,7 +45,7 @@ def entropy(row: list[float]) -> float:
 
 @pytest.mark.parametrize("bound", [0.0, 0.3, 0.55, 0.79])
 def test_rules_for_exclusive_classes(bound: float) -> None:
-    about = task()
+    about = stand_in_task()
     expected = [row.index(max(row)) for row in BATCH]
     for labeler, kept in (
         (Confidence(about, threshold=bound), [max(row) > bound for row in BATCH]),
@@ -63,7 +63,7 @@ def test_rules_for_exclusive_classes(bound: float) -> None:
 @pytest.mark.parametrize("bound", [0.5, 0.6, 0.85])
 def test_rules_for_several_findings(bound: float) -> None:
     """Each finding is a decision between present and absent; an image is kept if all are made."""
-    about = task(exclusive=False)
+    about = stand_in_task(exclusive=False)
     rows = [[0.9, 0.02, 0.95], [0.7, 0.1, 0.2], [0.55, 0.99, 0.01], [0.0, 1.0, 1.0]]
     rules = {
         Confidence(about, threshold=bound): lambda p: p > bound or p < 1 - bound,
@@ -94,7 +94,7 @@ def test_each_class_keeps_its_share(
     for row, (k, hundredths) in zip(probs, batch, strict=True):
         row[:] = (1 - hundredths / 100) / 2
         row[k] = hundredths / 100
-    labels, weights = label(ClassAdaptive(task(), share=share, floor=floor), probs)
+    labels, weights = label(ClassAdaptive(stand_in_task(), share=share, floor=floor), probs)
     assert labels == [k for k, _ in batch]
     for k in range(3):
         mine = sorted((h for other, h in batch if other == k), reverse=True)
@@ -105,7 +105,7 @@ def test_each_class_keeps_its_share(
 
 def test_class_adaptive_refuses_several_findings() -> None:
     with pytest.raises(UserError, match="class_adaptive needs exclusive classes"):
-        ClassAdaptive(task(exclusive=False))
+        ClassAdaptive(stand_in_task(exclusive=False))
 
 
 @pytest.mark.parametrize("exclusive", [True, False])

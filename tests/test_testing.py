@@ -384,23 +384,23 @@ WRONG: dict[type, dict[str, str]] = {
     Half: {"scalar": "torch.float16"},
     Rash: {
         "parts of a batch": "draw through step.draw",
-        "gradient": "cut off from the images",
+        "gradient": "detached from the images",
         "held": "held is 1",
     },
     Untyped: {"options": "power has no type"},
     Unbounded: {"range": "expected [-1, 1]"},
-    Deaf: {"labels": "other labels give the same images"},
+    Deaf: {"labels": "different labels give the same images"},
     Square: {"shape": "shape (4, 1); expected (4,)", "gradient": "unused.weight, unused.bias"},
     Together: {"activations": "'features' is missing", "batch of one": "on the others"},
     Absent: {"recommended layers": "recommends relu5"},
     Swapped: {"gradient": "no gradient reaches generator"},
     Probable: {"labels": "shape (6, 3); expected (6,)"},
     Undeclared: {"labels": "KeyError: 'classifier'"},
-    Upside: {"measures": "upside down"},
+    Upside: {"measures": "are swapped"},
     Tensorial: {"measures": "mean is Tensor, not a number"},
     Leaky: {
-        "paths": "is there twice",
-        "labels": "none of ('Healthy',)",
+        "paths": "occurs twice",
+        "labels": "not one of ('Healthy',)",
         "split": "patients are in several splits",
         "metadata": "sex",
         "images": "float64",
@@ -447,7 +447,7 @@ def vague(directory: Path) -> None:
             crashing,
             {"options": "crashing --depth has no help", "no run": "raises FileNotFoundError"},
         ),
-        (vague, {"no run": "does not name it: 'no such run'"}),
+        (vague, {"no run": "lacks it: 'no such run'"}),
     ],
 )
 def test_a_wrong_command_fails_for_its_reason_alone(
@@ -465,7 +465,7 @@ def test_a_wrong_command_fails_for_its_reason_alone(
 def test_what_is_of_another_kind_or_has_unknown_options_is_said() -> None:
     with pytest.raises(testing.CheckFailed, match="kind: no subclass of Score"):
         testing.check_score(Unbounded)  # type: ignore[arg-type]
-    with pytest.raises(testing.CheckFailed, match="kind: no click command"):
+    with pytest.raises(testing.CheckFailed, match="kind: not a click command"):
         testing.check_command(Unbounded)  # type: ignore[arg-type]
     with pytest.raises(testing.CheckFailed, match="widht: unknown option"):
         testing.check_score(Detached, widht=3)

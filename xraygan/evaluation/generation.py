@@ -1,4 +1,4 @@
-"""Images from a trained generator, with the labels and metadata that they were asked for."""
+"""Images of a trained generator, with the labels and metadata that they were conditioned on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Generated(NamedTuple):
 
     Attributes:
         images: ``(N, S, S)`` uint8.
-        labels: ``(N, K)`` uint8, what a conditional generator was asked for; zeros of another one.
-        metadata: ``(N, 2 M)`` float32, the encoded metadata that it was asked for.
+        labels: ``(N, K)`` uint8, the labels of a conditional generator; zeros for another one.
+        metadata: ``(N, 2 M)`` float32, the encoded metadata of a conditional generator.
     """
 
     images: Tensor
@@ -41,14 +41,14 @@ def generate(
 
     Args:
         graph: a graph with a generator.
-        source: where latent noise and conditions are drawn from, on ``device``.
-        labels: ``(L, K)`` 0/1: label vectors to condition on, drawn from at random; classes that
-            exclude each other are drawn uniformly unless a single vector is given.
-        metadata: ``(L, 2 M)`` encoded metadata to draw from alike, of the same images where there
-            are as many label vectors; all is unknown without it.
+        source: random number generator for latents and conditions, on ``device``.
+        labels: ``(L, K)`` 0/1, label vectors from which conditions are drawn. Exclusive classes are
+            drawn uniformly instead, unless there is only one vector.
+        metadata: ``(L, 2 M)``, encoded metadata from which conditions are drawn; row by row
+            together with the labels if there are as many. Without it all metadata are unknown.
 
     Raises:
-        UserError: what the generator makes is NaN.
+        UserError: the generated images are NaN.
     """
     generator = graph.trained("generator")
     parts: list[Generated] = []
@@ -58,50 +58,55 @@ def generate(
         for start in range(0, count, batch_size):
             n = min(batch_size, count - start)
             z = torch.randn(n, generator.latent_size, generator=source, device=device)
-            wanted, told = _conditions(graph, n, source, labels, metadata)
-            given = [torch.cat([wanted, told], dim=1)] if generator.conditional else []
+            drawn_labels, drawn_metadata = _draw_conditions(graph, n, source, labels, metadata)
+            conditions = [torch.cat([drawn_labels, drawn_metadata], dim=1)]
+            inputs = [z, *(conditions if generator.conditional else [])]
             size = graph.task.image_size
             with asking(graph.choices.get("generator"), "forward(), in evaluation mode,"):
-                made = floating(generator(z, *given), (n, 1, size, size))[:, 0].float()
-            if made.isnan().any():  # of which uint8 would make black images, or any others
+                images = floating(generator(*inputs), (n, 1, size, size))[:, 0].float()
+            if images.isnan().any():  # as uint8 they would be arbitrary images
                 raise UserError(
-                    "the generator makes images that are not numbers (NaN): its weights are "
-                    "spoilt. Take an earlier checkpoint, or train with a lower learning rate"
+                    "the generator makes images that are not numbers (NaN), so its weights are "
+                    "damaged. Choose an earlier checkpoint, or train with a lower learning rate"
                 )
-            parts.append(Generated(to_uint8(made).cpu(), wanted.byte().cpu(), told.cpu()))
+            parts.append(
+                Generated(to_uint8(images).cpu(), drawn_labels.byte().cpu(), drawn_metadata.cpu())
+            )
     generator.train(was_training)
     return Generated(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _conditions(
+def _draw_conditions(
     graph: TrainingGraph,
     count: int,
     source: torch.Generator,
     labels: Tensor | None,
     metadata: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Label vectors ``(N, K)`` float and encoded metadata ``(N, 2 M)`` to generate from; see
-    :func:`generate`. An unconditional generator has no labels: zeros."""
+    """Label vectors ``(N, K)`` float and encoded metadata ``(N, 2 M)`` to condition on.
+
+    See :func:`generate`. The labels of an unconditional generator are zeros.
+    """
     device, width = source.device, len(graph.task.classes)
 
-    def draw(rows: int) -> Tensor:
-        return torch.randint(rows, (count,), generator=source, device=device)
+    def draw(limit: int) -> Tensor:
+        return torch.randint(limit, (count,), generator=source, device=device)
 
-    pick: Tensor | None = None
+    rows: Tensor | None = None
     if not graph.trained("generator").conditional:
-        wanted = torch.zeros(count, width, device=device)
+        drawn = torch.zeros(count, width, device=device)
     elif labels is not None and (len(labels) == 1 or not graph.task.exclusive):
-        pick = draw(len(labels))
-        wanted = labels.to(device)[pick].float()
+        rows = draw(len(labels))
+        drawn = labels.to(device)[rows].float()
     else:
-        wanted = torch.eye(width, device=device)[draw(width)]
+        drawn = torch.eye(width, device=device)[draw(width)]
     if metadata is None or not graph.task.metadata:
-        return wanted, torch.zeros(count, 2 * len(graph.task.metadata), device=device)
-    if pick is None or labels is None or len(labels) != len(metadata):
-        pick = draw(len(metadata))
-    return wanted, metadata.to(device)[pick]
+        return drawn, torch.zeros(count, 2 * len(graph.task.metadata), device=device)
+    if rows is None or labels is None or len(labels) != len(metadata):
+        rows = draw(len(metadata))
+    return drawn, metadata.to(device)[rows]
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8."""
+    """Images in [-1, 1] as uint8 in [0, 255]."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

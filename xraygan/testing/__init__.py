@@ -1,17 +1,17 @@
-"""Checks that the author of a plugin runs against a part, as scikit-learn's ``check_estimator``.
+"""Checks that the author of a plugin runs on a part, like scikit-learn's ``check_estimator``.
 
-One function a kind: ``check_score(MyScore)``, ``check_generator(MyGenerator, width=8)``. Each
-builds the part with the given options, tries it on small random networks and images (no data, no
-weights, seconds on a processor), and raises :class:`CheckFailed` with everything that is wrong:
-which check, and why. They need no test framework; in pytest a call is a test::
+One function for each kind: ``check_score(MyScore)``, ``check_generator(MyGenerator, width=8)``. It
+builds the part with the given options, tries it on small random networks and images (without data
+or weights, in seconds on a processor), and raises :class:`CheckFailed` with every check that failed
+and why. The checks need no test framework; in pytest a call is a test::
 
     from xraygan.testing import check_score
 
     def test_energy():
         check_score(Energy)
 
-Passing says that a part keeps the promises of its kind, not that its mathematics is right: for
-that, compare it with a loop in float64 that follows the equation.
+A part that passes meets the requirements of its kind, but its mathematics may still be wrong: to
+check that, compare it with a loop in float64 that follows the equation.
 """
 
 from xraygan.testing.checks import CheckFailed

@@ -1,4 +1,4 @@
-"""How checks are run: all of them, with every failure said at the end."""
+"""How checks run: all of them, and a report of every failure at the end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from xraygan.parts.registry import docstring, first_line
 
 
 class CheckFailed(AssertionError):
-    """A part does not keep the promises of its kind.
+    """A part does not meet the requirements of its kind.
 
     Attributes:
-        failures: check -> what it found.
+        failures: check -> why it failed.
     """
 
     def __init__(self, part: str, failures: Mapping[str, str]) -> None:
@@ -30,20 +30,20 @@ class CheckFailed(AssertionError):
 
 
 class Failure(Exception):
-    """What one check found."""
+    """Why one check failed."""
 
 
-def expect(holds: bool, why: str) -> None:
-    """End a check that does not hold."""
-    if not holds:
+def expect(condition: bool, why: str) -> None:
+    """Fail the current check if a condition is false."""
+    if not condition:
         raise Failure(why)
 
 
 class Blocks:
-    """Blocks of checks, ``with checks("finite"): ...``, and what they found.
+    """Blocks of checks, ``with checks("finite"): ...``, and their results.
 
     Args:
-        part: what is checked, as a message names it.
+        part: the name of the checked part for messages.
     """
 
     def __init__(self, part: str) -> None:
@@ -70,17 +70,25 @@ class Blocks:
                 self.passed.append(name)
 
     def stop_if_failed(self) -> None:
-        """Say what was found so far, if anything was: what follows needs it."""
+        """Raise an error if a check failed so far, since the next checks need it to pass.
+
+        Raises:
+            CheckFailed: with every check that failed so far.
+        """
         if self.failures:
             raise CheckFailed(self.part, self.failures)
 
     def end(self) -> list[str]:
-        """The names of the checks, all of which passed."""
+        """The names of the checks if all passed.
+
+        Raises:
+            CheckFailed: with every check that failed.
+        """
         self.stop_if_failed()
         return self.passed
 
     def expect_summary(self, part: Any, command: str) -> None:
-        """Check that there is something for listings to show."""
+        """Check that the part has a summary for listings."""
         with self("summary"):
             why = f"the first line of its docstring is what `{command}` shows; it is empty"
             expect(bool(first_line(docstring(part))), why)
@@ -90,9 +98,9 @@ class Checks(Blocks):
     """The checks of one part that the core builds.
 
     Args:
-        kind: name of its class in :mod:`xraygan.parts.interfaces`.
-        cls: the part.
-        options: what a recipe would set.
+        kind: the name of its interface in :mod:`xraygan.parts.interfaces`.
+        cls: the class of the part.
+        options: its options, as a recipe sets them.
 
     Raises:
         CheckFailed: it is not of that kind, or cannot be built with these options.
@@ -124,24 +132,25 @@ class Checks(Blocks):
         expect(not faults, "; ".join(f"{name}: {why}" for name, why in faults.items()))
 
     def build(self, *positional: Any, seed: int = 0) -> Any:
-        """The part as the core builds it: positional parameters only if it takes any."""
+        """Build the part as the core does: with positional arguments only if it takes any."""
         torch.manual_seed(seed)
-        given = positional if takes_positional(self.cls) else ()
-        return self.cls(*given, **self.options)
+        arguments = positional if takes_positional(self.cls) else ()
+        return self.cls(*arguments, **self.options)
 
 
-def expect_finite(value: Tensor, what: str) -> None:
-    expect(bool(value.isfinite().all()), f"{what} is not finite")
+def expect_finite(value: Tensor, name: str) -> None:
+    """Expect that all values of a tensor are finite."""
+    expect(bool(value.isfinite().all()), f"{name} is not finite")
 
 
 def expect_same(a: Tensor, b: Tensor, why: str, tolerance: float = 0.0) -> None:
-    """Two tensors are the same, up to ``tolerance`` times the larger one's largest magnitude."""
+    """Expect equal tensors, up to ``tolerance`` times the largest magnitude of the first."""
     expect(a.shape == b.shape, f"{why} (shapes {tuple(a.shape)} and {tuple(b.shape)})")
     difference = (a.double() - b.double()).abs().max() if a.numel() else torch.zeros(())
-    most = max(float(a.double().abs().max()), 1e-6) if a.numel() else 1.0
-    expect(float(difference) <= tolerance * most, why)
+    scale = max(float(a.double().abs().max()), 1e-6) if a.numel() else 1.0
+    expect(float(difference) <= tolerance * scale, why)
 
 
 def devices() -> list[torch.device]:
-    """Where checks run: the processor, and a GPU if there is one."""
+    """The devices on which checks run: the processor, and a GPU if there is one."""
     return [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Checks of commands that plugins bring."""
+"""Checks of commands that plugins provide."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .checks import Blocks, expect
 def check_command(command: click.Command, *arguments: str) -> list[str]:
     """Check a command.
 
-    That it and what is below it are click commands with a help whose first line can stand in a
-    list; that every option says what it does; and that a command about a run, one with an argument
-    RUN, refuses a folder that is none with one message that names it, and leaves it as it was.
+    The command and its subcommands are click commands with a help text, whose first line fits a
+    list. Every option has a help text. A command with an argument RUN refuses a folder that is not
+    a run with one message that names it, and does not change the folder.
 
     Args:
-        arguments: what must be given beside the run.
+        arguments: the arguments that the command needs besides the run.
 
     Returns:
         The names of the checks.
@@ -31,44 +31,48 @@ def check_command(command: click.Command, *arguments: str) -> list[str]:
     """
     checks = Blocks(getattr(command, "name", None) or repr(command))
     with checks("kind"):
-        expect(isinstance(command, click.Command), f"no click command: {command!r}")
+        expect(isinstance(command, click.Command), f"not a click command: {command!r}")
     checks.stop_if_failed()
     checks.expect_summary(command, "xraygan --help")
-    for path, below in _all(command):
+    for path, subcommand in _with_subcommands(command):
         with checks("help"):
-            expect(bool(below.get_short_help_str()), f"{path} has no help")
+            expect(bool(subcommand.get_short_help_str()), f"{path} has no help")
         with checks("options"):
-            for option in below.params:
-                said = not isinstance(option, click.Option) or option.hidden or option.help
-                expect(bool(said), f"{path} {option.opts[0]} has no help")
+            for option in subcommand.params:
+                documented = not isinstance(option, click.Option) or option.hidden or option.help
+                expect(bool(documented), f"{path} {option.opts[0]} has no help")
     if any(parameter.metavar == "RUN" for parameter in command.params):
         with checks("no run"), TemporaryDirectory() as folder:
             _expect_refused(command, folder, *arguments)
-            expect(not any(Path(folder).iterdir()), "it wrote into a folder that is no run")
+            expect(not any(Path(folder).iterdir()), "it wrote into a folder that is not a run")
     return checks.end()
 
 
-def _all(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    """A command and all below it, with their names."""
+def _with_subcommands(
+    command: click.Command, path: str = ""
+) -> Iterator[tuple[str, click.Command]]:
+    """A command and all its subcommands, with their full names."""
     path = f"{path} {command.name}".strip()
     yield path, command
     if isinstance(command, click.Group):
-        for below in command.commands.values():
-            yield from _all(below, path)
+        for subcommand in command.commands.values():
+            yield from _with_subcommands(subcommand, path)
 
 
 def _expect_refused(command: click.Command, folder: str, *arguments: str) -> None:
-    """A user's error, of which the command line makes one message and exit code 2."""
+    """Expect a user's error, which the command line turns into one message and exit code 2."""
     name = f"xraygan {command.name}"
     try:
         command.main([folder, *arguments], prog_name=name, standalone_mode=False)
     except UserError as error:
-        said, code = str(error), 2
+        message, code = str(error), 2
     except click.ClickException as error:
-        said, code = error.format_message(), error.exit_code
+        message, code = error.format_message(), error.exit_code
     except Exception as error:
-        expect(False, f"a folder that is no run raises {describe_error(error)}; expected UserError")
+        expect(
+            False, f"a folder that is not a run raises {describe_error(error)}; expected UserError"
+        )
     else:
-        expect(False, "a folder that is no run is not refused; expected xraygan.UserError")
-    expect(code == 2, f"a folder that is no run ends with exit code {code}; expected 2")
-    expect(folder in said, f"what it says of a folder that is no run does not name it: {said!r}")
+        expect(False, "a folder that is not a run is not refused; expected xraygan.UserError")
+    expect(code == 2, f"a folder that is not a run ends with exit code {code}; expected 2")
+    expect(folder in message, f"the message about a folder that is not a run lacks it: {message!r}")

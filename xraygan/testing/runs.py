@@ -1,4 +1,4 @@
-"""Checks of what surrounds a training step: datasets, metrics, trackers."""
+"""Checks of parts outside of the training step: datasets, metrics, trackers."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def check_dataset(
 ) -> list[str]:
     """Check a dataset.
 
-    That its table has the columns, types and values that the core expects, the same each time; that
-    no image stands in it twice and no patient on both sides of a split; that images are decoded to
-    the size that is asked for, the same each time; and that a root folder which is not there, and
-    an image which is not, are refused with a :class:`xraygan.UserError`.
+    Its table has the columns, types and values that the core expects, and is the same each time. No
+    image occurs twice, and no patient is in several splits. Images are decoded to the requested
+    size, and to the same pixels each time. A missing root folder and a missing image are refused
+    with a :class:`xraygan.UserError`.
 
     Args:
-        root: the data's folder; None for a dataset that needs none.
-        images: how many images to decode.
+        root: the folder of the data; None for a dataset that needs none.
+        images: number of images to decode.
         options: the dataset's options, as a recipe sets them.
 
     Returns:
@@ -58,83 +58,93 @@ def check_dataset(
     """
     checks = Checks("Dataset", dataset, options)
     with checks("builds"):
-        made = checks.build(None if root is None else Path(root))
-        table = made.index()
+        part = checks.build(None if root is None else Path(root))
+        table = part.index()
     checks.stop_if_failed()
     with checks("classes"):
-        classes = made.classes
+        classes = part.classes
         expect(isinstance(classes, tuple) and bool(classes), f"classes are {classes!r}")
-        expect(len(set(classes)) == len(classes), "a class stands twice in classes")
+        expect(len(set(classes)) == len(classes), "a class occurs twice in classes")
     with checks("columns"):
         expect(isinstance(table, pd.DataFrame), f"index() returned {type(table).__name__}")
         absent = [name for name in COLUMNS if name not in table]
         expect(not absent, f"index() lacks the columns {', '.join(absent)}")
         expect(len(table) > 0, "index() has no rows")
     checks.stop_if_failed()
-    _check_table(checks, table, classes, exclusive=made.exclusive)
+    _check_table(checks, table, classes, exclusive=part.exclusive)
     if not checks.failures:
-        with checks("accepted"):  # by what a run holds it to
-            read_index(checked("dataset"), made)
-            read_notes(checked("dataset"), made)
+        with checks("accepted"):  # by the checks of a run
+            read_index(checked("dataset"), part)
+            read_notes(checked("dataset"), part)
     with checks("deterministic"):
         again = checks.build(None if root is None else Path(root)).index()
         expect(table.reset_index(drop=True).equals(again.reset_index(drop=True)), "index() varies")
-    with checks("images"):
-        for path in table["path"].iloc[:: max(1, len(table) // images)][:images]:
-            for size in (16, 64):
-                _expect_image(made.load(path, size), path, size)
-            same = np.array_equal(made.load(path, 64), made.load(path, 64))
-            expect(same, f"load({path!r}, 64) varies")
-    with checks("identity"):
-        path = table["path"].iloc[0]
-        found = made.identity(path)
-        expect(isinstance(found, str), f"identity({path!r}) returned {type(found).__name__}")
-        expect(found == made.identity(path), f"identity({path!r}) varies")
+    _check_images(checks, part, table["path"], images)
     if root is not None and takes_positional(dataset):
         with checks("missing root"):
-            nowhere = Path(root) / "no such folder"
-            _expect_refused(lambda: dataset(nowhere, **options).index(), f"a root {nowhere}")
+            no_root = Path(root) / "no such folder"
+            _expect_refused(lambda: dataset(no_root, **options).index(), f"a root {no_root}")
         with checks("missing image"):
-            _expect_refused(
-                lambda: made.load("no such image.png", 16), "an image that is not there"
-            )
+            _expect_refused(lambda: part.load("no such image.png", 16), "a missing image")
     return checks.end()
+
+
+def _check_images(checks: Checks, part: Dataset, paths: pd.Series, images: int) -> None:
+    with checks("images"):
+        for path in paths.iloc[:: max(1, len(paths) // images)][:images]:
+            for size in (16, 64):
+                _expect_image(part.load(path, size), path, size)
+            same = np.array_equal(part.load(path, 64), part.load(path, 64))
+            expect(same, f"load({path!r}, 64) varies")
+    with checks("identity"):
+        path = paths.iloc[0]
+        identity = part.identity(path)
+        expect(isinstance(identity, str), f"identity({path!r}) returned {type(identity).__name__}")
+        expect(identity == part.identity(path), f"identity({path!r}) varies")
 
 
 def _check_table(
     checks: Checks, table: pd.DataFrame, classes: tuple[str, ...], *, exclusive: bool
 ) -> None:
-    def wrong(what: str, good: Any) -> None:
-        bad = np.flatnonzero(~np.asarray(good, dtype=bool))
-        if len(bad):
-            row = table.iloc[bad[0]]
-            expect(False, f"row {bad[0]} ({row['path']!r}) {what}; {len(bad)} rows in all")
+    def fail_unless(valid: Any, fault: str) -> None:
+        invalid = np.flatnonzero(~np.asarray(valid, dtype=bool))
+        if len(invalid):
+            path = table.iloc[invalid[0]]["path"]
+            expect(False, f"row {invalid[0]} ({path!r}) {fault}; {len(invalid)} rows in total")
 
     with checks("paths"):
         paths = table["path"]
-        wrong("has a path that is no string", [isinstance(p, str) and p for p in paths])
-        wrong("has a path that is not below the root, with /", [_is_below(p) for p in paths])
-        wrong("is there twice", ~paths.duplicated())
+        fail_unless([isinstance(p, str) and p for p in paths], "has a path that is not a string")
+        fail_unless(
+            [_is_below(p) for p in paths], "has a path that is not a relative path below the root"
+        )
+        fail_unless(~paths.duplicated(), "occurs twice")
     with checks("labels"):
         known = set(classes)
-        wrong("has labels that are no tuple", [isinstance(v, tuple) for v in table["labels"]])
-        wrong(f"has a label that is none of {classes}", [set(v) <= known for v in table["labels"]])
+        labels = list(table["labels"])
+        fail_unless([isinstance(v, tuple) for v in labels], "has labels that are not a tuple")
+        fail_unless([set(v) <= known for v in labels], f"has a label that is not one of {classes}")
         if exclusive:
-            wrong("has not one label, of exclusive classes", [len(v) == 1 for v in table["labels"]])
+            fail_unless(
+                [len(v) == 1 for v in labels], "does not have exactly one of the exclusive classes"
+            )
     with checks("split"):
-        wrong("has a split that is none of train, val, test",
-              table["split"].isin(["train", "val", "test"]))  # fmt: skip
-        wrong("has no patient", [isinstance(p, str) and bool(p) for p in table["patient"]])
+        fail_unless(
+            table["split"].isin(["train", "val", "test"]),
+            "has a split that is not train, val or test",
+        )
+        patients = table["patient"]
+        fail_unless([isinstance(p, str) and bool(p) for p in patients], "has no patient")
         sides = table.groupby("patient")["split"].nunique()
         shared = list(sides.index[sides > 1])
         expect(
             not shared, f"{len(shared)} patients are in several splits, {shared[:3]} for example"
         )
     with checks("metadata"):
-        wrong("has a sex that is none of M, F and empty", table["sex"].isin(["M", "F", ""]))
+        fail_unless(table["sex"].isin(["M", "F", ""]), "has a sex that is not M, F or empty")
         ages = pd.to_numeric(table["age"], errors="coerce")
-        wrong("has an age that is no number", ages.notna() | table["age"].isna())
-        wrong("has an age outside 0 to 130 years", ages.isna() | ages.between(0, 130))
+        fail_unless(ages.notna() | table["age"].isna(), "has an age that is not a number")
+        fail_unless(ages.isna() | ages.between(0, 130), "has an age outside 0 to 130 years")
 
 
 def _is_below(path: str) -> bool:
@@ -143,26 +153,26 @@ def _is_below(path: str) -> bool:
 
 def _expect_image(image: Any, path: str, size: int) -> None:
     expect(isinstance(image, np.ndarray), f"load({path!r}) returned {type(image).__name__}")
-    good = image.shape == (size, size) and image.dtype == np.uint8
-    expect(good, f"load({path!r}, {size}) returned {image.dtype} of shape {image.shape}")
+    valid = image.shape == (size, size) and image.dtype == np.uint8
+    expect(valid, f"load({path!r}, {size}) returned {image.dtype} of shape {image.shape}")
 
 
-def _expect_refused(call: Any, what: str) -> None:
+def _expect_refused(call: Any, cause: str) -> None:
     try:
         call()
     except UserError:
         return
     except Exception as error:
-        expect(False, f"{what} raises {type(error).__name__}; expected xraygan.UserError")
-    expect(False, f"{what} is not refused; expected xraygan.UserError")
+        expect(False, f"{cause} raises {type(error).__name__}; expected xraygan.UserError")
+    expect(False, f"{cause} is not refused; expected xraygan.UserError")
 
 
 def check_metric(metric: type[Metric], **options: Any) -> list[str]:
     """Check a metric.
 
-    That it measures a run of small random networks, the same each time, as named
-    :class:`xraygan.Measurement` whose intervals hold their values; and that a run without a
-    generator, and one without a classifier, is no reason to fail.
+    It measures a run of small random networks, with the same result each time, as named
+    :class:`xraygan.Measurement` whose intervals include their values. It does not fail for a run
+    without a generator or without a classifier.
 
     Args:
         options: the metric's options, as a recipe sets them.
@@ -175,48 +185,48 @@ def check_metric(metric: type[Metric], **options: Any) -> list[str]:
     """
     checks = Checks("Metric", metric, options)
     with checks("builds"):
-        made = checks.build()
+        part = checks.build()
     checks.stop_if_failed()
     with checks("measures"):
-        found = made.compute(evaluation())
-        expect(isinstance(found, Mapping), f"it returned {type(found).__name__}, not a mapping")
-        expect(bool(found), "it measured nothing of a run that has every network")
-        for name, measured in found.items():
+        result = part.compute(evaluation())
+        expect(isinstance(result, Mapping), f"it returned {type(result).__name__}, not a mapping")
+        expect(bool(result), "it measured nothing for a run that has every network")
+        for name, measured in result.items():
             _expect_measurement(name, measured)
-        measurements(found, BOOTSTRAP)
+        measurements(result, BOOTSTRAP)
     checks.stop_if_failed()
     with checks("deterministic"):
         first, second = (
-            {name: (m.value, m.interval) for name, m in made.compute(evaluation()).items()}
+            {name: (m.value, m.interval) for name, m in part.compute(evaluation()).items()}
             for _ in range(2)
         )
         expect(repr(first) == repr(second), "the same run was measured differently a second time")
     for absent in ("generator", "classifier"):
         with checks(f"no {absent}"):
-            for name, measured in made.compute(evaluation(without=absent)).items():
+            for name, measured in part.compute(evaluation(without=absent)).items():
                 _expect_measurement(name, measured)
     return checks.end()
 
 
 def _expect_measurement(name: Any, measured: Any) -> None:
-    expect(isinstance(name, str) and bool(name), f"a figure is named {name!r}")
-    given = type(measured).__name__
-    expect(isinstance(measured, Measurement), f"{name} is {given}, not a Measurement")
+    expect(isinstance(name, str) and bool(name), f"a measurement is named {name!r}")
+    kind = type(measured).__name__
+    expect(isinstance(measured, Measurement), f"{name} is {kind}, not a Measurement")
     expect(isinstance(measured.n, int) and measured.n >= 0, f"{name}: n is {measured.n!r}")
     if measured.value is None:
-        expect(bool(measured.note), f"{name} has no value, and no note that says why")
+        expect(bool(measured.note), f"{name} has no value and no note with the reason")
     elif not isinstance(measured.value, list):
         value = measured.value
         expect(isinstance(value, float | int), f"{name} is {type(value).__name__}, not a number")
         if measured.interval is not None and not math.isnan(value):
             low, high = measured.interval
-            expect(low <= high, f"{name}: its interval {low} to {high} is upside down")
+            expect(low <= high, f"{name}: the ends of its interval {low} to {high} are swapped")
             inside = low - 1e-9 <= value <= high + 1e-9
             expect(inside, f"{name}: {value} is not in its interval {low} to {high}")
 
 
 def evaluation(*, without: str = "") -> RunEvaluation:
-    """What metrics measure, of untrained stand-in networks and random images."""
+    """An evaluation of training_left stand-in networks on random images."""
     bench = Bench()
     networks = {name: network for name, network in bench.networks.items() if name != without}
     tables = schema.RecipeConfig(
@@ -224,7 +234,7 @@ def evaluation(*, without: str = "") -> RunEvaluation:
         data=schema.Data(plugin="stand-in", image_size=SIZE),
         evaluation=schema.Evaluation(generated=24, bootstrap=BOOTSTRAP, batch_size=16),
     )
-    # A metric may build another classifier of the run's kind.
+    # Needed by metrics that build another classifier like the run's.
     kind = Part("classifier", "stand-in", "xraygan", "", StandInClassifier)
     choice = PartConfig("classifier", kind, schema.Network(plugin="stand-in"), {})
     recipe = Recipe(Path("stand-in.toml"), tables, {"classifier": choice})
@@ -250,8 +260,8 @@ def _split(bench: Bench, count: int, seed: int) -> ImageSplit:
 def check_tracker(tracker: type[Tracker], **options: Any) -> list[str]:
     """Check a tracker.
 
-    That it takes the numbers and the samples of a short run in a temporary run directory, one that
-    is resumed too, and changes no file of it that is not its own.
+    It accepts the values and the samples of a short run, and of a resumed run, in a temporary run
+    directory, and changes no file of the run.
 
     Args:
         options: the tracker's options, as a recipe sets them.
@@ -269,18 +279,18 @@ def check_tracker(tracker: type[Tracker], **options: Any) -> list[str]:
         grid = run_dir / "samples" / "step-00000002.png"
         Image.new("L", (64, 32)).save(grid)
         (run_dir / "recipe.toml").write_text('[run]\nname = "stand-in"\nsteps = 4\n')
-        given = '{"metrics": {"accuracy": {"value": 0.5, "n": 36, "interval": null, "note": ""}}}'
-        (run_dir / "evaluation.json").write_text(given)
+        figures = '{"metrics": {"accuracy": {"value": 0.5, "n": 36, "interval": null, "note": ""}}}'
+        (run_dir / "evaluation.json").write_text(figures)
         before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
         for name, start in (("a run", 0), ("a resumed run", 2)):
             with checks(name):
-                made = checks.build(run_dir)
-                made.begin(start)
+                part = checks.build(run_dir)
+                part.begin(start)
                 for step in range(start + 1, start + 4):
-                    made.log(step, {"generator": 1.0 / step, "images_per_second": 10.0})
-                    made.image(step, grid)
-                made.log(start + 3, {"a term that begins late": 1.0, "generator": math.nan})
-                made.close()
+                    part.log(step, {"generator": 1.0 / step, "images_per_second": 10.0})
+                    part.image(step, grid)
+                part.log(start + 3, {"a term that begins late": 1.0, "generator": math.nan})
+                part.close()
         with checks("leaves the run"):
             changed = [p.name for p, data in before.items() if p.read_bytes() != data]
             expect(not changed, f"it changed {', '.join(changed)}")

@@ -1,4 +1,4 @@
-"""Small networks and batches for parts to be tried on."""
+"""Small networks and batches on which parts are checked."""
 
 from __future__ import annotations
 
@@ -27,60 +27,60 @@ TERMS = frozenset({"generator", "discriminator", "classification", "pseudo_label
 _numbers = itertools.count()
 
 
-def task(*, exclusive: bool = True, size: int = SIZE) -> Task:
-    """Three classes, ten training images each, and metadata."""
+def stand_in_task(*, exclusive: bool = True, size: int = SIZE) -> Task:
+    """A task of three classes with ten training images each, and metadata."""
     return Task(size, CLASSES, exclusive, (10, 10, 10), 30, METADATA)
 
 
 def checked(kind: str) -> PartConfig:
-    """What stands for a part that is checked, where the core names parts."""
+    """A placeholder for the checked part, where the core needs to name it."""
     part = Part(kind, "checked", "this plugin", "")
     return PartConfig(f"{kind} {next(_numbers)}", part, None, {})
 
 
 class StandInGenerator(Generator):
-    """Latents to images by one layer; made for labels, as any generator may be"""
+    """Latents to images with one layer; conditional"""
 
     conditional = True
     latent_size = 8
 
-    def __init__(self, about: Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.size = about.image_size
-        self.layer = nn.Linear(self.latent_size + about.condition_size, self.size**2)
+        self.size = task.image_size
+        self.layer = nn.Linear(self.latent_size + task.condition_size, self.size**2)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        given = z if labels is None else torch.cat([z, labels], dim=1)
-        return self.layer(given).tanh().view(-1, 1, self.size, self.size)
+        inputs = z if labels is None else torch.cat([z, labels], dim=1)
+        return self.layer(inputs).tanh().view(-1, 1, self.size, self.size)
 
 
 class StandInDiscriminator(Discriminator):
-    """Images to logits by two layers"""
+    """Images to logits with two layers"""
 
-    def __init__(self, about: Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(1, 4, 4, 4), nn.LeakyReLU(0.2), nn.Flatten())
-        self.head = nn.Linear(4 * (about.image_size // 4) ** 2, 1)
+        self.head = nn.Linear(4 * (task.image_size // 4) ** 2, 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.head(self.layers(images)).flatten()
 
 
 class StandInClassifier(Classifier):
-    """Images to logits by two convolutions and a layer"""
+    """Images to logits with two convolutions and a layer"""
 
-    def __init__(self, about: Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.task = about
+        self.task = task
         self.first = nn.Conv2d(1, 4, 4, 4)
         self.second = nn.Conv2d(4, 8, 3, padding=1)
-        self.head = nn.Linear(8, len(about.classes))
+        self.head = nn.Linear(8, len(task.classes))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         first = self.first(images).tanh()
         second = self.second(first).tanh()
         features = second.mean(dim=(2, 3))
-        # Steep, so that probabilities differ and some of them are sure.
+        # Steep, so that probabilities differ and some are near 1.
         return {"first": first, "second": second, "features": features} | {
             "logits": 20 * self.head(features)
         }
@@ -100,11 +100,11 @@ class StandInExtractor(Extractor):
 
 
 class AnyExtractor(dict[str, Extractor]):
-    """An extractor of every name."""
+    """A mapping that has an extractor for every name."""
 
     def __missing__(self, name: str) -> Extractor:
-        made = StandInExtractor().requires_grad_(False)
-        self[name] = made.to(self.device)
+        extractor = StandInExtractor().requires_grad_(False)
+        self[name] = extractor.to(self.device)
         return self[name]
 
     def __contains__(self, name: object) -> bool:
@@ -116,11 +116,11 @@ class AnyExtractor(dict[str, Extractor]):
 
 
 class Bench:
-    """Stand-in networks, and the steps that are taken with them.
+    """Stand-in networks, and training steps with them.
 
     Args:
-        exclusive: whether an image has one class, or any number of them.
-        averages: the networks whose averages a step has: those that the part says it reads.
+        exclusive: whether an image has exactly one class, or any number.
+        averages: the networks whose averages a step has, as the part declares them.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Bench:
         size: int = SIZE,
         averages: Sequence[str] = (),
     ) -> None:
-        self.task = task(exclusive=exclusive, size=size)
+        self.task = stand_in_task(exclusive=exclusive, size=size)
         self.device = torch.device(device)
         self.autocast = choose_precision(precision, self.device)
         torch.manual_seed(0)
@@ -148,14 +148,14 @@ class Bench:
     def step(
         self, count: int = 6, order: Tensor | None = None, shard: tuple[int, int] = (0, 1)
     ) -> TrainingStep:
-        """A step of ``count`` images, always the same one.
+        """A step of ``count`` images; it is the same in every call.
 
         Args:
-            order: ``(N,)``, the batch's images, labels and latents in another order.
-            shard: which of how many equal parts of it.
+            order: ``(N,)``, a permutation of the batch's images, labels and latents.
+            shard: the index of the part and the number of equal parts of the batch.
         """
         for network in self.networks.values():
-            network.train()  # whatever was done to it before
+            network.train()  # a check may have changed the mode
         source = rng("cpu", 0, "testing", count)
         k = len(self.task.classes)
         size = self.task.image_size
@@ -167,7 +167,7 @@ class Bench:
             else (torch.rand(count, k, generator=source) < 0.5).float()
             for _ in range(2)
         )
-        told = {"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0}
+        metadata = {"age": torch.full((count,), 50.0), "sex": torch.arange(count) % 2.0}
         order = (torch.arange(count) if order is None else order)[rows_of(count, shard)]
         step = TrainingStep(
             task=self.task,
@@ -176,7 +176,7 @@ class Bench:
             real=real[order].to(self.device),
             labels=labels[order].to(self.device),
             rng=rng(self.device, 0, "testing step"),
-            metadata={name: values[order] for name, values in told.items()},
+            metadata={name: values[order] for name, values in metadata.items()},
             progress=0.5,
             autocast=self.autocast,
             unlabelled=real.flip(0)[order].to(self.device),
@@ -184,10 +184,10 @@ class Bench:
             shard=shard,
             taken=TERMS,
         )
-        # The part's own random numbers come from the step; those of the batch are given.
+        # Latents and labels are set here; other random numbers are drawn from the step.
         step.__dict__["z"] = latents[order].to(self.device)
         step.__dict__["fake_labels"] = conditions[order].to(self.device)
         step.__dict__["fake_metadata"] = (
-            encode(told, METADATA, count).flip(0)[order].to(self.device)
+            encode(metadata, METADATA, count).flip(0)[order].to(self.device)
         )
         return step

@@ -1,4 +1,4 @@
-"""Checks of what is computed from a step: scores, objectives, labelers, augmenters."""
+"""Checks of parts that compute from a training step: scores, objectives, labelers, augmenters."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ORDER = torch.tensor([4, 2, 0, 5, 1, 3])
 def check_score(score: type[Score], *, order_matters: bool = False, **options: Any) -> list[str]:
     """Check a score.
 
-    That it is one finite float32 number or better, in a batch of one too, on a GPU if there is one
-    and under bfloat16; the same for the same step; the same for the batch in another order; that
-    every network which learns from it gets a gradient; and that it leaves the step as it is.
+    It is one finite number in at least float32, also in a batch of one, on a GPU if there is one,
+    and under bfloat16. It is the same for the same step, and for the batch in another order. Every
+    network that learns from it gets a gradient. It does not change the step.
 
     Args:
-        order_matters: leave out the order of the batch, for a score that looks at neighbours.
+        order_matters: skip the check of the batch's order, for a score that compares neighbours.
         options: the score's options, as a recipe sets them.
 
     Returns:
@@ -53,7 +53,7 @@ def check_score(score: type[Score], *, order_matters: bool = False, **options: A
         with checks("gradient"):
             _expect_gradients(bench.step(), part, score.trains, trained_parameters(part))
     for device in devices():
-        _check_elsewhere(checks, device, checks.build(bench.task).to(device), score.averages)
+        _check_on_device(checks, device, checks.build(bench.task).to(device), score.averages)
     return checks.end()
 
 
@@ -62,12 +62,13 @@ def check_objective(
 ) -> list[str]:
     """Check an objective.
 
-    That both losses are one finite number, in a batch of one too, on a GPU if there is one and
-    under bfloat16; the same for the same step and for the batch in another order; that the
-    generator learns from the first, the discriminator from the second; that they leave the step.
+    Both losses are one finite number, also in a batch of one, on a GPU if there is one, and under
+    bfloat16. They are the same for the same step, and for the batch in another order. The generator
+    learns from the first and the discriminator from the second. They do not change the step.
 
     Args:
-        order_matters: leave out the order of the batch, for one that draws a number for each image.
+        order_matters: skip the check of the batch's order, for an objective that draws a number for
+            each image.
         options: the objective's options, as a recipe sets them.
 
     Returns:
@@ -88,16 +89,16 @@ def check_objective(
             _expect_gradients(bench.step(), loss, (name,), [])
     for device in devices():
         for name in ("generator", "discriminator"):
-            _check_elsewhere(checks, device, getattr(part, f"{name}_loss"))
+            _check_on_device(checks, device, getattr(part, f"{name}_loss"))
     return checks.end()
 
 
 def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
     """Check a labeler.
 
-    That it gives a label and a weight of at least 0 to every generated image, of the shapes and
-    types that the classifier learns from, without gradients, in a batch of one too; the same for
-    the same step; and from no averages but those that its ``averages`` name.
+    It gives every generated image a label and a weight of at least 0, with the shapes and types
+    that the classifier learns from and without gradients, also in a batch of one. They are the same
+    for the same step. It only reads the averages that its ``averages`` name.
 
     Args:
         options: the labeler's options, as a recipe sets them.
@@ -115,7 +116,7 @@ def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
         with checks("builds"):
             try:
                 part = checks.build(bench.task)
-            except UserError as error:  # it may be for exclusive classes alone, or for findings
+            except UserError as error:  # it may support only exclusive classes, or only findings
                 refused.append(str(error))
                 continue
         checks.stop_if_failed()
@@ -138,13 +139,13 @@ def check_labeler(labeler: type[Labeler], **options: Any) -> list[str]:
 def check_augmenter(augmenter: type[Augmenter], **options: Any) -> list[str]:
     """Check an augmenter.
 
-    That it gives finite images of the same shape, in a batch of one too and on a GPU if there is
-    one; the same for the same step, also where that is taken in parts; that gradients reach the
-    images, and can be differentiated again; that a step that was not taken changes nothing; that it
-    leaves the step; and that its state goes through a file.
+    It gives finite images of the same shape, also in a batch of one and on a GPU if there is one.
+    They are the same for the same step, also if the batch is processed in parts. Gradients reach
+    the images, and can be differentiated again. A step that was skipped changes nothing. It does
+    not change the step, and its state can be saved and loaded.
 
     Args:
-        options: the augmenter's options, as a recipe sets them. Let it change something with them.
+        options: the augmenter's options, as a recipe sets them, with which it changes images.
 
     Returns:
         The names of the checks.
@@ -176,9 +177,9 @@ def _check_changes(checks: Checks, bench: Bench, part: Augmenter) -> None:
     for count in (6, 1):
         with checks("images" if count > 1 else "batch of one"):
             step = bench.step(count)
-            changed, wanted = change(step), tuple(step.real.shape)
-            found = tuple(changed.shape)
-            expect(found == wanted, f"it returned shape {found}; expected {wanted}")
+            changed, expected = change(step), tuple(step.real.shape)
+            shape = tuple(changed.shape)
+            expect(shape == expected, f"it returned shape {shape}; expected {expected}")
             expect_finite(changed, "an image")
     checks.stop_if_failed()
     with checks("deterministic"):
@@ -192,19 +193,22 @@ def _check_changes(checks: Checks, bench: Bench, part: Augmenter) -> None:
         _expect_twice_differentiable(bench.step(), part)
     with checks("held"):
         before = change(bench.step())
-        part.watch(torch.full((6,), torch.nan, device=bench.device))  # which may be why
+        # NaN logits may be the reason that a step is skipped.
+        part.watch(torch.full((6,), torch.nan, device=bench.device))
         part.adapt(torch.ones((), device=bench.device))
-        why = "it adapts to a step that was not taken (held is 1)"
+        why = "it adapts to a step that was skipped (held is 1)"
         expect_same(change(bench.step()), before, why)
     with checks("leaves the step"):
         _expect_untouched(bench.step(), change)
 
 
 def _expect_twice_differentiable(step: TrainingStep, part: Augmenter) -> None:
-    """As penalties need it: through the changes, a gradient of something that is not linear."""
+    """Expect second derivatives through the changes, as penalties need them."""
     images = step.real.detach().requires_grad_()
     value = part(images, step).pow(3).mean()
-    expect(value.requires_grad, "nothing can be learned through it: it is cut off from the images")
+    expect(
+        value.requires_grad, "no gradient passes through it: its result is detached from the images"
+    )
     (gradient,) = torch.autograd.grad(value, images, create_graph=True)
     expect(bool(gradient.any()), "no gradient reaches the images")
     expect_finite(gradient, "its gradient")
@@ -212,7 +216,7 @@ def _expect_twice_differentiable(step: TrainingStep, part: Augmenter) -> None:
     expect_finite(again, "its gradient's gradient")
 
 
-# -- what a term is held to ------------------------------------------------------------------------
+# -- checks of every term --------------------------------------------------------------------------
 
 
 def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: bool) -> None:
@@ -239,10 +243,10 @@ def _check_term(checks: Checks, bench: Bench, compute: Compute, order_matters: b
         _expect_nothing_kept(bench, compute)
 
 
-def _check_elsewhere(
+def _check_on_device(
     checks: Checks, device: torch.device, compute: Compute, averages: tuple[str, ...] = ()
 ) -> None:
-    """On each device in bfloat16, and on a GPU in float32."""
+    """Check a term on a device in bfloat16, and on a GPU also in float32."""
     for precision in ("bf16",) if device.type == "cpu" else ("fp32", "bf16"):
         with checks(precision if device.type == "cpu" else f"{device.type}, {precision}"):
             bench = Bench(device=device, precision=precision, averages=averages)
@@ -251,21 +255,24 @@ def _check_elsewhere(
 
 
 def _expect_gradients(
-    step: TrainingStep, compute: Compute, audience: tuple[str, ...], own: list[torch.nn.Parameter]
+    step: TrainingStep,
+    compute: Compute,
+    audience: tuple[str, ...],
+    parameters: list[torch.nn.Parameter],
 ) -> None:
-    """Whoever learns from a term gets a finite gradient that is not all zeros."""
+    """Expect a finite gradient that is not zero for each network that learns from a term."""
     value = compute(step)
-    expect(value.requires_grad, f"nothing can be learned from it: it is cut off from {audience}")
+    expect(value.requires_grad, f"nothing can be learned from it: it is detached from {audience}")
     towards: dict[str, list[Tensor]] = {
         name: [step.fake] if name == "generator" else [*trained_parameters(step.networks[name])]
         for name in audience
         if name in step.networks
     }
-    if own:
-        towards["the networks that it brings"] = list(own)
+    if parameters:
+        towards["its own networks"] = list(parameters)
     for name, targets in towards.items():
-        found = torch.autograd.grad(value, targets, retain_graph=True, allow_unused=True)
-        reached = [gradient for gradient in found if gradient is not None]
+        gradients = torch.autograd.grad(value, targets, retain_graph=True, allow_unused=True)
+        reached = [gradient for gradient in gradients if gradient is not None]
         if not any(gradient.any() for gradient in reached):
             raise Failure(f"no gradient reaches {name}, which learns from it")
         for gradient in reached:
@@ -291,7 +298,7 @@ def _expect_untouched(step: TrainingStep, compute: Callable[[TrainingStep], Any]
 
 
 def _expect_nothing_kept(bench: Bench, compute: Compute) -> None:
-    """Of the steps that a part has seen it keeps one at most: of more, memory would run out."""
+    """Expect that a part keeps at most one of the steps: keeping all would exhaust the memory."""
     steps: list[list[ReferenceType[Any]]] = []
     for _ in range(3):
         step = bench.step()
@@ -299,7 +306,7 @@ def _expect_nothing_kept(bench: Bench, compute: Compute) -> None:
         steps.append([ref(step), ref(step.fake), ref(value)])
         del step, value
     gc.collect()
-    alive = [any(found() is not None for found in seen) for seen in steps]
+    alive = [any(reference() is not None for reference in seen) for seen in steps]
     expect(sum(alive) < 2, "it keeps every step with its graph; keep detach() or item() of them")
 
 
@@ -308,18 +315,18 @@ def _expect_labels(bench: Bench, labels: Any, weights: Any, count: int) -> None:
     for name, value in (("labels", labels), ("weights", weights)):
         expect(isinstance(value, Tensor), f"{name} are {type(value).__name__}, not a tensor")
         expect(not value.requires_grad, f"{name} have a gradient; detach them")
-    wanted = (count,) if bench.task.exclusive else (count, k)
+    expected = (count,) if bench.task.exclusive else (count, k)
     how = "one class an image" if bench.task.exclusive else "any findings an image"
-    found = tuple(labels.shape)
-    expect(found == wanted, f"labels have shape {found}; expected {wanted} for {how}")
+    shape = tuple(labels.shape)
+    expect(shape == expected, f"labels have shape {shape}; expected {expected} for {how}")
     if bench.task.exclusive:
         expect(labels.dtype == torch.int64, f"labels are {labels.dtype}; expected int64")
     else:
         expect(labels.is_floating_point(), f"labels are {labels.dtype}; expected float")
     inside = labels.min() >= 0 and labels.max() <= (k - 1 if bench.task.exclusive else 1)
     expect(bool(inside), "labels are out of range")
-    found = tuple(weights.shape)
-    expect(found == (count,), f"weights have shape {found}; expected {(count,)}")
+    shape = tuple(weights.shape)
+    expect(shape == (count,), f"weights have shape {shape}; expected {(count,)}")
     expect(weights.is_floating_point(), f"weights are {weights.dtype}; expected float")
     expect_finite(weights, "a weight")
     expect(bool((weights >= 0).all()), "a weight is below 0")
@@ -330,7 +337,7 @@ def _label(part: Labeler, bench: Bench) -> tuple[Tensor, Tensor]:
 
 
 def _twice(compute: Callable[[], Any]) -> tuple[Any, Any]:
-    """The same thing twice, torch's own random numbers being others the second time."""
+    """The result of a function twice, with different global random numbers of torch."""
     torch.manual_seed(1)
     first = compute()
     torch.manual_seed(2)
