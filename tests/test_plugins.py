@@ -26,7 +26,7 @@ from conftest import SMALL
 from xraygan import UserError
 from xraygan.cli import main
 from xraygan.errors import did_you_mean
-from xraygan.parts import importing as loading
+from xraygan.parts import importing
 from xraygan.parts.options import REQUIRED, check_options, check_value, options_of
 from xraygan.parts.registry import KINDS, Part, Registry, docstring, first_line, installed
 
@@ -205,7 +205,7 @@ BROKEN = {
     "unnamed": (
         SCORE + "@hookimpl\ndef xraygan_register_scores(register): register(7, Zero)",
         ("score", "7"),
-        "a part cannot be called 7: the name is no text, but int",
+        "a part cannot be called 7: the name is not text but int",
     ),
     "taken": (
         SCORE + "@hookimpl\ndef xraygan_register_scores(register): register('mmd', Zero)",
@@ -303,12 +303,12 @@ def test_an_import_that_does_not_end_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a few seconds; Ctrl-C names it too, and is not taken for the plugin's own."""
-    monkeypatch.setattr(loading, "SECONDS", 0.05)
+    monkeypatch.setattr(importing, "SECONDS", 0.05)
     with (
         pytest.raises(KeyboardInterrupt),
-        loading.loading("the plugin 'slow' of a 1", own=True),
+        importing.import_errors("the plugin 'slow' of a 1", builtin=True),
         # One within the other, as a part is imported while its plugin is.
-        loading.loading("the score 'slow' of a 1", own=False),
+        importing.import_errors("the score 'slow' of a 1", builtin=False),
     ):
         while "still importing" not in (said := capsys.readouterr().err):
             time.sleep(0.01)
@@ -317,8 +317,8 @@ def test_an_import_that_does_not_end_is_named(
     assert "interrupted while importing the score 'slow' of a 1" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with (
-        pytest.raises(loading.ImportFault, match="KeyboardInterrupt"),
-        loading.loading("the plugin 'odd' of a 1", own=False),
+        pytest.raises(importing.ImportFault, match="KeyboardInterrupt"),
+        importing.import_errors("the plugin 'odd' of a 1", builtin=False),
     ):
         raise KeyboardInterrupt
     assert "odd" not in capsys.readouterr().err
