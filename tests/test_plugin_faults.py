@@ -232,7 +232,7 @@ SCORES: dict[str, tuple[Callable[[Step], Any], str]] = {
     "own record": (records("bad", torch.ones(())), "recorded 'bad', which is a term's name"),
     "float record": (records("x", 1.0), "recorded a float as 'x'; expected a tensor"),
     "rows record": (records("x", torch.ones(3)), "recorded (3,) as 'x'; expected a tensor"),
-    "name record": (records(3, torch.ones(())), "recorded 3: the name is no text, but int"),
+    "name record": (records(3, torch.ones(())), "recorded 3: the name is not text but int"),
 }
 
 
