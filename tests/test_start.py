@@ -68,7 +68,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[TrainingGraph]:
         if step == 0:
             kept = TrainingGraph(
                 self.graph.task, self.graph.networks, {}, [], self.graph.optimizers,
-                self.graph.decays,
+                self.graph.ema_decays,
             )  # fmt: skip
             kept.networks = {n: _copy(m) for n, m in self.graph.networks.items()}
             kept.ema = {n: _copy(m) for n, m in self.graph.ema.items()}

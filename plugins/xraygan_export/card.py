@@ -125,7 +125,7 @@ def _what(session: Session, models: Sequence[Model], step: int) -> str:
     for model in models:
         part = recipe.choices[model.name].part
         count = sum(parameter.numel() for parameter in model.network.parameters())
-        decay = graph.decays.get(model.name)
+        decay = graph.ema_decays.get(model.name)
         kept = f"; the average of its weights with decay {decay:g}" if decay else ""
         about = f"{part.summary}{kept}"
         rows.append((model.name, f"`{part.name}` ({part.origin})", about, f"{count:,}"))

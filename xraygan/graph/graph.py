@@ -49,7 +49,7 @@ class TrainingGraph:
         extractors: frozen networks by name.
         terms: terms with a weight other than zero.
         optimizers: network -> its optimizer; a network without one is not trained.
-        decays: network -> decay of its exponential moving average (EMA), for those that have one.
+        ema_decays: network -> decay of its exponential moving average (EMA), for those that have one.
         autocast: makes the context in which networks run (mixed precision).
         ranks: the processes that train it together.
         schedules: network -> function of the progress, in [0, 1), that gives its learning rate as a
@@ -71,7 +71,7 @@ class TrainingGraph:
         extractors: Mapping[str, Extractor],
         terms: Iterable[Term],
         optimizers: Mapping[str, torch.optim.Optimizer],
-        decays: Mapping[str, float] | None = None,
+        ema_decays: Mapping[str, float] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         ranks: DistributedContext | None = None,
         schedules: Mapping[str, Callable[[float], float]] | None = None,
@@ -84,9 +84,10 @@ class TrainingGraph:
         self.extractors = dict(extractors)
         self.terms = list(terms)
         self.optimizers = dict(optimizers)
-        self.decays = dict(decays or {})
+        self.ema_decays = dict(ema_decays or {})
         self.ema: dict[str, Any] = {
-            name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.decays
+            name: copy.deepcopy(self.networks[name]).requires_grad_(False)
+            for name in self.ema_decays
         }
         self.autocast = autocast
         self.ranks = ranks or DistributedContext()
@@ -384,7 +385,7 @@ class TrainingGraph:
                 optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for name, decay in self.decays.items():
+        for name, decay in self.ema_decays.items():
             if name in gradients:
                 steps = self.prior_steps.get(name, 0) + step
                 update_ema(self.ema[name], self.networks[name], min(decay, 1 - 1 / (steps + 1)))
