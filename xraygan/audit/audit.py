@@ -86,6 +86,7 @@ def audit(
     compared = compare(evaluation, embeds, images, held, seed, display)
     members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
     resembles = measure_resemblance(evaluation, images, held, display)
+    trained, fingerprint = trained_on(run_dir), session.data.fingerprint
     content = {
         **verdict(compared, members, resembles),
         "step": step,
@@ -94,14 +95,7 @@ def audit(
         "copies": {name: space.figures for name, space in compared.items()},
         "membership": members,
         "resemblance": resembles,
-        "notes": notes(
-            compared,
-            members,
-            resembles,
-            trained_on(run_dir),
-            session.data.fingerprint,
-            session.differs,
-        ),
+        "notes": notes(compared, members, resembles, trained, fingerprint, session.differs),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))

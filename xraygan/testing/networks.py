@@ -28,10 +28,10 @@ def check_generator(
 ) -> list[str]:
     """Check a generator.
 
-    That it makes finite images of the right shape in [-1, 1], other ones from other latents (and,
-    if it is conditional, from other labels), in a batch of one too, on a GPU if there is one and
-    under bfloat16; the same ones for the same latents once it is trained; that every parameter gets
-    a gradient; and that its state goes through a file.
+    It makes finite images of the right shape in [-1, 1], also in a batch of one, on a GPU if there
+    is one, and under bfloat16; other latents (and, if it is conditional, other labels) give other
+    images; in evaluation mode the same latents give the same images; every parameter gets a
+    gradient; and its state can be saved and loaded.
 
     Args:
         sizes: the image sizes to try, in pixels; one that it refuses with a UserError is left out,
@@ -46,38 +46,40 @@ def check_generator(
     """
     checks = Checks("Generator", generator, options)
     for about, network in _built(checks, sizes):
-        size = about.image_size
-        with checks("latents"):
-            latent = network.latent_size
-            expect(isinstance(latent, int) and latent > 0, f"latent_size is {latent!r}")
-
-        def make(count: int, seed: int = 0, shift: int = 0, network: Any = network) -> Tensor:
-            source = torch.Generator().manual_seed(seed)
-            z = torch.randn(count, network.latent_size, generator=source)
-            place = next(network.parameters()).device
-            return network(*_given(network, z.to(place), shift))
-
-        with checks("shape"):
-            _expect_images(make(COUNT), COUNT, size)
-        with checks("range"):
-            images = make(64 if size <= 64 else COUNT).detach()
-            low, high = float(images.min()), float(images.max())
-            within = low >= -1 - 1e-5 and high <= 1 + 1e-5
-            expect(within, f"its images are in [{low:.3g}, {high:.3g}]; expected [-1, 1]")
-        with checks("latents"):
-            one, other = make(COUNT, 0), make(COUNT, 1)
-            expect(not torch.equal(one, other), "other latents give the same images")
-        if network.conditional:
-            with checks("labels"):
-                network.eval()
-                same = torch.equal(make(COUNT), make(COUNT, shift=1))
-                expect(not same, "it is conditional, and other labels give the same images")
-        with checks("gradient"):
-            network.train()
-            _expect_all_learn(network, make(COUNT))
-        _check_trained(checks, network, lambda: make(COUNT), lambda: make(1))
-        _check_elsewhere(checks, network, lambda: make(COUNT))
+        _check_generator(checks, about.image_size, network)
     return checks.end()
+
+
+def _check_generator(checks: Checks, size: int, network: Any) -> None:
+    def make(count: int, seed: int = 0, shift: int = 0) -> Tensor:
+        source = torch.Generator().manual_seed(seed)
+        z = torch.randn(count, network.latent_size, generator=source)
+        device = next(network.parameters()).device
+        return network(*_given(network, z.to(device), shift))
+
+    with checks("latents"):
+        latent = network.latent_size
+        expect(isinstance(latent, int) and latent > 0, f"latent_size is {latent!r}")
+    with checks("shape"):
+        _expect_images(make(COUNT), COUNT, size)
+    with checks("range"):
+        images = make(64 if size <= 64 else COUNT).detach()
+        low, high = float(images.min()), float(images.max())
+        within = low >= -1 - 1e-5 and high <= 1 + 1e-5
+        expect(within, f"its images are in [{low:.3g}, {high:.3g}]; expected [-1, 1]")
+    with checks("latents"):
+        one, other = make(COUNT, 0), make(COUNT, 1)
+        expect(not torch.equal(one, other), "other latents give the same images")
+    if network.conditional:
+        with checks("labels"):
+            network.eval()
+            same = torch.equal(make(COUNT), make(COUNT, shift=1))
+            expect(not same, "it is conditional, and other labels give the same images")
+    with checks("gradient"):
+        network.train()
+        _expect_all_learn(network, make(COUNT))
+    _check_trained(checks, network, lambda: make(COUNT), lambda: make(1))
+    _check_elsewhere(checks, network, lambda: make(COUNT))
 
 
 def check_discriminator(
@@ -191,11 +193,11 @@ def check_extractor(
 ) -> list[str]:
     """Check an extractor.
 
-    That within a step it returns finite feature maps by name, for the real and the generated batch
-    and for other images, grey or of three channels; that gradients reach the generated images; and
-    that the layers it recommends are there. Of one that is a network of its own also that it does
-    so in a batch of one, on a GPU if there is one and under bfloat16, and that what it says of an
-    image depends on that image alone.
+    Within a step it returns finite feature maps by name, for the real and the generated batch and
+    for other images, grey or with three channels; gradients reach the generated images; and the
+    layers that it recommends exist. An extractor that is a network of its own must also do so in a
+    batch of one, on a GPU if there is one, and under bfloat16, and its features of an image must
+    not depend on the other images of the batch.
 
     Args:
         sizes: the image sizes to try; see :func:`check_generator`.
@@ -209,38 +211,41 @@ def check_extractor(
     """
     checks = Checks("Extractor", extractor, options)
     for about, network in _built(checks, sizes):
-        network.requires_grad_(False).eval()
-        size = about.image_size
-        step = Bench(size=size).step(COUNT)
-        images = step.fake.detach().requires_grad_()
-        with checks("maps"):
-            for given in ("real", "fake", images, images.expand(-1, 3, -1, -1)):
-                _expect_maps(network.extract(step, given))
-        with checks("gradient"):
-            maps_of = network.extract(step, images).values()
-            value = torch.stack([m.float().square().mean() for m in maps_of]).sum()
-            expect(bool(torch.autograd.grad(value, images)[0].any()), "none reaches the images")
-        with checks("recommended layers"):
-            there = network.extract(step, "fake")
-            layers = [*(network.style_layers or ())]
-            layers += [network.content_layer] if network.content_layer else []
-            absent = [name for name in layers if name not in there]
-            expect(not absent, f"it recommends {', '.join(absent)}, and returns no such map")
-        try:
-            network(images)
-        except NotImplementedError:
-            continue  # it reads what the step has computed, and is no network of its own
-        except Exception as error:
-            with checks("maps"):
-                raise error
-            continue
-
-        def last(count: int, network: Any = network, size: int = size) -> Tensor:
-            return list(network(_images(count, size, network)).values())[-1]
-
-        _check_trained(checks, network, lambda: last(COUNT), lambda: last(1))
-        _check_elsewhere(checks, network, lambda: last(COUNT))
+        _check_extractor(checks, about.image_size, network)
     return checks.end()
+
+
+def _check_extractor(checks: Checks, size: int, network: Any) -> None:
+    network.requires_grad_(False).eval()
+    step = Bench(size=size).step(COUNT)
+    images = step.fake.detach().requires_grad_()
+    with checks("maps"):
+        for batch in ("real", "fake", images, images.expand(-1, 3, -1, -1)):
+            _expect_maps(network.extract(step, batch))
+    with checks("gradient"):
+        maps = network.extract(step, images).values()
+        value = torch.stack([m.float().square().mean() for m in maps]).sum()
+        expect(bool(torch.autograd.grad(value, images)[0].any()), "none reaches the images")
+    with checks("recommended layers"):
+        returned = network.extract(step, "fake")
+        layers = [*(network.style_layers or ())]
+        layers += [network.content_layer] if network.content_layer else []
+        absent = [name for name in layers if name not in returned]
+        expect(not absent, f"it recommends {', '.join(absent)}, and returns no such map")
+    try:
+        network(images)
+    except NotImplementedError:
+        return  # it reads what the step has computed, and is no network of its own
+    except Exception as error:
+        with checks("maps"):
+            raise error
+        return
+
+    def last_map(count: int) -> Tensor:
+        return list(network(_images(count, size, network)).values())[-1]
+
+    _check_trained(checks, network, lambda: last_map(COUNT), lambda: last_map(1))
+    _check_elsewhere(checks, network, lambda: last_map(COUNT))
 
 
 def _expect_maps(found: Any) -> None:

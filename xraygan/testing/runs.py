@@ -40,10 +40,9 @@ def check_dataset(
 ) -> list[str]:
     """Check a dataset.
 
-    That its table has the columns, types and values that the core expects, the same each time; that
-    no image stands in it twice and no patient on both sides of a split; that images are decoded to
-    the size that is asked for, the same each time; and that a root folder which is not there, and
-    an image which is not, are refused with a :class:`xraygan.UserError`.
+    Its table has the columns, types and values that the core expects, the same each time; no image
+    is listed twice, and no patient is in two splits; images are decoded to the requested size, the
+    same each time; a missing root folder and a missing image raise :class:`xraygan.UserError`.
 
     Args:
         root: the data's folder; None for a dataset that needs none.
@@ -57,12 +56,48 @@ def check_dataset(
         CheckFailed: with every check that failed, and why.
     """
     checks = Checks("Dataset", dataset, options)
+    folder = None if root is None else Path(root)
     with checks("builds"):
-        made = checks.build(None if root is None else Path(root))
-        table = made.index()
+        built = checks.build(folder)
+        table = built.index()
     checks.stop_if_failed()
+    _check_columns(checks, built, table)
+    _check_table(checks, table, built.classes, exclusive=built.exclusive)
+    if not checks.failures:
+        with checks("accepted"):  # by what a run holds it to
+            read_index(checked("dataset"), built)
+            read_notes(checked("dataset"), built)
+    with checks("deterministic"):
+        again = checks.build(folder).index()
+        expect(table.reset_index(drop=True).equals(again.reset_index(drop=True)), "index() varies")
+    _check_images(checks, built, table, images)
+    if folder is not None and takes_positional(dataset):
+        missing = folder / "no such folder"
+        with checks("missing root"):
+            _expect_refused(lambda: dataset(missing, **options).index(), f"a root {missing}")
+        with checks("missing image"):
+            _expect_refused(lambda: built.load("no such image.png", 16), "a missing image file")
+    return checks.end()
+
+
+def _check_images(checks: Checks, dataset: Dataset, table: pd.DataFrame, count: int) -> None:
+    """Decode ``count`` images, spread over the table."""
+    with checks("images"):
+        for path in table["path"].iloc[:: max(1, len(table) // count)][:count]:
+            for size in (16, 64):
+                _expect_image(dataset.load(path, size), path, size)
+            same = np.array_equal(dataset.load(path, 64), dataset.load(path, 64))
+            expect(same, f"load({path!r}, 64) varies")
+    with checks("identity"):
+        path = table["path"].iloc[0]
+        identity = dataset.identity(path)
+        expect(isinstance(identity, str), f"identity({path!r}) returned {type(identity).__name__}")
+        expect(identity == dataset.identity(path), f"identity({path!r}) varies")
+
+
+def _check_columns(checks: Checks, dataset: Dataset, table: pd.DataFrame) -> None:
     with checks("classes"):
-        classes = made.classes
+        classes = dataset.classes
         expect(isinstance(classes, tuple) and bool(classes), f"classes are {classes!r}")
         expect(len(set(classes)) == len(classes), "a class stands twice in classes")
     with checks("columns"):
@@ -71,34 +106,6 @@ def check_dataset(
         expect(not absent, f"index() lacks the columns {', '.join(absent)}")
         expect(len(table) > 0, "index() has no rows")
     checks.stop_if_failed()
-    _check_table(checks, table, classes, exclusive=made.exclusive)
-    if not checks.failures:
-        with checks("accepted"):  # by what a run holds it to
-            read_index(checked("dataset"), made)
-            read_notes(checked("dataset"), made)
-    with checks("deterministic"):
-        again = checks.build(None if root is None else Path(root)).index()
-        expect(table.reset_index(drop=True).equals(again.reset_index(drop=True)), "index() varies")
-    with checks("images"):
-        for path in table["path"].iloc[:: max(1, len(table) // images)][:images]:
-            for size in (16, 64):
-                _expect_image(made.load(path, size), path, size)
-            same = np.array_equal(made.load(path, 64), made.load(path, 64))
-            expect(same, f"load({path!r}, 64) varies")
-    with checks("identity"):
-        path = table["path"].iloc[0]
-        found = made.identity(path)
-        expect(isinstance(found, str), f"identity({path!r}) returned {type(found).__name__}")
-        expect(found == made.identity(path), f"identity({path!r}) varies")
-    if root is not None and takes_positional(dataset):
-        with checks("missing root"):
-            nowhere = Path(root) / "no such folder"
-            _expect_refused(lambda: dataset(nowhere, **options).index(), f"a root {nowhere}")
-        with checks("missing image"):
-            _expect_refused(
-                lambda: made.load("no such image.png", 16), "an image that is not there"
-            )
-    return checks.end()
 
 
 def _check_table(
