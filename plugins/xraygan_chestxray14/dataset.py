@@ -203,8 +203,8 @@ def _read_lists(root: Path, table_name: str, known: Collection[str]) -> dict[str
                 continue
             if name not in known:
                 raise UserError(
-                    f"{path}, line {number}: {name!r} is not in {table_name}; expected one image of "
-                    "that table in each line; use lists and a table of the same release"
+                    f"{path}, line {number}: {name!r} is not in {table_name}; expected one image "
+                    "of that table in each line; use lists and a table of the same release"
                 )
             if splits.setdefault(name, split) != split:
                 raise UserError(

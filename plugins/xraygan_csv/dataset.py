@@ -36,8 +36,8 @@ LIST_SYNTAX = re.compile(r"^[\[\s'\"]+|[\]\s'\"]+$")
 
 NO_PATIENTS = (
     "no patients are known (data.patient is empty): each image counts as a patient of its own, so "
-    "it cannot be checked that no patient has images in two splits; if one has, the figures are too "
-    "good and their intervals too narrow. data.patient_pattern takes patients from the paths"
+    "it cannot be checked that no patient has images in two splits; if one has, the figures are "
+    "too good and their intervals too narrow. data.patient_pattern takes patients from the paths"
 )
 
 HELP = """
