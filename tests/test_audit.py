@@ -25,16 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xraygan import UserError
-from xraygan.audit import memorization as copying
-from xraygan.audit.audit import HeldOut, closest, measure_resemblance
+from xraygan.audit import memorization
+from xraygan.audit.audit import closest_pairs, measure_resemblance
+from xraygan.audit.held_out import HeldOut
 from xraygan.audit.memorization import (
     auc,
-    chance,
-    copies,
-    measured,
+    auc_with_interval,
+    chance_of_flags,
+    flag_copies,
     membership,
+    permutation_p_value,
     relative,
-    swapping,
     tail_rank,
 )
 from xraygan.audit.nearest_neighbors import (
@@ -151,7 +152,7 @@ def test_chance_counts_the_orders_in_which_so_many_are_flagged(n: int, h: int) -
             counts.append(sum(i < places[rank - 1] for i in range(n + h) if i not in places))
         for flagged in range(n + 1):
             share = sum(count >= flagged for count in counts) / len(counts)
-            assert chance(flagged, n, h, rank) == pytest.approx(share, rel=1e-12)
+            assert chance_of_flags(flagged, n, h, rank) == pytest.approx(share, rel=1e-12)
         assert sum(counts) / len(counts) == pytest.approx(n * rank / (h + 1))  # "expected"
 
 
@@ -159,7 +160,7 @@ def test_chance_counts_the_orders_in_which_so_many_are_flagged(n: int, h: int) -
 def test_the_threshold_is_a_low_rank(count: int, rank: int) -> None:
     values = np.random.default_rng(0).permutation(count).astype(float)
     assert tail_rank(count) == rank
-    assert copying.threshold(values) == rank - 1
+    assert memorization.threshold(values) == rank - 1
 
 
 def test_an_image_as_near_as_the_threshold_is_not_flagged() -> None:
@@ -167,7 +168,7 @@ def test_an_image_as_near_as_the_threshold_is_not_flagged() -> None:
     real = np.stack([np.linspace(0.5, 0.9, 50), np.ones(50)], 1)
     made = np.array([[0.5, 1.0], [0.499, 1.0], [0.501, 1.0]])
     rows = np.arange(50)[:, None].repeat(2, 1)
-    found, flagged = copying.copies(
+    found, flagged = memorization.flag_copies(
         Neighbours(made, rows[:3]), Neighbours(real, rows), 0.05, np.random.default_rng(0)
     )
     assert found["threshold"] == 0.5
@@ -190,14 +191,14 @@ def test_the_p_of_swapped_pairs_is_that_of_all_swaps() -> None:
         swapped = np.where(np.array(swaps)[:, None], pairs[:, ::-1], pairs)
         values.append(auc(swapped[:, 0], swapped[:, 1]))
     exact = np.mean(np.array(values) >= auc(pairs[:, 0], pairs[:, 1]) - 1e-12)
-    found = swapping(pairs[:, 0], pairs[:, 1], random)
+    found = permutation_p_value(pairs[:, 0], pairs[:, 1], random)
     assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 9999))
 
 
 def test_membership_holds_its_level_and_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs whose images are alike, but no two pairs: labels make such pairs."""
-    monkeypatch.setattr(copying, "PERMUTATIONS", 199)
-    monkeypatch.setattr(copying, "BOOTSTRAP", 200)
+    monkeypatch.setattr(memorization, "PERMUTATIONS", 199)
+    monkeypatch.setattr(memorization, "BOOTSTRAP", 200)
     random = np.random.default_rng(0)
     ps, covered = [], 0
     for _ in range(200):
@@ -217,7 +218,7 @@ def test_membership_holds_its_level_and_its_interval(monkeypatch: pytest.MonkeyP
 
 
 def test_an_interval_is_of_resamples_of_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "BOOTSTRAP", 2000)
+    monkeypatch.setattr(memorization, "BOOTSTRAP", 2000)
     random = np.random.default_rng(0)
     x, y = random.normal(size=100), random.normal(size=400)
     rank = np.mean(x[:, None] < y, axis=1), np.mean(x[:, None] < y, axis=0)  # DeLong's variance
@@ -225,7 +226,7 @@ def test_an_interval_is_of_resamples_of_each_sample(monkeypatch: pytest.MonkeyPa
     expected = auc_interval(area, rank[0].var() / 99 + rank[1].var() / 399, 100, 400)
     for copies_of_each in (1, 5):  # five copies tell no more than one does
         together = np.repeat(np.arange(100), copies_of_each)
-        found = measured(auc, random, np.repeat(x, copies_of_each), y, together=together)
+        found = auc_with_interval(auc, random, np.repeat(x, copies_of_each), y, groups=together)
         assert found["auc"] == pytest.approx(area)
         assert found["interval"] == pytest.approx(expected, abs=0.01)
 
@@ -233,9 +234,9 @@ def test_an_interval_is_of_resamples_of_each_sample(monkeypatch: pytest.MonkeyPa
 def test_none_flagged_is_not_certain() -> None:
     random = np.random.default_rng(0)
     train, held, fresh = (points(random, 200, 64) for _ in range(3))
-    figures, flagged = copies(*look(train, fresh, held), 0.05, random)
+    figures, flagged = flag_copies(*look(train, fresh, held), 0.05, random)
     assert not flagged[:40].any()
-    figures, flagged = copies(*look(train, fresh[:40], held), 0.05, random)
+    figures, flagged = flag_copies(*look(train, fresh[:40], held), 0.05, random)
     low, high = figures["share"]["interval"]
     assert (figures["share"]["value"], low) == (0.0, 0.0)
     assert 0.05 < high < 0.2  # it was 0
@@ -256,25 +257,25 @@ def test_planted_copies_are_flagged_and_fresh_images_are_not() -> None:
     held[0] = train[0]  # one image in both splits hides nothing
     copied = train[:20] + 0.05 * points(random, 20)
     near, near_held = look(train, torch.cat([fresh, copied]), held)
-    figures, flagged = copies(near, near_held, 0.05, random)
+    figures, flagged = flag_copies(near, near_held, 0.05, random)
     assert flagged[180:].all()
     assert near.rows[180:, 0].tolist() == [*range(20)]
     assert flagged[:180].sum() <= 6
     assert figures["copies"] and figures["p"] < 1e-4
     assert figures["flagged"] == flagged.sum()
-    assert figures["p"] == chance(figures["flagged"], 200, 250, figures["rank"])
+    assert figures["p"] == chance_of_flags(figures["flagged"], 200, 250, figures["rank"])
     for count, called in ((figures["needed"], True), (figures["needed"] - 1, False)):
-        assert (chance(count, 200, 250, figures["rank"]) <= 0.05) == called
+        assert (chance_of_flags(count, 200, 250, figures["rank"]) <= 0.05) == called
     low, high = figures["share"]["interval"]
     assert low < figures["share"]["value"] == flagged.mean() < high
-    none, flagged = copies(*look(train, fresh, held), 0.05, random)
+    none, flagged = flag_copies(*look(train, fresh, held), 0.05, random)
     assert not none["copies"] and none["flagged"] < none["needed"]
 
 
 def test_images_that_are_near_to_everything_are_no_copies() -> None:
     random = np.random.default_rng(0)
     train, held, fresh = (points(random, 200, 64) for _ in range(3))
-    figures, _ = copies(*look(train, 0.3 * fresh, held), 0.05, random)
+    figures, _ = flag_copies(*look(train, 0.3 * fresh, held), 0.05, random)
     assert figures["nearer"]["auc"] > 0.95
     assert not figures["copies"]
 
@@ -284,13 +285,13 @@ def test_fresh_images_are_called_copies_no_more_often_than_declared(
     modes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a generator makes the same few images again and again."""
-    monkeypatch.setattr(copying, "BOOTSTRAP", 100)
+    monkeypatch.setattr(memorization, "BOOTSTRAP", 100)
     called = 0
     for seed in range(120):
         random = np.random.default_rng(seed)
         train, held, fresh = (points(random, n, 4) for n in (80, 60, modes))
         fresh = fresh.repeat(60 // modes, 1) + 0.01 * points(random, 60, 4)
-        called += copies(*look(train, fresh, held), 0.05, random)[0]["copies"]
+        called += flag_copies(*look(train, fresh, held), 0.05, random)[0]["copies"]
     assert called <= 6 + 3 * math.sqrt(120 * 0.05 * 0.95)
 
 
@@ -298,7 +299,7 @@ def test_one_image_again_and_again_is_one_finding() -> None:
     random = np.random.default_rng(0)
     train, held, fresh = (points(random, n) for n in (300, 250, 100))
     again = torch.cat([fresh, train[:1] + 0.05 * points(random, 100)])
-    figures, flagged = copies(*look(train, again, held), 0.05, random)
+    figures, flagged = flag_copies(*look(train, again, held), 0.05, random)
     assert flagged[100:].all()
     assert figures["p"] < 1e-9 and not figures["copies"]
 
@@ -306,7 +307,7 @@ def test_one_image_again_and_again_is_one_finding() -> None:
 def test_too_few_images_to_tell_are_said_to_be() -> None:
     random = np.random.default_rng(0)
     train, held, fresh = (points(random, n) for n in (10, 3, 2))
-    assert copies(*look(train, fresh, held), 0.025, random)[0]["needed"] is None
+    assert flag_copies(*look(train, fresh, held), 0.025, random)[0]["needed"] is None
 
 
 def split(patients: list[str], labels: list[int]) -> ImageSplit:
@@ -321,16 +322,16 @@ def test_held_out_images_are_one_a_patient_and_paired_by_label() -> None:
     held = HeldOut.draw(train, test, np.random.default_rng(0))
     assert set(test.label_matrix[held.rows].argmax(axis=1)) == {0, 1}  # none has 2 in training
     assert len(set(test.patients[held.rows])) == len(held.rows)
-    assert len(set(train.patients[held.seen])) == len(held.seen) > 0
-    assert set(held.unseen) <= set(held.rows)
-    assert (train.label_matrix[held.seen] == test.label_matrix[held.unseen]).all()
+    assert len(set(train.patients[held.members])) == len(held.members) > 0
+    assert set(held.non_members) <= set(held.rows)
+    assert (train.label_matrix[held.members] == test.label_matrix[held.non_members]).all()
     with pytest.raises(UserError, match="no test image has the labels of a training image"):
         HeldOut.draw(train, split(["c"], [2]), np.random.default_rng(0))
 
 
 def test_the_closest_pairs_show_no_training_image_twice() -> None:
     how_near = np.array([0.5, 0.1, 0.2, 0.3, 0.4])
-    assert closest(how_near, np.array([7, 8, 8, 7, 9])).tolist() == [1, 3, 4]
+    assert closest_pairs(how_near, np.array([7, 8, 8, 7, 9])).tolist() == [1, 3, 4]
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -354,8 +355,8 @@ def place(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the command in this process; returns its standard output or, if refused, its message."""
-    monkeypatch.setattr(copying, "BOOTSTRAP", 50)
-    monkeypatch.setattr(copying, "PERMUTATIONS", 99)
+    monkeypatch.setattr(memorization, "BOOTSTRAP", 50)
+    monkeypatch.setattr(memorization, "PERMUTATIONS", 99)
 
     def command(*words: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["xraygan", *map(str, words)])
@@ -543,17 +544,15 @@ def test_where_nothing_could_be_flagged_the_verdict_is_not_that_there_is_nothing
 
     def one(*of: Any) -> HeldOut:
         held = few(*of)
-        return HeldOut(held.rows[:1], held.unseen[:1], held.seen[:1])
+        return HeldOut(held.rows[:1], held.non_members[:1], held.members[:1])
 
     monkeypatch.setattr(HeldOut, "draw", one)
     train = np.stack([*real_images(place)["train"].values()])
     planted(monkeypatch, train[:4])
     said = command("audit", place, "--generated", 4)
-    assert said.startswith(
-        "INCONCLUSIVE: too few images to distinguish any number of copies from chance"
-    )
+    assert said.startswith("INCONCLUSIVE: too few images to distinguish any number of copies")
     assert json.loads((place / "audit.json").read_text())["verdict"] == "few"
-    assert "with 1 pairs no membership could be told from chance" in said
+    assert "with 1 pairs no membership could be distinguished from chance" in said
 
 
 def test_weights_that_are_no_numbers_are_no_finding(place: Path, command) -> None:
@@ -649,7 +648,7 @@ def test_a_generator_that_learns_20_radiographs_by_heart_is_flagged(
     found = json.loads((tmp_path / "run" / "audit.json").read_text())["resemblance"]
     assert found["share"] < 0.1
     said = command("audit", tmp_path / "run", "--set", "run.seed=1")  # which draws the 20
-    assert not said.startswith(("COPIES", "CANNOT"))
+    assert not said.startswith(("COPIES", "INCONCLUSIVE"))
 
 
 @pytest.mark.slow
@@ -690,7 +689,7 @@ def test_radiographs_of_other_patients_are_no_copies(
     trained_on: int, modes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real images in the place of generated ones: all different, or some few again and again."""
-    monkeypatch.setattr(copying, "BOOTSTRAP", 300)
+    monkeypatch.setattr(memorization, "BOOTSTRAP", 300)
     sets = [f"data.root={real_data('zhang')}", "data.limit=100000"]
     split = prepare(load("audit_memorising", sets)).splits["train"]
     _, one_each = np.unique(split.patients, return_index=True)
@@ -710,7 +709,7 @@ def test_radiographs_of_other_patients_are_no_copies(
             near.append(Neighbours(found.values.numpy(), found.indices.numpy()))
         if modes < 512:  # images of a mode are not quite the same
             near[0].distances[:, 0] *= random.uniform(0.95, 1.05, size=512)
-        figures, _ = copies(*near, 0.05, random)
+        figures, _ = flag_copies(*near, 0.05, random)
         called += figures["copies"]
         by_p += figures["p"] <= 0.05
         shares.append(figures["share"]["value"])

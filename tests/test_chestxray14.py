@@ -206,7 +206,7 @@ TABLE_FAULTS = {
     ),
     "no finding and a finding": (
         [ROWS[0], ROWS[1].replace("Emphysema", "No Finding")],
-        "line 3 (00000001_001.png): the labels 'Cardiomegaly|No Finding' say 'No Finding' and a "
+        "line 3 (00000001_001.png): the labels 'Cardiomegaly|No Finding' are 'No Finding' and a "
         "finding; remove one of them",
     ),
     "age": (

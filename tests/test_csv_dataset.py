@@ -259,7 +259,7 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     "no columns of findings": (line("", ""), ("label=",), ("findings: name the columns",)),
     "a column of words": (
         line("", ""), ("label=", 'findings=["label"]'),
-        ("line 2 (a/1.png): the column 'label' holds neither 0 nor 1",),
+        ("line 2 (a/1.png): the column 'label' is neither 0 nor 1",),
     ),
     "nothing, not even nothing": (
         content(b"path,No Finding,patient,split\n1.png,1,p,train\n2.png,0,q,test"),
@@ -267,12 +267,12 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no finding and a finding": (
         line("Mass|Edema", "Mass|No Finding"), (),
-        ("line 3 (a/2.png): 'No Finding' and 'Mass' of one image; remove one",),
+        ("line 3 (a/2.png): one image has 'No Finding' and 'Mass'; remove one",),
     ),
     "no finding and a finding, marked": (
         content(b"path,No Finding,Mass,patient,split\n1.png,0,1,p,train\n2.png,1,1,q,test"),
         ("label=", 'findings=["No Finding", "Mass"]'),
-        ("line 3 (2.png): 'No Finding' is 1, and so is a finding",),
+        ("line 3 (2.png): 'No Finding' and a finding are 1",),
     ),
     "two cases": (
         line("4.jpeg,Edema", "4.jpeg,edema"), (),
@@ -308,7 +308,7 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     **{
         f"a patient {word}": (
             line(",p2,", f",{word},"), (),
-            ("line 4 (3.dcm): the patient says that there is none", "data.patient = "),
+            ("line 4 (3.dcm): the patient is a word for an unknown value", "data.patient = "),
         )
         for word in ("nan", "None", "NULL", "<NA>")
     },

@@ -15,7 +15,7 @@ from PIL import Image
 from saved_run import CLASSIFIER, gan, saved, xraygan
 from torch import Tensor
 from xraygan_explain.cam import grad_cam
-from xraygan_explain.drawing import heated
+from xraygan_explain.drawing import overlay_heat
 from xraygan_explain.latents import slerp
 from xraygan_explain.pictures import Explanation, neighbours
 
@@ -124,7 +124,7 @@ def test_heat_covers_the_grey_image_where_it_is_hot() -> None:
     grey = np.full((2, 3, 3), 100, dtype=np.uint8)
     heat = np.zeros((2, 3, 3))
     heat[1, 0, 0] = 7.0
-    mixed = heated(grey, heat)
+    mixed = overlay_heat(grey, heat)
     cold = np.ones((2, 3, 3), dtype=bool)
     cold[1, 0, 0] = False
     assert (mixed[cold] == 100).all()
@@ -192,7 +192,7 @@ def test_every_picture_of_a_run_that_has_every_network(
         capsys, "explain", conditional, "--images", "1", "--seed", "1", "--class", "Edema",
         "--layer", "layer2", "--checkpoint", "1", "--out", tmp_path / "other",
     ).splitlines()  # fmt: skip
-    assert said[-1] == "classes: left out, for there is only one class"
+    assert said[-1] == "classes: left out, because there is only one class"
     assert not {path.read_bytes() for path in (tmp_path / "other").iterdir()} & {*first.values()}
 
 
@@ -202,18 +202,18 @@ def test_what_a_run_has_no_network_for_is_left_out_and_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = xraygan(capsys, "explain", unconditional, *ONE).splitlines()
-    assert said[3:] == ["classes: left out, for the generator is not conditional"]
+    assert said[3:] == ["classes: left out, because the generator is not conditional"]
     place = saved(tmp_path_factory.mktemp("g"), gan("dcgan"))
     said = xraygan(capsys, "explain", place, *ONE).splitlines()
     assert [Path(line).name for line in said[:2]] == ["latents.png", "neighbours.png"]
-    assert said[2] == "grad_cam: left out, for the run has no classifier"
+    assert said[2] == "grad_cam: left out, because the run has no classifier"
     said = xraygan(capsys, "explain", place, "--class", "Edema", code=2)
     assert "unconditional and it has no classifier" in said
     place = saved(tmp_path_factory.mktemp("k"), CLASSIFIER)
     said = xraygan(capsys, "explain", place, *ONE).splitlines()
     assert said[0] == str(place / "explain" / "grad_cam.png")
-    assert said[1] == "latents: left out, for the run has no generator"
-    assert said[-1] == "grad_cam: real images alone, for the run has no generator"
+    assert said[1] == "latents: left out, because the run has no generator"
+    assert said[-1] == "grad_cam: only real images, because the run has no generator"
     assert set(pictures(place)) == {"grad_cam"}
 
 

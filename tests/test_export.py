@@ -155,7 +155,7 @@ def test_the_card_says_what_was_measured_and_on_what(place: Path, out: Path) -> 
     assert summary["fingerprint"] in text
     for said in (
         "| generator | input | `z` | (N, 128) | standard normal |",
-        "| classifier | output | `probabilities` | (N, 3) | in [0, 1], add up to 1 |",
+        "| classifier | output | `probabilities` | (N, 3) | in [0, 1], adding up to 1 |",
         "0. No Finding\n1. Edema\n2. Mass",
         "the average of its weights with decay 0.5",
         "## Privacy audit\n\nNone was made.",
@@ -194,7 +194,7 @@ def test_the_card_names_what_is_of_another_step_and_the_audit(
     assert "options than the run's recipe: metrics.fid.weights = inception.pth. Protocol" in text
     assert "no patient is in two splits, as far as patients are known (no patients are" in text
     for what in ("measured", "made"):
-        assert f"**It was {what} at step 700, not at that of these files.**" in text
+        assert f"**It was {what} at step 700, not at the step of these files.**" in text
     assert "COPIES &lt;TRAINING> IMAGES: 8 (8 generated, 36 training and 9 held-out" in text
 
 

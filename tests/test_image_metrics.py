@@ -13,7 +13,7 @@ from xraygan_metrics.copies import Copies
 from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
-from xraygan.audit.audit import HeldOut
+from xraygan.audit.held_out import HeldOut
 from xraygan.data.datamodule import StoredImages
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated

@@ -124,7 +124,7 @@ def test_what_is_measured_says_of_which_data_and_the_trail_is_kept(
     xraygan(capsys, "export", place, "--format", "safetensors")
     card = (place / "export/README.md").read_text()
     assert f"Measured on other data than the run was trained on: {lines[0]}" in card
-    assert f"It was made with other images than those of the training: {lines[0]}" in card
+    assert f"It was made with other images than the training images: {lines[0]}" in card
     assert f"other data than the run was trained on: {lines[0]}" in protocol(RunFiles(place))
     xraygan(capsys, "evaluate", place, "--set", f"data.root={root}")
     assert environment(place)["dataset"]["fingerprint"] == began

@@ -137,7 +137,7 @@ def test_the_classifier_is_told_of_test_patients(done: Run) -> None:
 
 def test_metadata_needs_a_table_and_a_reader() -> None:
     silent = Display(Console(quiet=True))
-    with pytest.raises(UserError, match=r"\[classifier\].*\[data\] metadata names none"):
+    with pytest.raises(UserError, match=r"\[classifier\].*\[data\] metadata is empty"):
         Session.of(recipe("data.metadata=[]"), silent)
     unconditional = load("ucgan_full", [*SMALL, "classifier.weights=random"])
     from xraygan.session.sampling import sample_images

@@ -153,7 +153,8 @@ def test_latents_are_explained_without_the_data(left: Left, tmp_path: Path) -> N
     said = invoke("explain", left.run, "--images", 1, "--out", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"latents.png", "classes.png"}
     for name in ("grad_cam", "neighbours"):
-        assert f"{name}: left out, for it shows real images, and their folder {left.data}" in said
+        reason = f"because it shows real images, and their folder {left.data}"
+        assert f"{name}: left out, {reason}" in said
 
 
 @pytest.mark.parametrize("command", ["evaluate", "audit"])

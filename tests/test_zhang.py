@@ -100,7 +100,7 @@ def test_without_data_the_message_says_what_to_do(root: Path) -> None:
 
 def test_a_folder_without_pictures(root: Path) -> None:
     (root / "chest_xray/test/NORMAL/scan.jpeg").unlink()
-    assert f"{root / 'chest_xray/test/NORMAL'}: no .jpeg file is in it" in message(root)
+    assert f"{root / 'chest_xray/test/NORMAL'}: the folder has no .jpeg file" in message(root)
 
 
 def test_names_and_links_that_are_not_read(root: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_is_not_known_of_patients_is_said(root: Path) -> None:
     data.index()
     normal, unnamed = data.notes
     assert normal.startswith("the patients of the 3 NORMAL images are not published")
-    assert unnamed.startswith("1 file names say no patient")
+    assert unnamed.startswith("1 file names give no patient")
     (root / "chest_xray/test/NORMAL/scan.jpeg").rename(
         root / "chest_xray/test/NORMAL/IM-0001-0001.jpeg"
     )

@@ -1,4 +1,4 @@
-"""What the discriminator sees of images where there are few: DiffAugment, and ADA."""
+"""Augmentation of the discriminator's images for small data sets: DiffAugment and ADA."""
 
 from xraygan import hookimpl
 

@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation of Karras et al., for grey images."""
+"""Adaptive discriminator augmentation (ADA) of Karras et al., for grey images."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ CHANGES: dict[Group, tuple[str, ...]] = {
     "geometry": ("scale", "turn", "stretch", "turn again", "shift"),
     "color": ("brightness", "contrast", "invert"),
 }
-#: spread of the logarithms (base 2) of scales and contrast, of shifts (of the side), of brightness
+#: standard deviations of log2 of scales, of log2 of contrast, of shifts (as a share of the side; of
+#: shifts by whole pixels it is the largest), and of brightness
 SCALE, CONTRAST, SHIFT, BRIGHTNESS = 0.2, 0.5, 1 / 8, 0.2
 
 
 class ADA(Augmenter):
-    """ADA: changes with a probability that follows how sure the discriminator is of real images
+    """Adaptive discriminator augmentation (ADA): its probability follows the overfitting
 
     Each change is applied to an image with probability p, all in one resampling (bilinear, edges
-    reflected). "blit": mirrored or not; turned by a multiple of 90 degrees; moved by whole pixels,
-    up to an eighth of the side. "geometry": scaled by 2^N(0, 0.2^2); turned by any angle; scaled by
-    2^N(0, 0.2^2) along one axis and its inverse along the other; turned again (either turn, or
-    both, with p); moved by N(0, 1/8^2) of the side. "color", of grey images: brightness +
-    N(0, 0.2^2); contrast times 2^N(0, 0.5^2); inverted or not.
+    reflected). "blit": mirroring; rotation by a multiple of 90 degrees; a shift by whole pixels, up
+    to an eighth of the side. "geometry": scaling by 2^N(0, 0.2^2); rotation by any angle; scaling
+    by 2^N(0, 0.2^2) along one axis and the inverse along the other; another rotation (p is the
+    probability of either rotation); a shift by N(0, 1/8^2) of the side. "color", for grey images:
+    brightness + N(0, 0.2^2); contrast times 2^N(0, 0.5^2); inversion.
 
-    After a step in which the discriminator learned from N real images, p moves by N / images:
-    upwards if E[sign(D(x))] > target, with D its logits for these images, else downwards, within
-    [0, 1]. The paper does so every four steps. p is recorded as `ada_p`.
+    After a step in which the discriminator learned from N real images, p changes by N / images: it
+    rises if E[sign(D(x))] > target, with D the logits of these images, and falls otherwise, within
+    [0, 1]. The paper changes p every four steps. p is recorded as `ada_p`.
 
-    It needs an objective that takes an image for real where its logit is positive: `minmax`,
-    `hinge` or `least_squares`. With `wgan_gp` and `relativistic` p follows nothing.
+    It needs an objective whose positive logits mean real: `minmax`, `hinge` or `least_squares`.
+    With `wgan_gp` and `relativistic` the sign of a logit has no meaning, and neither has p.
 
     Source: Karras et al., Training Generative Adversarial Networks with Limited Data,
-    arXiv:2006.06676, with its set of changes that is best for few images, without its filter
-    against aliasing.
+    arXiv:2006.06676, with its best set of changes for few images, without its antialiasing filter.
 
     Args:
-        target: of E[sign(D(x))], above which the discriminator knows the real images by heart.
-        images: real images in which p can rise from 0 to 1, repetitions counted.
+        target: the value of E[sign(D(x))] above which the discriminator counts as overfitted.
+        images: number of real images, with repetitions, in which p can rise from 0 to 1.
         start: p of the first step.
-        policy: which of the three groups.
+        policy: the groups of changes to apply.
     """
 
     p: Tensor
@@ -69,15 +69,15 @@ class ADA(Augmenter):
         self.images = images
         self.policy = policy
         self.register_buffer("p", torch.tensor(float(start)))
-        # The sum of signs since the last step, and of how many: zeros whenever a run is saved.
+        # The sum and the number of signs since the last step; both are 0 when a run is saved.
         self.register_buffer("seen", torch.zeros(2), persistent=False)
 
     def forward(self, images: Tensor, step: Step) -> Tensor:
         step.record("ada_p", self.p.clone())
 
         def draw(make: Callable[..., Tensor], count: int) -> tuple[Tensor, ...]:
-            how = {"generator": step.rng, "device": images.device}
-            return step.draw(lambda n: make(n, count, **how)).unbind(dim=1)
+            source = {"generator": step.rng, "device": images.device}
+            return step.draw(lambda n: make(n, count, **source)).unbind(dim=1)
 
         on = self._applied(draw(torch.rand, 11))
         uniform, normal = draw(torch.rand, 7), draw(torch.randn, 6)
@@ -88,8 +88,10 @@ class ADA(Augmenter):
         return (images + brightness[:, None, None, None]) * contrast[:, None, None, None]
 
     def _applied(self, chance: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Which images each change is applied to, ``(n,)``."""
-        one_of_two = 1 - (1 - self.p).sqrt()
+        """For each change, the images to which it is applied: ``(n,)`` bool."""
+        one_of_two = (
+            1 - (1 - self.p).sqrt()
+        )  # p is the probability of at least one of two rotations
         numbers = iter(chance)
         return {
             name: next(numbers)
@@ -105,7 +107,7 @@ class ADA(Augmenter):
     def adapt(self, held: Tensor | None) -> None:
         signs, count = self.seen
         change = (signs - self.target * count).sign() * count / self.images
-        if held is not None:  # perhaps because the logits were not finite
+        if held is not None:  # a skipped step, whose logits may not be finite
             change = torch.where(held > 0, 0.0, change)
         self.p.add_(change).clamp_(0, 1)
         self.seen.zero_()
@@ -114,12 +116,12 @@ class ADA(Augmenter):
 def places(
     on: dict[str, Tensor], uniform: tuple[Tensor, ...], normal: tuple[Tensor, ...], size: int
 ) -> Tensor:
-    """Where the changed images' pixels come from: ``(n, 3, 3)``, see :func:`resampled`.
+    """The source positions of the changed images' pixels: ``(n, 3, 3)``, see :func:`resampled`.
 
     Args:
-        on: which images each change is applied to.
-        uniform: numbers in [0, 1): of the mirror, the quarters, both steps and both turns.
-        normal: numbers of the scale, the stretch and both shifts.
+        on: for each change, the images to which it is applied.
+        uniform: numbers in [0, 1) for the mirror, the quarter turns, both steps and both turns.
+        normal: standard normal numbers for the scale, the stretch and both shifts.
         size: S.
     """
 

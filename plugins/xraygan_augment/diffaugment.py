@@ -11,23 +11,24 @@ from xraygan import Augmenter, Step
 
 Change = Literal["color", "translation", "cutout"]
 
-#: of the side: how far images are moved, and the side of the square that is cut out
+#: the largest shift, and the side of the square that is cut out, as shares of the image's side
 FARTHEST, HOLE = 1 / 8, 1 / 2
 
 
 class DiffAugment(Augmenter):
-    """DiffAugment: every image brighter or darker, moved, and with a square cut out
+    """DiffAugment: random brightness, contrast, translation and cutout of every image
 
-    "color", of grey images brightness and contrast: x + b, b uniform in [-0.5, 0.5], then its mean
-    kept and what differs from it times c, c uniform in [0.5, 1.5]. "translation": by whole pixels,
-    up to an eighth of the side each way, grey (0) where nothing is left. "cutout": a square of half
-    the side becomes grey; its centre is anywhere, so it may reach out of the image. In this order.
+    "color", for grey images: x + b with b uniform in [-0.5, 0.5], then the differences from the
+    mean times c, uniform in [0.5, 1.5]. "translation": a shift by whole pixels, up to an eighth of
+    the side in each direction; the uncovered part is grey (0). "cutout": a square of half the side
+    becomes grey; its centre is anywhere in the image, so part of it may be outside. They are
+    applied in this order.
 
     Source: Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training,
     arXiv:2006.10738.
 
     Args:
-        policy: which of the three; the paper's choice for few images is all.
+        policy: the changes to apply; all is the paper's choice for few images.
     """
 
     def __init__(self, *, policy: tuple[Change, ...] = ("color", "translation", "cutout")) -> None:
@@ -51,39 +52,39 @@ class DiffAugment(Augmenter):
 
 
 def _whole(uniform: Tensor, low: int, high: int) -> Tensor:
-    """Numbers in [0, 1) as whole ones from ``low`` to ``high``, each as likely."""
+    """Map uniform numbers in [0, 1) to uniform integers from ``low`` to ``high``."""
     count = high - low + 1
     return (uniform * count).long().clamp(max=count - 1) + low  # a product may be rounded up
 
 
 def recoloured(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Images ``(n, 1, S, S)`` with ``(n,)`` added, and their contrast times ``(n,)``."""
+    """Add ``brightness`` and multiply the contrast of images ``(n, 1, S, S)``, both ``(n,)``."""
     images = images + brightness[:, None, None, None]
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return mean + (images - mean) * contrast[:, None, None, None]
 
 
 def moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Images ``(n, 1, S, S)`` moved by whole pixels ``(n,)``, 0 where nothing is left.
+    """Move images ``(n, 1, S, S)`` by whole pixels ``(n,)``; the uncovered part is 0.
 
-    A row of the result is one of the image or none, so that moving is a product with zeros and
-    ones, which any device differentiates in the same order each time.
+    A product with a matrix of zeros and ones on each side selects rows and columns. Unlike
+    indexing, its gradient is computed in the same order each time on any device.
     """
-    place = torch.arange(images.shape[-1], device=images.device)
+    index = torch.arange(images.shape[-1], device=images.device)
 
-    def from_where(by: Tensor) -> Tensor:
-        return (place[:, None] - by[:, None, None] == place).to(images.dtype)[:, None]
+    def selection(shift: Tensor) -> Tensor:
+        return (index[:, None] - shift[:, None, None] == index).to(images.dtype)[:, None]
 
-    return from_where(down) @ images @ from_where(right).mT
+    return selection(down) @ images @ selection(right).mT
 
 
 def cut(images: Tensor, row: Tensor, column: Tensor, *, side: int) -> Tensor:
-    """Images ``(n, 1, S, S)`` with 0 in a square from (row, column) - side // 2 on."""
-    place = torch.arange(images.shape[-1], device=images.device)
+    """Set a square of images ``(n, 1, S, S)`` to 0; it starts at (row, column) - side // 2."""
+    index = torch.arange(images.shape[-1], device=images.device)
 
     def within(centre: Tensor) -> Tensor:
         start = centre[:, None] - side // 2
-        return (place >= start) & (place < start + side)
+        return (index >= start) & (index < start + side)
 
     hole = within(row)[:, None, :, None] & within(column)[:, None, None, :]
     return images.masked_fill(hole, 0.0)

@@ -1,7 +1,7 @@
-"""Affine maps of images.
+"""Affine transformations of images.
 
-PyTorch's own ``grid_sample`` cannot be differentiated twice in every version that we support, and
-its gradients differ from one time to the next on a GPU.
+PyTorch's ``grid_sample`` cannot be differentiated twice in all supported versions, and its
+gradients are not deterministic on a GPU.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def scaled(x: Tensor, y: Tensor) -> Tensor:
 
 
 def turned(angle: Tensor) -> Tensor:
-    """Matrices that turn by an angle ``(n,)`` in radians."""
+    """Matrices ``(n, 3, 3)`` that rotate by an angle ``(n,)`` in radians."""
     cos, sin = angle.cos(), angle.sin()
     return _matrices(cos, -sin, 0.0, sin, cos, 0.0)
 
 
 def shifted(x: Tensor, y: Tensor) -> Tensor:
-    """Matrices that move by ``(n,)`` pixels."""
+    """Matrices ``(n, 3, 3)`` that move by ``(n,)`` pixels."""
     return _matrices(torch.ones_like(x), 0.0, x, 0.0, 1.0, y)
 
 
@@ -35,28 +35,29 @@ def _matrices(first: Tensor, *others: Tensor | float) -> Tensor:
 
 
 def chained(*matrices: Tensor) -> Tensor:
-    """The product of matrices ``(n, 3, 3)``, in full precision whatever that of networks."""
+    """The product of matrices ``(n, 3, 3)``, in full precision also under mixed precision."""
     return reduce(lambda a, b: (a[:, :, :, None] * b[:, None]).sum(dim=2), matrices)
 
 
 def resampled(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images ``(n, 1, S, S)`` at other places: bilinear, reflected at the edges.
+    """Resample images ``(n, 1, S, S)``: bilinear, reflected at the edges.
 
     Args:
-        matrices: ``(n, 3, 3)``, from a pixel's (x, y, 1), in pixels from the centre, x to the right
-            and y down, to where its value comes from.
+        matrices: ``(n, 3, 3)``, which map a pixel's (x, y, 1), in pixels from the centre, x to the
+            right and y down, to the position in the image from which its value is interpolated.
     """
     n, _, size, _ = images.shape
     along = torch.arange(size, device=images.device, dtype=matrices.dtype) - (size - 1) / 2
 
     def between(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The pixels before and after a coordinate ``(n, S, S)``, and the share of the latter."""
+        """The pixels before and after a coordinate ``(n, S, S)``, and the weight of the latter."""
         a, b, c = row[:, :, None, None].unbind(dim=1)
+        # The reflected image has a period of 2 S pixels, whose second half runs backwards.
         edge = torch.remainder(a * along + b * along[:, None] + c + size / 2, 2 * size)
-        place = (size - (size - edge).abs() - 0.5).clamp(0, size - 1)
-        before = place.floor()
+        position = (size - (size - edge).abs() - 0.5).clamp(0, size - 1)
+        before = position.floor()
         after = (before + 1).clamp(max=size - 1)
-        return before.long(), after.long(), (place - before).to(images.dtype)
+        return before.long(), after.long(), (position - before).to(images.dtype)
 
     left, right, x = between(matrices[:, 0])
     above, below, y = between(matrices[:, 1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xraygan import Discriminator, Generator, Task, UserError
 
 SHRINK = 8  # three doublings in the generator, three halvings in the discriminator
-BATCH_NORM_MOMENTUM = 0.2  # Keras counts it the other way round: its 0.8
+BATCH_NORM_MOMENTUM = 0.2  # 0.8 in Keras, which defines it as 1 - momentum
 
 
 def coarse_size(task: Task) -> int:
@@ -32,8 +32,8 @@ class CGANGenerator(Generator):
 
     z * E(y) -> dense (S/8 x S/8 x 128) -> three times [nearest upsampling by 2, 3 x 3 convolution,
     batch norm, ReLU] with 128, 64 and 32 filters -> 3 x 3 convolution -> tanh. E is linear in the
-    label vector, so that images with several findings have the sum of their embeddings; so is the
-    metadata that [data] metadata names.
+    label vector, so that images with several findings have the sum of their embeddings. The
+    metadata of [data] metadata is appended to the label vector.
 
     Source: Mirza and Osindero, arXiv:1411.1784; the layers of Gupta and Lynch (2019), which
     XRAY-GAN's Sec. 5.4 builds on.
@@ -51,7 +51,7 @@ class CGANGenerator(Generator):
         self.latent_size = latent_size
         self.side = coarse_size(task)
         self.embedding = nn.Linear(task.condition_size, latent_size, bias=False)
-        nn.init.normal_(self.embedding.weight)  # as an embedding is, not as a dense layer
+        nn.init.normal_(self.embedding.weight)  # initialized like an embedding, not a dense layer
         self.dense = nn.Sequential(
             nn.Linear(latent_size, 128 * self.side**2), nn.ReLU(inplace=True)
         )
@@ -73,7 +73,7 @@ class CGANGenerator(Generator):
 
 
 class CGANDiscriminator(Discriminator):
-    """Conditional discriminator: four convolutions, the label joined to the last features
+    """Conditional discriminator: four convolutions, with the label appended to the last features
 
     3 x 3 convolutions with 32, 64, 128 (stride 2) and 256 (stride 1) filters, each with LeakyReLU
     0.2, dropout and, after the first, batch norm; flattened, concatenated with the label vector,
@@ -82,7 +82,7 @@ class CGANDiscriminator(Discriminator):
     Source: Mirza and Osindero, arXiv:1411.1784; the layers of Gupta and Lynch (2019).
 
     Args:
-        dropout: share of feature-map entries that are dropped in training.
+        dropout: share of the entries of feature maps that is dropped in training.
     """
 
     conditional = True

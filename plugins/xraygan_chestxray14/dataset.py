@@ -23,7 +23,7 @@ from xraygan.plugin_api import (
     require_data_folder,
 )
 
-# Columns of the table that are read. Releases differ in the others, and in the word for sex.
+# The columns that are read. Releases differ in the other columns, and in the name of the sex.
 COLUMNS = {
     "Image Index": "name",
     "Finding Labels": "labels",
@@ -54,13 +54,13 @@ class ChestXray14(Dataset):
     """NIH ChestX-ray14: 112,120 frontal chest X-rays of 30,805 patients, 14 findings
 
     Reads the official download: the table ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``
-    (the later one where both are there), ``train_val_list.txt`` and ``test_list.txt``, and images
-    in ``images_001/images`` to ``images_012/images``, or all in ``images``. Part of the download
-    is enough: rows without an image file, and images in neither list, are left out. An image has
-    all of its findings, or the one label "No Finding"; labels were mined from reports, and the
-    authors estimate that more than 90 % are right. The split is the official, patient-disjoint one,
-    with train and validation as train. Ages above 120 years, which are errors in the table, are
-    NaN.
+    (the later one if both exist), ``train_val_list.txt`` and ``test_list.txt``, and images in
+    ``images_001/images`` to ``images_012/images``, or all in ``images``. Part of the download is
+    enough: rows without an image file, and images in neither list, are left out. An image has all
+    its findings as labels, or the single label "No Finding". The labels were mined from reports;
+    the authors estimate that more than 90 % are right. The split is the official one, in which no
+    patient is in both lists; the official train and validation images are train. Ages above 120
+    years, which are errors in the table, are NaN.
 
     Source: Wang et al., "ChestX-ray8", CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC
     """
@@ -82,8 +82,8 @@ class ChestXray14(Dataset):
         except OSError as error:
             raise UserError(describe_read_error(error)) from None
         if missing:
-            what = f"not laid out as ChestX-ray14; missing: {', '.join(missing)}"
-            raise UserError(f"{root}: {what}{HELP}")
+            fault = f"not laid out as ChestX-ray14; missing: {', '.join(missing)}"
+            raise UserError(f"{root}: {fault}{HELP}")
 
     def index(self) -> pd.DataFrame:
         try:
@@ -100,16 +100,16 @@ class ChestXray14(Dataset):
         table["sex"] = table["sex"].where(table["sex"].isin(["M", "F"]), "")
         names = set(table["name"].to_numpy(dtype=object))
         splits = _read_lists(self.root, path.name, names)
-        # Paths are those of files that were found, so that no table can name one outside the root.
+        # Paths come from the folder scan, so that no table can name a file outside the root.
         files = _image_files(self.root)
         table["path"] = table["name"].map(files)
         table["split"] = table["name"].map(splits)
         has_file, listed = table["path"].notna(), table["split"].notna()
-        found = table[has_file & listed]
-        if found.empty:
+        rows = table[has_file & listed]
+        if rows.empty:
             raise UserError(
-                f"{self.root}: no image of {' or '.join(LISTS)} is here. Both lists are there and "
-                f"name {len(splits)} images, but none of them is among the {len(files)} files of "
+                f"{self.root}: no image of {' or '.join(LISTS)} is here. Both lists exist and name "
+                f"{len(splits)} images, but none of them is among the {len(files)} files of "
                 f"{', '.join(_image_folders(self.root))}; unpack an archive of images{HELP}"
             )
         left_out = {
@@ -119,7 +119,7 @@ class ChestXray14(Dataset):
         }
         self.left_out = {reason: count for reason, count in left_out.items() if count}
         columns = ["path", "labels", "patient", "split", "age", "sex", "view"]
-        return found[columns].reset_index(drop=True)
+        return rows[columns].reset_index(drop=True)
 
     def load(self, path: str, size: int) -> np.ndarray:
         return read_grey(self.root / path, size)
@@ -132,7 +132,7 @@ class ChestXray14(Dataset):
 
 
 def _missing(root: Path) -> list[str]:
-    """What of the layout is not there."""
+    """The missing parts of the official layout."""
     missing = [name for name in LISTS if not (root / name).is_file()]
     if not _tables(root):
         missing.insert(0, "Data_Entry_2017*.csv")
@@ -142,18 +142,18 @@ def _missing(root: Path) -> list[str]:
 
 
 def _tables(root: Path) -> list[Path]:
-    """The official tables that are there; by name, the v2020 one comes last."""
+    """The official tables that exist, the v2020 one last."""
     return sorted(root.glob("Data_Entry_2017*.csv"))
 
 
 def _image_folders(root: Path) -> list[str]:
-    """``images_NNN/images`` and ``images``, relative to the root, those that exist."""
+    """The existing ones of ``images_NNN/images`` and ``images``, relative to the root."""
     parts = sorted(p.name for p in root.iterdir() if re.fullmatch(r"images_\d{3}", p.name))
     return [f for f in (*(f"{part}/images" for part in parts), "images") if (root / f).is_dir()]
 
 
 def _image_files(root: Path) -> dict[str, str]:
-    """File name -> path relative to the root. One scan per folder: a stat each would take long."""
+    """File name -> path relative to the root, by one scan per folder: a stat per file is slow."""
     files: dict[str, str] = {}
     for folder in _image_folders(root):
         with os.scandir(root / folder) as entries:
@@ -167,7 +167,11 @@ def _image_files(root: Path) -> dict[str, str]:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """The table's rows as text, indexed by their line in the file."""
+    """The table's rows as text, indexed by their line in the file.
+
+    Raises:
+        UserError: a row has no image or no patient, or an image has two rows.
+    """
     table = read_table(path, list(COLUMNS), aliases=ALIASES, remedy=AGAIN).rename(columns=COLUMNS)
     raise_at_row(path, table, table["name"] == "", "no Image Index")
     raise_at_row(path, table, table["patient"] == "", "no Patient ID; the splits are by patient")
@@ -178,14 +182,14 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _findings(table: pd.DataFrame, path: Path, classes: Collection[str]) -> pd.Series:
     """``"Mass|Nodule"`` to ``("Mass", "Nodule")``."""
     tuples = {text: tuple(dict.fromkeys(text.split("|"))) for text in table["labels"].unique()}
-    for text, found in tuples.items():
-        for name in found:
+    for text, names in tuples.items():
+        for name in names:
             if name not in classes:
-                what = f"unknown finding {name!r}; known: {', '.join(classes)}"
-                raise_at_row(path, table, table["labels"] == text, what)
-        if NO_FINDING in found and len(found) > 1:
-            what = f"the labels {text!r} say {NO_FINDING!r} and a finding; remove one of them"
-            raise_at_row(path, table, table["labels"] == text, what)
+                fault = f"unknown finding {name!r}; known: {', '.join(classes)}"
+                raise_at_row(path, table, table["labels"] == text, fault)
+        if NO_FINDING in names and len(names) > 1:
+            fault = f"the labels {text!r} are {NO_FINDING!r} and a finding; remove one of them"
+            raise_at_row(path, table, table["labels"] == text, fault)
     return table["labels"].map(tuples)
 
 
@@ -199,12 +203,12 @@ def _read_lists(root: Path, table_name: str, known: Collection[str]) -> dict[str
                 continue
             if name not in known:
                 raise UserError(
-                    f"{path}, line {number}: {name!r} is not in {table_name}; expected an image of "
-                    "that table, one a line; take the lists and the table from the same release"
+                    f"{path}, line {number}: {name!r} is not in {table_name}; expected one image "
+                    "of that table in each line; use lists and a table of the same release"
                 )
             if splits.setdefault(name, split) != split:
                 raise UserError(
-                    f"{path}, line {number}: {name!r} is in {' and in '.join(LISTS)}; an image "
-                    "belongs to one of them; remove it from the other"
+                    f"{path}, line {number}: {name!r} is in {' and in '.join(LISTS)}; remove "
+                    "it from one of them"
                 )
     return splits

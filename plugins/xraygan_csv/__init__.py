@@ -1,4 +1,4 @@
-"""Images of one's own, with one table of paths, labels, patients and splits."""
+"""Your own images, with one CSV table of paths, labels, patients and splits."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def initialize(network: nn.Module) -> None:
 class DCGANGenerator(Generator):
     """DCGAN generator: transposed 4 x 4 convolutions, batch norm, ReLU, tanh
 
-    From a latent vector to 4 x 4 and then doubled to 32, 64, 128 or 256 pixels. At 128 pixels its
-    widths are the XRAY-GAN paper's, 1024-512-256-128-64 -> 1. No biases.
+    Maps a latent vector to 4 x 4 and doubles the size to 32, 64, 128 or 256 pixels. At 128 pixels
+    its widths are those of the XRAY-GAN paper, 1024-512-256-128-64 -> 1. No biases.
 
     Source: Radford, Metz and Chintala, arXiv:1511.06434; Sec. 5.4 of XRAY-GAN.
 
@@ -86,17 +86,17 @@ class DCGANDiscriminator(Discriminator):
     The mirror image of the generator, from 32, 64, 128 or 256 pixels to one logit. No norm after
     the first layer, no biases.
 
-    Penalties on its gradient are defined image by image and want another normalization than
-    batch norm, behind which a logit depends on the other images too.
+    With gradient penalties, use another normalization than "batch": the penalties are defined for
+    each image, and with batch norm a logit depends on the other images too.
 
     Source: Radford, Metz and Chintala, arXiv:1511.06434; Sec. 5.4 of XRAY-GAN. Spectral
     normalization: Miyato et al., arXiv:1802.05957.
 
     Args:
         width: channels of the finest feature map; each coarser one has twice as many, up to 1024.
-        normalization: after each convolution but the first and the last, over the batch or each
-            image ("instance"); "spectral" divides the weights of every convolution by their
-            largest singular value instead.
+        normalization: normalization after each convolution except the first and the last, over the
+            batch ("batch") or each image ("instance"); "spectral" divides the weights of every
+            convolution by their largest singular value instead; "none" for no normalization.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One DCGAN for each class, as Salehinejad et al. train them."""
+"""One DCGAN for each class, as in Salehinejad et al."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from xraygan import Discriminator, Generator, Task, UserError
 from .networks import DCGANDiscriminator, DCGANGenerator
 
 
-def refuse(task: Task) -> None:
-    """Stop where an image can be of several classes, or a rank have no image of one.
+def require_exclusive_on_one_rank(task: Task) -> None:
+    """Check that classes are exclusive and that the run has one rank.
 
     Raises:
-        UserError: the classes do not exclude each other, or the run is spread over several ranks.
+        UserError: the classes do not exclude each other, or the run has several ranks, of which one
+            could have no image of a class.
     """
     if dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError(
-            "dcgan_per_class runs on one device: of several, one could have no image of a class "
-            "while the others wait for it; leave --devices out"
+            "dcgan_per_class runs on one device: one of several devices could have no image of a "
+            "class while the others wait for it; remove --devices"
         )
     if not task.exclusive:
         raise UserError(
-            "dcgan_per_class has one network a class and needs exclusive classes, but [data] "
+            "dcgan_per_class has a network for each class and needs exclusive classes, but [data] "
             'label_policy is "multi"'
         )
 
 
 def by_class(networks: nn.ModuleList, inputs: Tensor, labels: Tensor | None) -> Tensor:
-    """Each row of the inputs through the network of its class, in the order of the inputs.
+    """Apply the network of its class to each row of the inputs; keep the order of the inputs.
 
-    A network runs once on all rows of its class, and not at all where there are none, so its batch
-    norms never see another class and its weights get no gradient from one.
+    A network runs once on all rows of its class, and not at all if there are none, so its batch
+    norms see only its class and its weights get gradients only from it.
 
     Args:
         networks: K networks.
         inputs: ``(N, ...)``, N > 0.
-        labels: ``(N, K)``, one-hot; what follows the labels is not looked at.
+        labels: ``(N, K + ...)``, one-hot in the first K columns; the others are ignored.
     """
     if labels is None:
         raise ValueError("a network for each class needs labels")
@@ -54,11 +55,10 @@ def by_class(networks: nn.ModuleList, inputs: Tensor, labels: Tensor | None) -> 
 
 
 class PerClassGenerator(Generator):
-    """One DCGAN generator for each class, which learns from that class alone
+    """One DCGAN generator for each class, trained only on that class
 
-    K independent networks of `dcgan`; an image of class k is G_k(z). A step's batch norms see the
-    step's images of one class only, however few: from a single image on, which is then normalized
-    over its pixels.
+    K independent networks of `dcgan`; an image of class k is G_k(z). Batch norms use only the
+    images of one class in a step. A single image is normalized over its pixels.
 
     Source: Salehinejad et al., "Synthesizing Chest X-Ray Pathology for Training Deep Convolutional
     Neural Networks", IEEE TMI (2018); Radford, Metz and Chintala, arXiv:1511.06434.
@@ -81,7 +81,7 @@ class PerClassGenerator(Generator):
         width: Annotated[int, Field(gt=0, le=4096)] = 64,
     ) -> None:
         super().__init__()
-        refuse(task)
+        require_exclusive_on_one_rank(task)
         self.latent_size = latent_size
         self.networks = nn.ModuleList(
             DCGANGenerator(task, latent_size=latent_size, width=width) for _ in task.classes
@@ -92,10 +92,10 @@ class PerClassGenerator(Generator):
 
 
 class PerClassDiscriminator(Discriminator):
-    """One DCGAN discriminator for each class, which learns from that class alone
+    """One DCGAN discriminator for each class, trained only on that class
 
-    K independent networks of `dcgan`; an image of class k, real or generated, is judged by D_k. A
-    step's batch norms see the step's real or generated images of one class only.
+    K independent networks of `dcgan`; D_k gives the logit of an image of class k, real or
+    generated. Batch norms use only the real or the generated images of one class in a step.
 
     Source: Salehinejad et al., "Synthesizing Chest X-Ray Pathology for Training Deep Convolutional
     Neural Networks", IEEE TMI (2018); Radford, Metz and Chintala, arXiv:1511.06434.
@@ -111,7 +111,7 @@ class PerClassDiscriminator(Discriminator):
 
     def __init__(self, task: Task, *, width: Annotated[int, Field(gt=0, le=4096)] = 64) -> None:
         super().__init__()
-        refuse(task)
+        require_exclusive_on_one_rank(task)
         self.networks = nn.ModuleList(DCGANDiscriminator(task, width=width) for _ in task.classes)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -21,15 +21,15 @@ from xraygan.plugin_api import (
     read_weights,
 )
 
-#: the smallest image whose maps can be halved as often as the network does
+#: side of the smallest image that the network can halve as often as it does
 SMALLEST = 29
 
 
 def present_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names that torchvision's DenseNet has for them now.
+    """Weights with the parameter names of torchvision's current DenseNet.
 
-    The files that torchvision publishes are older than the rule that a module's name holds no dot:
-    they say ``norm.1`` and ``conv.2`` where the network has ``norm1`` and ``conv2``.
+    The published files are older than the rule that a module's name has no dot: they have
+    ``norm.1`` and ``conv.2`` for the network's ``norm1`` and ``conv2``.
     """
     dotted = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
     return {dotted.sub(r"\1\2", name): value for name, value in weights.items()}
@@ -39,20 +39,20 @@ class DenseNet121(Classifier):
     """DenseNet-121 for grey images, 7 million parameters; CheXNet's network and loss
 
     Softmax over exclusive classes, or sigmoids over findings, by the recipe's label policy. The
-    loss may weigh presence and absence of a finding by CheXNet's Eq. 1,
+    loss can weight the presence and absence of a finding by CheXNet's Eq. 1,
     L = -w+ y log p - w- (1 - y) log(1 - p) with w+ = |N| / (|P| + |N|), w- = |P| / (|P| + |N|),
-    where |P| and |N| count the training images with and without it; the loss of an image is the
-    mean over its findings. For exclusive classes it is -w+_y log p_y, which for two classes is
-    Eq. 1 again. Images have 29 pixels a side or more.
+    where |P| and |N| are the numbers of training images with and without it; the loss of an image
+    is the mean over its findings. For exclusive classes it is -w+_y log p_y, which is Eq. 1 for two
+    classes. Images need at least 29 x 29 pixels.
 
     Source: Huang, Liu, van der Maaten and Weinberger, arXiv:1608.06993; Rajpurkar et al.,
     arXiv:1711.05225; torchvision's implementation.
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        class_weights: weigh the loss by Eq. 1; false for the plain cross entropies.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        class_weights: weight the loss by Eq. 1; false for the unweighted cross entropies.
     """
 
     positive: Tensor | None
@@ -82,7 +82,7 @@ class DenseNet121(Classifier):
         network.features.conv0 = grey_convolution(first, fold=weights != "random")
         self.network = network
         positive = None
-        # A recipe can be built and described before its data is there to be counted.
+        # The counts are None if a recipe is only checked, without its data.
         if class_weights and task.counts is not None and task.images is not None:
             positive = 1 - torch.tensor(task.counts, dtype=torch.float32) / task.images
         self.register_buffer("positive", positive, persistent=False)  # w+; w- is 1 - w+

@@ -1,4 +1,4 @@
-"""Distances between the real and the generated batch: energy, optimal transport, kernels."""
+"""Distances between the real and the generated batch: energy, optimal transport, MMD."""
 
 from xraygan import hookimpl
 

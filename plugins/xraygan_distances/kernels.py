@@ -1,4 +1,4 @@
-"""Maximum mean discrepancies: the kernel of KID, and Gaussians of several bandwidths."""
+"""Maximum mean discrepancies: with the kernel of KID, and with Gaussians of several bandwidths."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def unbiased_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
-    """Squared MMD of two samples, an unbiased estimate, so it can be negative.
+    """Squared MMD of two samples: an unbiased estimate, so it can be negative.
 
     sum_{i != j} [k(x_i, x_j) + k(y_i, y_j)] / (N (N - 1)) - 2 sum_{i, j} k(x_i, y_j) / N^2.
 
     Args:
         x, y: ``(N, D)``.
-        kernel: of ``(N, D)`` and ``(M, D)``, ``(N, M)``.
+        kernel: maps rows ``(N, D)`` and ``(M, D)`` to ``(N, M)``.
 
     Returns:
-        Scalar; 0 where N < 2, which has no pairs.
+        Scalar; 0 if N < 2, because there are no pairs.
     """
     n = len(x)
     if n < 2:
@@ -50,19 +50,19 @@ def gaussian_kernel(x: Tensor, y: Tensor, bandwidths: Tensor) -> Tensor:
 
 
 class PolynomialMMD(DistanceScore):
-    """Squared MMD with the polynomial kernel of KID between the real and the generated batch
+    """Squared MMD between the real and the generated batch, with the polynomial kernel of KID
 
-    k(a, b) = (a . b / D + 1)^m for rows of D numbers; the estimate is unbiased, so it can be
-    negative. With an extractor it is the Kernel Inception Distance in that network's features, of
-    one batch.
+    k(a, b) = (a . b / D + 1)^m for rows of D numbers. The estimate is unbiased, so it can be
+    negative. With an extractor it is the Kernel Inception Distance of one batch in that network's
+    features.
 
     Source: Binkowski et al., arXiv:1801.01401; Gretton et al. (2012).
 
     Args:
-        degree: m, 3 in KID; only moments up to the m-th are compared.
-        extractor: a name of [extractors], whose features are compared; empty for the classifier's
-            class distributions.
-        layer: which of the extractor's maps, averaged over its positions; empty for the last.
+        degree: m, 3 in KID; the loss compares moments up to the m-th only.
+        extractor: a name of [extractors], to compare its features; empty for the classifier's class
+            distributions.
+        layer: the extractor's map to compare, averaged over its positions; empty for the last.
     """
 
     def __init__(
@@ -80,21 +80,22 @@ class PolynomialMMD(DistanceScore):
 
 
 class MixtureMMD(DistanceScore):
-    """Squared MMD with Gaussian kernels of several bandwidths between both batches
+    """Squared MMD between the real and the generated batch, with Gaussians of several bandwidths
 
-    k(a, b) = mean over s of exp(-|a - b|^2 / (2 s^2)): small s see how rows differ within a
-    cluster, large ones how clusters lie. Each s is an option's number times the median, or the
-    mean, of the distances |x_i - y_j| between real and generated rows in this batch, through which
-    nothing is learned. The estimate is unbiased for given s, so it can be negative.
+    k(a, b) = mean over s of exp(-|a - b|^2 / (2 s^2)): small s compare the rows within clusters,
+    large s the positions of clusters. Each s is one of `bandwidths` times the median, or the mean,
+    of the distances |x_i - y_j| between real and generated rows of this batch; no gradient passes
+    through it. For fixed s the estimate is unbiased, so it can be negative.
 
-    Source: Li, Swersky and Zemel, arXiv:1502.02761; the median of distances Gretton et al. (2012).
+    Source: Li, Swersky and Zemel, arXiv:1502.02761; the median distance after Gretton et al.
+    (2012).
 
     Args:
-        bandwidths: the s, in units of what `relative_to` says.
-        relative_to: "median" or "mean" of the distances; "nothing" for bandwidths as they stand.
-        extractor: a name of [extractors], whose features are compared; empty for the classifier's
-            class distributions.
-        layer: which of the extractor's maps, averaged over its positions; empty for the last.
+        bandwidths: the s, in units of `relative_to`.
+        relative_to: "median" or "mean" of the distances; "nothing" for absolute bandwidths.
+        extractor: a name of [extractors], to compare its features; empty for the classifier's class
+            distributions.
+        layer: the extractor's map to compare, averaged over its positions; empty for the last.
     """
 
     def __init__(
@@ -117,12 +118,12 @@ class MixtureMMD(DistanceScore):
 
     def distance(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         unit = self._unit(x.detach(), y.detach())
-        # One by one: a tensor made of the numbers would be copied to a GPU, and waited for.
+        # One by one, since a tensor of the numbers would be copied to the GPU, which blocks.
         bandwidths = torch.stack([unit * number for number in self.bandwidths])
         return unbiased_mmd(x, y, lambda a, b: gaussian_kernel(a, b, bandwidths))
 
     def _unit(self, x: Tensor, y: Tensor) -> Tensor:
-        """What a bandwidth of 1 is."""
+        """The absolute bandwidth that a relative one of 1 means."""
         if self.relative_to == "nothing":
             return x.new_ones(())
         distances = squared_distances(x, y).sqrt()

@@ -1,4 +1,4 @@
-"""What the distances compare: class distributions of both batches, or features of both."""
+"""The samples that the distances compare: class distributions or features of both batches."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from xraygan.plugin_api import as_float32
 
 
 class DistanceScore(Score):
-    """A distance between two samples of the same size, the real and the generated batch's rows.
+    """The base of distances between two samples: the rows of the real and of the generated batch.
 
     Args:
-        extractor: a name of [extractors], whose features are the rows; empty for the classifier's
-            class distributions.
-        layer: which of its feature maps, averaged over their positions; empty for the last.
+        extractor: a name of [extractors], to compare its features; empty for the classifier's class
+            distributions.
+        layer: the extractor's map to compare, averaged over its positions; empty for the last.
+
+    Raises:
+        UserError: ``layer`` without ``extractor``.
     """
 
     def __init__(self, extractor: str, layer: str) -> None:
         super().__init__()
         if layer and not extractor:
-            raise UserError(f"layer is {layer!r}, and extractor names none that could have it")
+            raise UserError(
+                f"layer is {layer!r}, but extractor is empty: set extractor to the name of the "
+                "extractor that has this layer, or remove layer"
+            )
         self.extractor = extractor
         self.layer = layer
 
@@ -32,11 +38,12 @@ class DistanceScore(Score):
         """The distance of two samples, the rows of ``(N, D)`` float64; a scalar.
 
         Args:
-            rng: the step's source of random numbers; all ranks draw the same from it.
+            rng: the step's random generator; it gives the same numbers on all ranks.
         """
 
     def forward(self, step: Step) -> Tensor:
-        # Rows of probabilities are close to each other: in float32 their distances would cancel.
+        # In float64, since rows of probabilities are close to each other and their distances would
+        # cancel in float32.
         x, y = self._rows(step, "real"), self._rows(step, "fake")
         return self.distance(x.double(), y.double(), step.rng).to(x.dtype)
 
@@ -47,7 +54,7 @@ class DistanceScore(Score):
         return step.cached(key, lambda: self._pooled(step, images))
 
     def _pooled(self, step: Step, images: str) -> Tensor:
-        """The whole batch's features ``(N, D)``: the maps' means over their positions."""
+        """The features ``(N, D)`` of the batch of all ranks: the map's mean over its positions."""
         maps = step.features(self.extractor, images)
         layer = self.layer or list(maps)[-1]
         if layer not in maps:
@@ -55,17 +62,17 @@ class DistanceScore(Score):
                 f"layer: the extractor {self.extractor!r} has no {layer!r}; it has "
                 + ", ".join(maps)
             )
-        found = as_float32(maps[layer])
-        return step.gather(found.reshape(*found.shape[:2], -1).mean(dim=2))
+        features = as_float32(maps[layer])
+        return step.gather(features.reshape(*features.shape[:2], -1).mean(dim=2))
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances ``(N, M)`` between the rows of ``(N, D)`` and ``(M, D)``.
 
-    By |x|^2 - 2 xy + |y|^2, which needs no ``(N, M, D)`` of the many features; in float64 and from
-    the middle of the rows it loses about 1e-16 of the batch's squared extent to cancellation.
+    Computed as |x|^2 - 2 xy + |y|^2, since the differences ``(N, M, D)`` would need much memory. In
+    float64 and for centred rows it loses about 1e-16 of the batch's squared extent to cancellation.
     """
-    middle = x.detach().mean(dim=0)
-    x, y = x - middle, y - middle
+    centre = x.detach().mean(dim=0)
+    x, y = x - centre, y - centre
     norms = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
     return (norms - 2 * x @ y.T).clamp(min=0)

@@ -15,28 +15,30 @@ from .samples import DistanceScore, squared_distances
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, power: int = 2) -> Tensor:
     """Mean over directions of the p-th power of the Wasserstein-p distance along them.
 
-    Between points on a line it pairs the smallest with the smallest, and so on.
+    On a line, the optimal plan pairs the i-th smallest point of x with the i-th smallest of y, so
+    sorting the projections solves the transport problem.
 
     Args:
         x, y: ``(N, D)``.
         directions: ``(L, D)`` unit vectors.
         power: p.
     """
-    ours, theirs = ((rows @ directions.T).sort(dim=0).values for rows in (x, y))
-    return (ours - theirs).abs().pow(power).mean()
+    sorted_x, sorted_y = ((rows @ directions.T).sort(dim=0).values for rows in (x, y))
+    return (sorted_x - sorted_y).abs().pow(power).mean()
 
 
 def entropic_cost(cost: Tensor, epsilon: Tensor, iterations: int) -> Tensor:
     """min_P <P, C> + epsilon KL(P | 1/N^2) over plans P between uniform samples, by its dual.
 
-    Sinkhorn's iterations in the log domain find the potentials f and g; for given ones the dual
-    mean f + mean g - epsilon mean(exp((f + g - C) / epsilon) - 1) is differentiated by the cost,
-    which gives the plan (the envelope theorem), so no iteration is gone back through.
+    Sinkhorn's iterations in the log domain find the potentials f and g, without gradients. The dual
+    mean f + mean g - epsilon mean(exp((f + g - C) / epsilon) - 1) is then differentiated by the
+    cost alone, which gives the plan (envelope theorem). So no gradient passes through the
+    iterations, and they need no memory.
 
     Args:
-        cost: C, ``(B, N, N)``: B problems at once.
+        cost: C, ``(B, N, N)``, for B problems.
         epsilon: the regularization, a scalar.
-        iterations: how often f and g are each updated.
+        iterations: number of updates of f and of g.
 
     Returns:
         ``(B,)``.
@@ -54,27 +56,27 @@ def entropic_cost(cost: Tensor, epsilon: Tensor, iterations: int) -> Tensor:
 def sinkhorn_divergence(x: Tensor, y: Tensor, epsilon: Tensor, iterations: int) -> Tensor:
     """OT(x, y) - (OT(x, x) + OT(y, y)) / 2 for the cost |x - y|^2 between rows ``(N, D)``."""
     costs = torch.stack([squared_distances(*pair) for pair in ((x, y), (x, x), (y, y))])
-    crossed, ours, theirs = entropic_cost(costs, epsilon, iterations)
-    return crossed - (ours + theirs) / 2
+    between, within_x, within_y = entropic_cost(costs, epsilon, iterations)
+    return between - (within_x + within_y) / 2
 
 
 class SlicedWasserstein(DistanceScore):
     """Sliced Wasserstein distance between the real and the generated batch
 
     SW_p^p = E_v[mean_i |x_(i) . v - y_(i) . v|^p], the mean over L random unit vectors v of the
-    Wasserstein distance of both batches' projections, whose i-th smallest are compared; its p-th
-    power, which is differentiable at 0. The directions are drawn anew in each step. It is 0 only
-    where both batches have the same projections.
+    Wasserstein distance between the projections of both batches, which compares their i-th smallest
+    values. The loss is the p-th power, because it is differentiable at 0. Each step draws new
+    directions. It is 0 only if both batches have the same projections.
 
     Source: Bonneel et al. (2015), J. Mathematical Imaging and Vision 51; as a generator's loss
     Deshpande et al., arXiv:1803.11188.
 
     Args:
-        projections: L.
+        projections: L, the number of directions.
         power: p.
-        extractor: a name of [extractors], whose features are compared; empty for the classifier's
-            class distributions.
-        layer: which of the extractor's maps, averaged over its positions; empty for the last.
+        extractor: a name of [extractors], to compare its features; empty for the classifier's class
+            distributions.
+        layer: the extractor's map to compare, averaged over its positions; empty for the last.
     """
 
     def __init__(
@@ -99,21 +101,23 @@ class SlicedWasserstein(DistanceScore):
 class Sinkhorn(DistanceScore):
     """Debiased Sinkhorn divergence between the real and the generated batch
 
-    S = OT_e(x, y) - OT_e(x, x) / 2 - OT_e(y, y) / 2, where OT_e is the least of <P, C> +
-    e KL(P | uniform) over plans P that carry one batch to the other, with C_ij = |x_i - y_j|^2. Of
-    one batch and itself it is 0; with e it goes from the squared Wasserstein-2 distance (e -> 0) to
-    the squared distance of the means (e -> infinity). e is relative to the mean cost between a real
-    and a generated row in this batch, through which nothing is learned, so that S scales as squared
-    distances do, and as many iterations are enough for whatever scale the rows have.
+    S = OT_e(x, y) - OT_e(x, x) / 2 - OT_e(y, y) / 2, where OT_e is the minimum of <P, C> +
+    e KL(P | uniform) over plans P that transport one batch to the other, with
+    C_ij = |x_i - y_j|^2. S of a batch and itself is 0. For e -> 0 it is the squared Wasserstein-2
+    distance, for e -> infinity the squared distance of the means. e is relative to the mean cost
+    between the real and the generated rows of this batch, so that S scales as squared distances do,
+    and the number of iterations that is needed does not depend on the scale of the rows. No
+    gradient passes through that mean.
 
     Source: Genevay, Peyré and Cuturi, arXiv:1706.00292; Feydy et al., arXiv:1810.08278.
 
     Args:
         epsilon: e, in units of the mean cost.
-        iterations: updates of each potential; fixed, so that no step waits for a criterion.
-        extractor: a name of [extractors], whose features are compared; empty for the classifier's
-            class distributions.
-        layer: which of the extractor's maps, averaged over its positions; empty for the last.
+        iterations: updates of each potential; a fixed number, so that no step waits for a
+            convergence test.
+        extractor: a name of [extractors], to compare its features; empty for the classifier's class
+            distributions.
+        layer: the extractor's map to compare, averaged over its positions; empty for the last.
     """
 
     def __init__(
@@ -130,6 +134,6 @@ class Sinkhorn(DistanceScore):
 
     def distance(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         unit = squared_distances(x.detach(), y.detach()).mean()
-        # All rows may be the same.
+        # The clamp is for batches whose rows are all equal.
         epsilon = self.epsilon * unit.clamp(min=torch.finfo(unit.dtype).tiny)
         return sinkhorn_divergence(x, y, epsilon, self.iterations)

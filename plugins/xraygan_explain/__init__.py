@@ -1,4 +1,4 @@
-"""``xraygan explain``: what a run's networks look at, make and resemble, as pictures."""
+"""``xraygan explain``: pictures of what a run's networks look at and generate."""
 
 from xraygan import hookimpl
 

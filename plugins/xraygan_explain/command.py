@@ -1,4 +1,4 @@
-"""The command; what is slow to import waits until it runs."""
+"""The command ``xraygan explain``. Slow modules are imported when it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from xraygan.plugin_api import (
     type=BoundedInt(1, 16),
     default=4,
     show_default=True,
-    help="How many images of a class, and how many pairs of latents at least.",
+    help="The number of images of each class, and the least number of pairs of latents.",
 )
 @click.option(
     "--class", "classes", multiple=True, metavar="NAME", help="Only this class; repeatable."
@@ -35,14 +35,14 @@ from xraygan.plugin_api import (
 @click.option(
     "--layer",
     metavar="NAME",
-    help="The classifier's feature map that Grad-CAM looks at; its last one by default.",
+    help="The classifier's feature map for Grad-CAM; the last one by default.",
 )
 @click.option(
     "--seed",
     type=SEED_TYPE,
     default=0,
     show_default=True,
-    help="Which real images and which latents.",
+    help="The seed that draws the real images and the latents.",
 )
 @click.option(
     "--out",
@@ -61,12 +61,12 @@ def explain(
     out: Path | None,
     quiet: bool,
 ) -> None:
-    """Draw what RUN's networks look at, make and resemble.
+    """Draw what RUN's networks look at and generate.
 
-    Grad-CAM of the classifier on real test images and on generated ones, class by class; what lies
-    between two latents and between two classes; the nearest training images of generated ones.
-    What RUN has no network for, or whose real images are not there, is left out and named.
-    Pictures of the same names are replaced.
+    The pictures are: Grad-CAM of the classifier on real test images and on generated images, for
+    each class; interpolations between two latents and between two classes; generated images with
+    their nearest training images. A picture is left out, with a message, if RUN lacks the network
+    or the real images for it. Existing pictures of the same names are replaced.
     """
     from xraygan.plugin_api import Display, restore_session
 

@@ -1,4 +1,4 @@
-"""Panels of images beside each other, as the content of a PNG."""
+"""Draw panels of images side by side, as the content of a PNG file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from matplotlib.patheffects import withStroke
 from xraygan.plugin_api import FIGURE_STYLE, axes_in_inches, draw_mosaic, figure_bytes
 
 IMAGE = 0.9  # inches
-APART = 0.25
+APART = 0.25  # inches between panels
 HEAT = colormaps["inferno"]
-EDGED = [withStroke(linewidth=1.2, foreground="black")]  # to be read on white too
-STRONGEST = 0.65  # how much of the hottest place is colour; the rest is the image
+EDGED = [withStroke(linewidth=1.2, foreground="black")]  # so that text is readable on white too
+STRONGEST = 0.65  # opacity of the colour at the maximum of a heat map
 
 
 class Panel(NamedTuple):
-    """Rows of images ``(S, S)`` or ``(S, S, 3)`` uint8, each with a few words on it.
+    """Rows of images ``(S, S)`` or ``(S, S, 3)`` uint8, each with a short text on it.
 
     Attributes:
-        names: of the rows.
+        title: the title above the panel.
+        names: the names of the rows.
+        rows: for each row, its images and their texts.
         columns: images in a row, at most.
     """
 
@@ -35,7 +37,7 @@ class Panel(NamedTuple):
 
 
 def draw(panels: Sequence[Panel]) -> bytes:
-    """Draw panels with the same names of their rows side by side."""
+    """Draw panels side by side; all have the row names of the first."""
     with style.context(["default", FIGURE_STYLE]), matplotlib.rc_context({"font.size": 7}):
         height = max(len(panel.rows) for panel in panels) * IMAGE
         across = sum(panel.columns for panel in panels) * IMAGE + (len(panels) - 1) * APART
@@ -47,10 +49,10 @@ def draw(panels: Sequence[Panel]) -> bytes:
             images = [[image for image, _ in row] for row in panel.rows]
             pitch = draw_mosaic(axes, images, panel.columns, side)
             for y, row in enumerate(panel.rows):
-                for x, (_, options) in enumerate(row):
-                    place = (x * pitch + side * 0.04, y * pitch + side * 0.96)
+                for x, (_, text) in enumerate(row):
+                    position = (x * pitch + side * 0.04, y * pitch + side * 0.96)
                     look: Any = {"color": "white", "fontsize": 6, "path_effects": EDGED}
-                    axes.text(*place, options, va="bottom", **look)
+                    axes.text(*position, text, va="bottom", **look)
             axes.set_title(panel.title, fontsize=8)
             if not left:
                 axes.set_yticks(axes.get_yticks(), panel.names)
@@ -58,13 +60,13 @@ def draw(panels: Sequence[Panel]) -> bytes:
         return figure_bytes(figure, bbox_inches="tight", pad_inches=0.08)
 
 
-def heated(greys: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Images ``(N, S, S)`` uint8 under their heat maps ``(N, S, S)``, ``(N, S, S, 3)`` uint8.
+def overlay_heat(greys: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Overlay images ``(N, S, S)`` uint8 with heat maps ``(N, S, S)``: ``(N, S, S, 3)`` uint8.
 
-    Each map is scaled by its own maximum, so colours compare places of an image, not images.
+    Each map is scaled by its own maximum, so colours compare positions in an image, not images.
     """
-    most = heat.max(axis=(1, 2), keepdims=True)
-    share = np.divide(heat, most, out=np.zeros_like(heat), where=most > 0)
+    maximum = heat.max(axis=(1, 2), keepdims=True)
+    share = np.divide(heat, maximum, out=np.zeros_like(heat), where=maximum > 0)
     cover = STRONGEST * share[..., None]
     mixed = (1 - cover) * greys[..., None] + cover * 255 * HEAT(share)[..., :3]
     return mixed.round().astype(np.uint8)

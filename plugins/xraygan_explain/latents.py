@@ -1,4 +1,4 @@
-"""What lies between latents."""
+"""Interpolation between latents."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def slerp(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
-    """Latents between two, along the great circle: spherical linear interpolation
+    """Spherical linear interpolation of two latents, along the great circle
 
     slerp(a, b; t) = sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, where w is the angle between a
-    and b. A straight line would pass through latents that are shorter than any that a generator
-    sees. Where a and b have one direction, or opposite ones, there is no one such circle, and it is
-    the straight line.
+    and b. A straight line would pass through latents that are shorter than those of the training.
+    If a and b have equal or opposite directions, the great circle is not unique, and the
+    interpolation is linear.
 
     Source: Shoemake, SIGGRAPH 1985; for latents White, arXiv:1609.04468.
 

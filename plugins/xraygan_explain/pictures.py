@@ -1,4 +1,4 @@
-"""The pictures of ``xraygan explain``, and which a run has the networks for."""
+"""The pictures of ``xraygan explain``; each needs some networks of the run."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from xraygan.plugin_api import (
 )
 
 from .cam import grad_cam
-from .drawing import Panel, draw, heated
+from .drawing import Panel, draw, overlay_heat
 from .latents import slerp
 
-POOL = 256  # images of an unconditional generator among which those of each class are looked for
-BETWEEN = 8  # images in a row from one end to the other, both included
+POOL = 256  # images of an unconditional generator, from which those of each class are chosen
+BETWEEN = 8  # images in an interpolated row, both ends included
 NEIGHBOURS = 5
-MOST = 16  # generated images whose neighbours are shown
+MOST = 16  # generated images that are shown with their neighbours
 
 
 class LeftOut(Exception):
-    """Why a picture is left out, as the end of a sentence."""
+    """A picture is left out; the message gives the reason as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A run's networks, and what is asked of them.
+    """A run's networks, and the options of the command.
 
     Args:
-        count: images of a class, and rows of latents at least.
-        classes: the classes to show; all that are measured if there are none.
+        count: images of each class, and the least number of rows of latents.
+        classes: the classes to show; empty for all classes that are measured.
         layer: see :func:`~xraygan_explain.cam.grad_cam`.
-        seed: of the latents, as for ``xraygan generate``, and of which real images are shown.
+        seed: seed of the latents, as for ``xraygan generate``, and of the choice of real images.
 
     Raises:
-        UserError: the run has no such class, or nothing that tells generated images' classes.
+        UserError: the run has no such class, or its generated images have no classes.
     """
 
     session: Session
@@ -86,7 +86,7 @@ class Explanation:
 
     @property
     def columns(self) -> dict[str, int]:
-        """The classes that are shown, and their columns in label vectors."""
+        """The classes to show, and their columns in label vectors."""
         known = self.evaluation.classes
         return {name: known[name] for name in dict.fromkeys(self.classes or known)}
 
@@ -94,9 +94,9 @@ class Explanation:
     def generated(self) -> dict[str, Tensor]:
         """Class -> generated images ``(n, S, S)`` uint8, ``count`` at most.
 
-        A conditional generator makes them, of the same latents for every class; of an unconditional
-        one, they are those among :data:`POOL` that the classifier takes for the class. Without
-        either, images of the class "".
+        A conditional generator makes the images of every class from the same latents. Of an
+        unconditional generator, they are the images among :data:`POOL` for which the classifier
+        predicts the class. Without a classifier, all images are of the class "".
         """
         if self.conditional:
             return {name: self._sample(self.count, name)[0].images for name in self.columns}
@@ -104,10 +104,10 @@ class Explanation:
             return {"": self._sample(self.count)[0].images}
         (images, *_), probs = self._sample(POOL)
         assert probs is not None
-        taken = probs > 0.5
+        predicted = probs > 0.5
         if self.evaluation.task.exclusive:
-            taken = probs.argmax(dim=1)[:, None] == torch.arange(probs.shape[1])
-        return {name: images[taken[:, k]][: self.count] for name, k in self.columns.items()}
+            predicted = probs.argmax(dim=1)[:, None] == torch.arange(probs.shape[1])
+        return {name: images[predicted[:, k]][: self.count] for name, k in self.columns.items()}
 
     def _sample(self, count: int, name: str | None = None) -> tuple[Generated, Tensor | None]:
         return sample_images(self.session, count, name, self.seed, self.display)
@@ -127,43 +127,43 @@ class Explanation:
         source = rng(device, self.seed, "explain", purpose)
         return torch.randn(count, size, generator=source, device=device)
 
-    def make(self, z: Tensor, labels: Tensor) -> np.ndarray:
-        """Rows of images ``(N, T, S, S)`` uint8 of latents ``(N, T, D)`` and conditions
-        ``(N, T, C)``, which an unconditional generator is not given."""
+    def generate_rows(self, z: Tensor, labels: Tensor) -> np.ndarray:
+        """Rows of images ``(N, T, S, S)`` uint8 from latents ``(N, T, D)`` and conditions
+        ``(N, T, C)``, which an unconditional generator ignores."""
         generator = self.session.graph.trained("generator").eval()
-        given = [z.flatten(0, 1)]
+        inputs = [z.flatten(0, 1)]
         if self.conditional:
-            given.append(labels.to(z).flatten(0, 1))
+            inputs.append(labels.to(z).flatten(0, 1))
         with torch.inference_mode(), self.session.graph.autocast():
-            made = to_uint8(generator(*given)[:, 0].float())
-        return made.unflatten(0, z.shape[:2]).cpu().numpy()
+            images = to_uint8(generator(*inputs)[:, 0].float())
+        return images.unflatten(0, z.shape[:2]).cpu().numpy()
 
     def one_hot(self, columns: list[int]) -> Tensor:
-        """Conditions ``(N, C)`` of classes, without metadata."""
+        """Conditions ``(N, C)`` of classes, with unknown metadata."""
         task = self.evaluation.task
         return torch.eye(len(task.classes), task.condition_size)[columns]
 
 
-def write(asked: Explanation, out: Path) -> tuple[list[Path], list[str]]:
-    """Draw every picture of :data:`PICTURES` that the run has the networks for.
+def write(explanation: Explanation, out: Path) -> tuple[list[Path], list[str]]:
+    """Draw every picture of :data:`PICTURES` for which the run has the networks.
 
-    The same run and seed give the same bytes. Nothing is written before all of them are drawn.
+    The same run and seed give the same bytes. The files are written after all pictures are drawn.
 
     Returns:
-        The files, and sentences about what was left out and why.
+        The files, and a sentence with the reason for each picture that was left out.
 
     Raises:
-        UserError: what is asked for cannot be, or the folder cannot be written.
+        UserError: an option does not fit the run, or the folder cannot be written.
     """
     drawn: dict[Path, bytes] = {}
     notes: list[str] = []
     for name, panels in PICTURES.items():
         try:
-            drawn[out / f"{name}.png"] = draw(panels(asked))
+            drawn[out / f"{name}.png"] = draw(panels(explanation))
         except LeftOut as reason:
-            notes.append(f"{name}: left out, for {reason}")
-    if asked.has("classifier") and not asked.has("generator"):
-        notes.append("grad_cam: real images alone, for the run has no generator")
+            notes.append(f"{name}: left out, because {reason}")
+    if explanation.has("classifier") and not explanation.has("generator"):
+        notes.append("grad_cam: only real images, because the run has no generator")
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_together(drawn)
@@ -175,74 +175,84 @@ def write(asked: Explanation, out: Path) -> tuple[list[Path], list[str]]:
 # -- the pictures ----------------------------------------------------------------------------------
 
 
-def cams(asked: Explanation) -> list[Panel]:
-    """Grad-CAM: a row a class, real test images beside generated ones."""
-    if not asked.has("classifier"):
+def cams(explanation: Explanation) -> list[Panel]:
+    """Grad-CAM: one row for each class, real test images beside generated images."""
+    if not explanation.has("classifier"):
         raise LeftOut("the run has no classifier")
-    _needs_data(asked)
-    names = list(asked.columns)
-    real = [_heated(asked, name, asked.real(k), real=True) for name, k in asked.columns.items()]
-    panels = [Panel("real test images", names, real, asked.count)]
-    if asked.has("generator"):
-        made = [_heated(asked, name, asked.generated[name], real=False) for name in names]
-        panels.append(Panel("generated images", names, made, asked.count))
+    _needs_data(explanation)
+    names = list(explanation.columns)
+    real = [
+        _heated(explanation, name, explanation.real(k), real=True)
+        for name, k in explanation.columns.items()
+    ]
+    panels = [Panel("real test images", names, real, explanation.count)]
+    if explanation.has("generator"):
+        fake = [
+            _heated(explanation, name, explanation.generated[name], real=False) for name in names
+        ]
+        panels.append(Panel("generated images", names, fake, explanation.count))
     return panels
 
 
-def latents(asked: Explanation) -> list[Panel]:
-    """From one latent to another, along the great circle: a row a pair, of the classes in turn."""
-    _needs_generator(asked)
-    names = list(asked.columns) if asked.conditional else [""]
-    names = [names[i % len(names)] for i in range(max(asked.count, len(names)))]
-    ends = asked.random_latents(2 * len(names), "latents").unflatten(0, (2, len(names)))
+def latents(explanation: Explanation) -> list[Panel]:
+    """Interpolations between pairs of latents: one row for each pair, the classes in turn."""
+    _needs_generator(explanation)
+    names = list(explanation.columns) if explanation.conditional else [""]
+    names = [names[i % len(names)] for i in range(max(explanation.count, len(names)))]
+    ends = explanation.random_latents(2 * len(names), "latents").unflatten(0, (2, len(names)))
     z = slerp(ends[0], ends[1], torch.linspace(0, 1, BETWEEN))
-    columns = [asked.columns.get(name, 0) for name in names]
-    images = asked.make(z, asked.one_hot(columns)[:, None].expand(-1, BETWEEN, -1))
+    columns = [explanation.columns.get(name, 0) for name in names]
+    images = explanation.generate_rows(
+        z, explanation.one_hot(columns)[:, None].expand(-1, BETWEEN, -1)
+    )
     rows = [[(image, "") for image in row] for row in images]
     return [Panel("from one latent to another", names, rows, BETWEEN)]
 
 
-def classes(asked: Explanation) -> list[Panel]:
-    """From one class to the next with one latent: conditions on the straight line between them."""
-    _needs_generator(asked)
-    if not asked.conditional:
+def classes(explanation: Explanation) -> list[Panel]:
+    """Interpolations between the conditions of successive classes, with one latent."""
+    _needs_generator(explanation)
+    if not explanation.conditional:
         raise LeftOut("the generator is not conditional")
-    if len(asked.columns) < 2:
+    if len(explanation.columns) < 2:
         raise LeftOut("there is only one class")
-    steps = list(pairwise(asked.columns))
-    starts, ends = (asked.one_hot([asked.columns[pair[i]] for pair in steps]) for i in (0, 1))
+    steps = list(pairwise(explanation.columns))
+    starts, ends = (
+        explanation.one_hot([explanation.columns[pair[i]] for pair in steps]) for i in (0, 1)
+    )
     conditions = torch.lerp(
         starts[:, None], ends[:, None], torch.linspace(0, 1, BETWEEN)[None, :, None]
     )
-    z = asked.random_latents(1, "classes")[None].expand(len(steps), BETWEEN, -1)
-    rows = [[(image, "") for image in row] for row in asked.make(z, conditions)]
+    z = explanation.random_latents(1, "classes")[None].expand(len(steps), BETWEEN, -1)
+    rows = [[(image, "") for image in row] for row in explanation.generate_rows(z, conditions)]
     titles = [f"{start} to {end}" for start, end in steps]
     return [Panel("from one class to another, one latent", titles, rows, BETWEEN)]
 
 
-def neighbours(asked: Explanation) -> list[Panel]:
-    """Generated images, and the training images that are nearest in each space of the audit."""
-    _needs_generator(asked)
-    _needs_data(asked)
-    # Of every class one, then the second of each.
-    turns = [
+def neighbours(explanation: Explanation) -> list[Panel]:
+    """Generated images with their nearest training images, in each space of the audit."""
+    _needs_generator(explanation)
+    _needs_data(explanation)
+    # The first image of every class, then the second of every class, and so on.
+    shown = [
         (name, images[i])
-        for i in range(asked.count)
-        for name, images in asked.generated.items()
+        for i in range(explanation.count)
+        for name, images in explanation.generated.items()
         if i < len(images)
     ][:MOST]
-    if not turns:
-        raise LeftOut(f"none of {POOL} generated images is of a class that is shown")
-    names, made = [name for name, _ in turns], torch.stack([image for _, image in turns])
-    evaluation, train = asked.evaluation, asked.evaluation.train
+    if not shown:
+        raise LeftOut(f"none of {POOL} generated images is of a class to show")
+    names, images = [name for name, _ in shown], torch.stack([image for _, image in shown])
+    evaluation, train = explanation.evaluation, explanation.evaluation.train
     k = min(NEIGHBOURS, len(train))
     panels = []
-    for space, found in nearest_training_images(evaluation, made, k).items():
+    for space, nearest in nearest_training_images(evaluation, images, k).items():
         rows = []
-        for i, image in enumerate(as_shown(evaluation, made, real=False)):
-            theirs = as_shown(evaluation, train.images[torch.from_numpy(found.rows[i])], real=True)
-            far = [f"{distance:.3g}" for distance in found.distances[i]]
-            rows.append([(image, ""), *zip(theirs, far, strict=True)])
+        for i, image in enumerate(as_shown(evaluation, images, real=False)):
+            training = train.images[torch.from_numpy(nearest.rows[i])]
+            distances = [f"{distance:.3g}" for distance in nearest.distances[i]]
+            tiles = as_shown(evaluation, training, real=True)
+            rows.append([(image, ""), *zip(tiles, distances, strict=True)])
         panels.append(Panel(f"generated | nearest training images, in {space}", names, rows, 1 + k))
     return panels
 
@@ -255,35 +265,35 @@ PICTURES: dict[str, Callable[[Explanation], list[Panel]]] = {
 }
 
 
-def _needs_generator(asked: Explanation) -> None:
-    if not asked.has("generator"):
+def _needs_generator(explanation: Explanation) -> None:
+    if not explanation.has("generator"):
         raise LeftOut("the run has no generator")
 
 
-def _needs_data(asked: Explanation) -> None:
-    root = asked.session.recipe.tables.data.root
+def _needs_data(explanation: Explanation) -> None:
+    root = explanation.session.recipe.tables.data.root
     if root is None or Path(root).is_dir():
         return
     try:
-        open_dataset(asked.session.recipe)  # there are datasets that need no folder
+        open_dataset(explanation.session.recipe)  # some datasets need no folder
     except UserError:
         raise LeftOut(
-            f"it shows real images, and their folder {root} is not there; --set data.root=DIR says "
-            "where it is"
+            f"it shows real images, and their folder {root} does not exist; set the folder with "
+            "--set data.root=DIR"
         ) from None
 
 
 def _heated(
-    asked: Explanation, name: str, images: Tensor, *, real: bool
+    explanation: Explanation, name: str, images: Tensor, *, real: bool
 ) -> list[tuple[np.ndarray, str]]:
-    """Images ``(n, S, S)`` uint8 under their heat maps for a class, and its probability."""
+    """Images ``(n, S, S)`` uint8 with heat maps for a class, and the class's probability."""
     if not len(images):
         return []
-    evaluation, column = asked.evaluation, asked.columns[name]
-    classifier = asked.session.graph.trained("classifier")
+    evaluation, column = explanation.evaluation, explanation.columns[name]
+    classifier = explanation.session.graph.trained("classifier")
     span = evaluation.value_range if real else (-1.0, 1.0)
-    given = to_range(images.to(asked.session.device)[:, None], span)
-    heat = grad_cam(classifier, given, column, asked.layer).cpu().numpy()
+    inputs = to_range(images.to(explanation.session.device)[:, None], span)
+    heat = grad_cam(classifier, inputs, column, explanation.layer).cpu().numpy()
     probs = evaluation.classify(images, real=real)[1][:, column]
-    tiles = heated(as_shown(evaluation, images, real=real), heat)
+    tiles = overlay_heat(as_shown(evaluation, images, real=real), heat)
     return [(tile, f"{p:.2f}") for tile, p in zip(tiles, probs, strict=True)]

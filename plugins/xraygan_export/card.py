@@ -1,4 +1,4 @@
-"""The model card of an export: Markdown with front matter, as Hugging Face reads it."""
+"""The model card of an export: Markdown with front matter in the format of Hugging Face."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .loading import loading
 from .models import Model
 
 LIMITS = """\
-- Research software, not a diagnostic device: nothing here is fit for decisions about patients.
-- Generated images are not patients' images and still can give patients away: a generator may have
-  memorised some of those it was trained on.
-- The figures are those of one test list; they say little about other hospitals, devices and years.
-- Images were squeezed into a square and reduced: small findings do not survive that.
+- Research software, not a diagnostic device: do not use it for decisions about patients.
+- Generated images are not images of patients, but they can still reveal patients: a generator may
+  have memorised some of its training images.
+- The figures are for one test set; they say little about other hospitals, devices and years.
+- Images were resized to a square of low resolution, in which small findings are lost.
 - Labels may be wrong in ways that the figures do not show.
 """
 
@@ -45,7 +45,7 @@ def card(
     """The text of ``README.md``.
 
     Args:
-        step: the step of the checkpoint that is exported.
+        step: the step of the exported checkpoint.
         files: the names of the files beside the card.
     """
     try:
@@ -54,8 +54,8 @@ def card(
         evaluation = {}
     parts = [
         _front_matter(session, models, evaluation, step),
-        f"# {_plain(session.recipe.name)}",
-        _what(session, models, step) + _unfinished(run_dir),
+        f"# {_escape(session.recipe.name)}",
+        _description(session, models, step) + _unfinished(run_dir),
         _data(session, run_dir),
         _results(evaluation, step),
         _audit(run_dir, step),
@@ -63,7 +63,7 @@ def card(
         "## How to load the files\n\n" + "\n\n".join(loading(session, models, files)),
         f"## Limits\n\n{LIMITS}",
         _licence(session),
-        f"## Recipe\n\nWithout folders of the machine it ran on.\n\n```toml\n{_recipe(session)}```",
+        f"## Recipe\n\nWithout the folders of the machine.\n\n```toml\n{_recipe(session)}```",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -72,7 +72,7 @@ def card(
 
 
 def _front_matter(session: Session, models: Sequence[Model], evaluation: Object, step: int) -> str:
-    """YAML, each value of it as JSON, which YAML contains."""
+    """YAML whose values are JSON, which is valid YAML."""
     names = [model.name for model in models]
     tags = ["xraygan", "chest-x-ray", "medical-imaging", "research-only"]
     tags += ["gan"] * ("generator" in names)
@@ -95,8 +95,8 @@ def _front_matter(session: Session, models: Sequence[Model], evaluation: Object,
                         "task": {"type": content["pipeline_tag"]},
                         "dataset": {"name": dataset, "type": dataset, "split": split},
                         "metrics": [
-                            {"type": name, "name": name, "value": found["value"]}
-                            for name, found in measured.items()
+                            {"type": name, "name": name, "value": metric["value"]}
+                            for name, metric in measured.items()
                         ],
                     }
                 ],
@@ -107,27 +107,27 @@ def _front_matter(session: Session, models: Sequence[Model], evaluation: Object,
 
 
 def _measured(evaluation: Object) -> Object:
-    """The metrics that are one number."""
+    """The metrics whose value is a finite number."""
     return {
-        name: found
-        for name, found in evaluation.get("metrics", {}).items()
-        if isinstance(found.get("value"), int | float) and math.isfinite(found["value"])
+        name: metric
+        for name, metric in evaluation.get("metrics", {}).items()
+        if isinstance(metric.get("value"), int | float) and math.isfinite(metric["value"])
     }
 
 
-# -- what it is ------------------------------------------------------------------------------------
+# -- networks and data -----------------------------------------------------------------------------
 
 
-def _what(session: Session, models: Sequence[Model], step: int) -> str:
+def _description(session: Session, models: Sequence[Model], step: int) -> str:
     graph, recipe = session.graph, session.recipe
-    task, words = graph.task, recipe.tables.run
+    task, config = graph.task, recipe.tables.run
     rows = []
     for model in models:
         part = recipe.choices[model.name].part
         count = sum(parameter.numel() for parameter in model.network.parameters())
         decay = graph.ema_decays.get(model.name)
-        kept = f"; the average of its weights with decay {decay:g}" if decay else ""
-        about = f"{part.summary}{kept}"
+        average = f"; the average of its weights with decay {decay:g}" if decay else ""
+        about = f"{part.summary}{average}"
         rows.append((model.name, f"`{part.name}` ({part.origin})", about, f"{count:,}"))
     terms = ", ".join(f"`{term.name}` x {term.weight:g}" for term in graph.terms)
     kind = "one of" if task.exclusive else "any number of"
@@ -135,9 +135,9 @@ def _what(session: Session, models: Sequence[Model], step: int) -> str:
 ## What it is
 
 Networks for grey chest radiographs of {task.image_size} x {task.image_size} pixels and \
-{len(task.classes)} classes, of which an image has {kind} them, trained with
+{len(task.classes)} classes (an image has {kind} them), trained with
 [xraygan](https://pypi.org/project/xraygan/) {__version__}: step {step:,}, batches of \
-{words.batch_size}, seed {words.seed}. Research only.
+{config.batch_size}, seed {config.seed}. Research only.
 
 {_table(("network", "plugin", "what", "parameters"), rows)}
 
@@ -153,21 +153,21 @@ def _data(session: Session, run_dir: RunDirectory) -> str:
     recipe, data = session.recipe, read_environment(run_dir).get("dataset", {})
     if not {"images", "patients", "classes", "fingerprint"} <= data.keys():
         data = session.data.summary()
-    part, words = recipe.choices["data"].part, recipe.tables.data
-    notes = _plain(" ".join(data.get("notes", [])))
-    known = f", as far as patients are known ({notes})" if notes else ""
+    part, config = recipe.choices["data"].part, recipe.tables.data
+    notes = _escape(" ".join(data.get("notes", [])))
+    caution = f", as far as patients are known ({notes})" if notes else ""
     splits = list(data["images"])
     rows = [
         ("images", *(f"{data['images'][name]:,}" for name in splits)),
         ("patients", *(f"{data['patients'][name]:,}" for name in splits)),
     ]
     for label in session.graph.task.classes:
-        rows.append((_plain(label), *(f"{data['classes'][name][label]:,}" for name in splits)))
+        rows.append((_escape(label), *(f"{data['classes'][name][label]:,}" for name in splits)))
     return f"""\
 ## Data
 
-`{part.name}` ({part.origin}): {part.summary}. Label policy "{words.label_policy}"; no patient is \
-in two splits{known}. Fingerprint of pixels, labels and splits: `{data["fingerprint"]}`.
+`{part.name}` ({part.origin}): {part.summary}. Label policy "{config.label_policy}"; no patient is \
+in two splits{caution}. Fingerprint of pixels, labels and splits: `{data["fingerprint"]}`.
 
 {_table(("", *splits), rows)}"""
 
@@ -188,7 +188,7 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-# -- what was measured -----------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def _results(evaluation: Object, step: int) -> str:
@@ -197,21 +197,21 @@ def _results(evaluation: Object, step: int) -> str:
     about, measured = evaluation.get("protocol", {}), _measured(evaluation)
     kind = SPLIT_NAMES.get(about.get("split", "test"), "test")
     rows = []
-    for name, found in measured.items():
-        low, high = found.get("interval") or (None, None)
+    for name, metric in measured.items():
+        low, high = metric.get("interval") or (None, None)
         span = "" if low is None else f"{low:.3f} to {high:.3f}"
-        note = _plain(found.get("note") or "")
-        rows.append((_plain(name), f"{found['value']:.3f}", span, str(found.get("n", "")), note))
-    warned = "".join(f"{_plain(caution)} " for caution in cautions(_without_folders(about)))
+        note = _escape(metric.get("note") or "")
+        rows.append((_escape(name), f"{metric['value']:.3f}", span, str(metric.get("n", "")), note))
+    warnings = "".join(f"{_escape(caution)} " for caution in cautions(_without_folders(about)))
     protocol = ", ".join(
-        f"{key.replace('_', ' ')} {_plain(str(value))}"
+        f"{key.replace('_', ' ')} {_escape(str(value))}"
         for key, value in about.items()
         if isinstance(value, str | int | float)
     )
     return f"""\
 ## Results
 
-{_of_another_step("measured", evaluation.get("step"), step)}{warned}Protocol: {protocol}. \
+{_step_caution("measured", evaluation.get("step"), step)}{warnings}Protocol: {protocol}. \
 Intervals are over {kind} patients, or over generated images; they hold the training seed fixed.
 
 {_table(("metric", "value", "95 % interval", "n", "note"), rows)}"""
@@ -219,36 +219,37 @@ Intervals are over {kind} patients, or over generated images; they hold the trai
 
 def _audit(run_dir: RunDirectory, step: int) -> str:
     try:
-        found = run_dir.read_audit()
-        about = found["protocol"]
-        said = (
-            f"{_of_another_step('made', found['step'], step)}{_of_other_data(about)}"
-            f"{_plain(found['says'])} "
+        audit = run_dir.read_audit()
+        about = audit["protocol"]
+        text = (
+            f"{_step_caution('made', audit['step'], step)}{_data_caution(about)}"
+            f"{_escape(audit['says'])} "
             f"({about['generated']:,} generated, {about['training_images']:,} training and "
-            f"{about['held_out_images']:,} held-out images; verdict `{found['verdict']}`). "
+            f"{about['held_out_images']:,} held-out images; verdict `{audit['verdict']}`). "
             "It cannot show that a generator is safe."
         )
     except FileNotFoundError:
-        said = (
-            "None was made. `xraygan audit RUN` asks whether a generator copies its training "
-            "images; do that before its weights leave the house."
+        text = (
+            "None was made. `xraygan audit RUN` tests whether a generator copies its training "
+            "images; run it before you publish the weights."
         )
-    return f"## Privacy audit\n\n{said}"
+    return f"## Privacy audit\n\n{text}"
 
 
-def _of_other_data(about: Object) -> str:
+def _data_caution(about: Object) -> str:
     differs = about.get("data_differs") or []
-    lines = _plain("; ".join(map(str, differs)))
-    return f"**It was made with other images than those of the training: {lines}.** " * bool(
-        differs
-    )
+    lines = _escape("; ".join(map(str, differs)))
+    return f"**It was made with other images than the training images: {lines}.** " * bool(differs)
 
 
-def _of_another_step(what: str, of: object, step: int) -> str:
-    return "" if of == step else f"**It was {what} at step {of}, not at that of these files.** "
+def _step_caution(verb: str, result_step: object, step: int) -> str:
+    """A warning that a result is for another step than the exported one."""
+    if result_step == step:
+        return ""
+    return f"**It was {verb} at step {result_step}, not at the step of these files.** "
 
 
-# -- how to use it ---------------------------------------------------------------------------------
+# -- inputs and outputs, licence -------------------------------------------------------------------
 
 
 def _interface(session: Session, models: Sequence[Model]) -> str:
@@ -256,7 +257,7 @@ def _interface(session: Session, models: Sequence[Model]) -> str:
     low, high = session.recipe.tables.data.value_range
     side, k = task.image_size, len(task.classes)
     images = f"grey, black {low:g} and white {high:g}"
-    share = "add up to 1" if task.exclusive else "each on its own"
+    share = "adding up to 1" if task.exclusive else "independent"
     conditions = "one-hot" if task.exclusive else "0 or 1 for each class"
     rows = []
     for model in models:
@@ -265,18 +266,18 @@ def _interface(session: Session, models: Sequence[Model]) -> str:
             rows.append((model.name, "input", "`z`", shape, "standard normal"))
             if "labels" in model.inputs:
                 rows.append((model.name, "input", "`labels`", f"(N, {k})", conditions))
-            made = "grey, black -1 and white 1"
-            rows.append((model.name, "output", "`images`", f"(N, 1, {side}, {side})", made))
+            generated = "grey, black -1 and white 1"
+            rows.append((model.name, "output", "`images`", f"(N, 1, {side}, {side})", generated))
         else:
             rows.append((model.name, "input", "`images`", f"(N, 1, {side}, {side})", images))
             rows.append((model.name, "output", "`logits`", f"(N, {k})", "any number"))
-            said = f"in [0, 1], {share}"
-            rows.append((model.name, "output", "`probabilities`", f"(N, {k})", said))
-    classes = "\n".join(f"{i}. {_plain(name)}" for i, name in enumerate(task.classes))
+            span = f"in [0, 1], {share}"
+            rows.append((model.name, "output", "`probabilities`", f"(N, {k})", span))
+    classes = "\n".join(f"{i}. {_escape(name)}" for i, name in enumerate(task.classes))
     return f"""\
 ## Inputs and outputs
 
-Tensors of float32; N is any number from 1.
+Tensors are float32; N is any number from 1.
 
 {_table(("network", "", "name", "shape", "range"), rows)}
 
@@ -287,12 +288,12 @@ The classes, by their columns:
 
 def _licence(session: Session) -> str:
     part = session.recipe.choices["data"].part
-    said = part.cls.licence or "unknown to the toolkit; say it here before you publish this"
+    licence = part.cls.licence or "unknown to the toolkit; add it here before you publish this"
     return f"""\
 ## Licence
 
-Of the weights: whoever publishes them chooses it, and sets `license` above. Of the images they \
-were made from (`{part.name}`): {said}."""
+Weights: whoever publishes them chooses the licence and sets `license` above. Training images \
+(`{part.name}`): {licence}."""
 
 
 # -- Markdown --------------------------------------------------------------------------------------
@@ -306,7 +307,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines())
 
 
-def _plain(text: str) -> str:
-    """A name or message as one line that Markdown leaves as it is."""
+def _escape(text: str) -> str:
+    """A name or message as one line with the characters of Markdown escaped."""
     marks = {"&": "&amp;", "<": "&lt;", "|": "\\|", "`": "'", "*": "\\*", "[": "\\["}
     return "".join(marks.get(letter, letter) for letter in " ".join(text.split()))

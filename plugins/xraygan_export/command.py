@@ -1,4 +1,4 @@
-"""The command; what is slow to import waits until it runs."""
+"""The command ``xraygan export``. Slow modules are imported when it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMATS = ("onnx", "torch", "safetensors")
     type=click.Choice([*FORMATS, "all"]),
     default=("all",),
     show_default=True,
-    help="Which files; repeatable.",
+    help="The formats to write; repeatable.",
 )
 @click.option(
     "--out",
@@ -46,10 +46,10 @@ def export(
 ) -> None:
     """Write RUN's generator and classifier as files for other programs.
 
-    ONNX (with pip install 'xraygan[onnx]'), torch.export and safetensors, for batches of any size,
-    and README.md, a model card with what they are, what was measured, their limits, and code that
-    loads each file. Where an average of a network is kept, that is written. Nothing is written
-    over.
+    The formats are ONNX (with pip install 'xraygan[onnx]'), torch.export and safetensors, for
+    batches of any size. README.md is a model card: it describes the networks, their metrics and
+    limits, and has code that loads each file. If a network has an average of its weights (EMA), the
+    average is exported. No existing file is overwritten.
     """
     from xraygan.plugin_api import Display, RunDirectory, restore_session
 

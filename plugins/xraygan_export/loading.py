@@ -1,4 +1,4 @@
-"""Code for the card that loads each file and uses it."""
+"""The code in the model card that loads each file and runs it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .models import Model
 FORMATS = {
     ".onnx": "ONNX, for any runtime; here with `pip install onnxruntime`:",
     ".pt2": (
-        "torch.export, for PyTorch alone: a zip archive of the traced computation (JSON) and of "
-        "raw tensors. It holds no pickle; still, load such files only from those you trust:"
+        "torch.export, for PyTorch: a zip archive of the traced computation (JSON) and of raw "
+        "tensors. It contains no pickle; still, load such files only from sources that you trust:"
     ),
     ".safetensors": (
-        "safetensors, the weights alone, for the network's own code"
-        " (`pip install xraygan` and the plugin that it is of):"
+        "safetensors, only the weights, for the network's own code"
+        " (`pip install xraygan` and the plugin of the network):"
     ),
 }
 
@@ -24,11 +24,11 @@ FORMATS = {
 def loading(session: Session, models: Sequence[Model], files: Sequence[str]) -> Iterator[str]:
     """A paragraph and a block of Python for each file."""
     for model in models:
-        for suffix, said in FORMATS.items():
+        for suffix, description in FORMATS.items():
             name = f"{model.name}{suffix}"
             if name in files:
                 lines = _lines(session, model, name, suffix)
-                yield f"`{name}`: {said}\n\n```python\n" + "\n".join(lines) + "\n```"
+                yield f"`{name}`: {description}\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
 def _lines(session: Session, model: Model, file: str, suffix: str) -> Iterator[str]:
@@ -36,8 +36,8 @@ def _lines(session: Session, model: Model, file: str, suffix: str) -> Iterator[s
         yield from ("import numpy as np", "import onnxruntime", "")
         yield from _inputs(session, model, numpy=True)
         yield f'session = onnxruntime.InferenceSession("{file}")'
-        given = ", ".join(f'"{name}": {name}' for name in model.inputs)
-        yield f"{_unpacked(model)} = session.run(None, {{{given}}})"
+        feeds = ", ".join(f'"{name}": {name}' for name in model.inputs)
+        yield f"{_output_names(model)} = session.run(None, {{{feeds}}})"
     elif suffix == ".pt2":
         yield from ("import torch", "")
         yield from _inputs(session, model, numpy=False)
@@ -62,11 +62,11 @@ def _lines(session: Session, model: Model, file: str, suffix: str) -> Iterator[s
 
 
 def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
-    """Lines that make the inputs, four latents or two images."""
+    """Lines that create example inputs: four latents or two images."""
     task = session.graph.task
     low, high = session.recipe.tables.data.value_range
     k, c, side = len(task.classes), task.condition_size, task.image_size
-    told = f"; then the metadata, here unknown: {', '.join(task.metadata)}" if c > k else ""
+    metadata = f"; then the metadata, here unknown: {', '.join(task.metadata)}" if c > k else ""
     if model.name == "generator":
         size = model.network.latent_size
         random = "np.random.default_rng(0)" if numpy else "torch.Generator().manual_seed(0)"
@@ -76,20 +76,20 @@ def _inputs(session: Session, model: Model, *, numpy: bool) -> Iterator[str]:
             else f"z = torch.randn(4, {size}, generator={random})"
         )
         if "labels" in model.inputs:
-            shape = f"{k}, {c}" if told else f"{k}"
+            shape = f"{k}, {c}" if metadata else f"{k}"
             eye = f"np.eye({shape}, dtype=np.float32)" if numpy else f"torch.eye({shape})"
             columns = [i % k for i in range(4)]
-            yield f"labels = {eye}[{columns}]  # the classes by their columns{told}"
+            yield f"labels = {eye}[{columns}]  # the classes by their columns{metadata}"
         return
     zeros = "np.zeros({}, np.uint8)" if numpy else "torch.zeros({}, dtype=torch.uint8)"
-    yield f"pixels = {zeros.format(f'(2, {side}, {side})')}  # grey radiographs in your place"
-    wide = "pixels[:, None].astype(np.float32)" if numpy else "pixels[:, None].float()"
-    yield f"images = {wide} / 255 * {high - low!r} + {low!r}"
+    yield f"pixels = {zeros.format(f'(2, {side}, {side})')}  # put your grey radiographs here"
+    floats = "pixels[:, None].astype(np.float32)" if numpy else "pixels[:, None].float()"
+    yield f"images = {floats} / 255 * {high - low!r} + {low!r}"
     if "metadata" in model.inputs:
         unknown = "np.zeros({}, np.float32)" if numpy else "torch.zeros({})"
         yield f"metadata = {unknown.format((2, c - k))}  # see xraygan.data.metadata"
 
 
-def _unpacked(model: Model) -> str:
-    """What takes a list of outputs apart."""
+def _output_names(model: Model) -> str:
+    """The left side of an assignment that unpacks a list of outputs."""
     return ", ".join(model.outputs) if len(model.outputs) > 1 else f"({model.outputs[0]},)"

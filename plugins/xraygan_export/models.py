@@ -1,4 +1,4 @@
-"""What is written of a run's networks, in each format."""
+"""The exported networks of a run, and their content in each format."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from torch import Tensor, nn
 from xraygan import Classifier, UserError
 from xraygan.plugin_api import Session, describe_error
 
-EXAMPLES = 2  # images in the batch that is traced; one alone would be taken for a constant
+EXAMPLES = 2  # images in the traced batch; torch.export would treat a batch size of 1 as constant
 
 
 class Classified(nn.Module):
-    """Images to what the classifier says of them: logits and probabilities, ``(N, K)`` each."""
+    """A classifier that returns its logits and probabilities, ``(N, K)`` each."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        given = [images] if metadata is None else [images, metadata]
-        logits = self.classifier(*given)["logits"]
+        inputs = [images] if metadata is None else [images, metadata]
+        logits = self.classifier(*inputs)["logits"]
         return logits, self.classifier.task.probabilities(logits)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network to be written.
+    """A network to export.
 
     Attributes:
         name: ``"generator"`` or ``"classifier"``.
-        network: on the processor, in float32 and evaluation mode.
-        traced: the function of tensors that other programs get.
-        inputs: examples ``(EXAMPLES, ...)`` by name, in the order of its parameters.
-        outputs: names.
+        network: the network on the CPU, in float32 and evaluation mode.
+        traced: the module that is traced for other programs; its outputs are tensors.
+        inputs: example inputs ``(EXAMPLES, ...)`` by name, in the order of its parameters.
+        outputs: the names of its outputs.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Model:
 
 
 def models(session: Session) -> list[Model]:
-    """The generator and the classifier, as far as the run has them."""
-    task, found = session.graph.task, []
+    """The run's generator and classifier, if it has them."""
+    task, models = session.graph.task, []
     for name in ("generator", "classifier"):
         if name not in session.graph.networks:
             continue
@@ -63,14 +63,14 @@ def models(session: Session) -> list[Model]:
             inputs = {"images": torch.zeros(EXAMPLES, 1, task.image_size, task.image_size)}
             if network.metadata:
                 inputs["metadata"] = torch.zeros(EXAMPLES, 2 * len(task.metadata))
-            answers = ("logits", "probabilities")
-            found.append(Model(name, network, Classified(network), inputs, answers))
+            outputs = ("logits", "probabilities")
+            models.append(Model(name, network, Classified(network), inputs, outputs))
             continue
         inputs = {"z": torch.zeros(EXAMPLES, network.latent_size)}
         if network.conditional:
             inputs["labels"] = torch.zeros(EXAMPLES, task.condition_size)
-        found.append(Model(name, network, network, inputs, ("images",)))
-    return found
+        models.append(Model(name, network, network, inputs, ("images",)))
+    return models
 
 
 def files(model: Model, formats: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -94,10 +94,11 @@ def files(model: Model, formats: tuple[str, ...]) -> Iterator[tuple[str, bytes]]
 
 
 def trace(model: Model) -> torch.export.ExportedProgram:
-    """A network's computation for batches of any size, without anything of this machine.
+    """Trace a network for batches of any size, without paths of this machine.
 
     Raises:
-        UserError: which operations it computes depends on the numbers that it is given.
+        UserError: torch.export cannot trace it, for example because its operations depend on the
+            values of its inputs.
     """
     batch = torch.export.Dim("batch")
     try:
@@ -114,7 +115,7 @@ def trace(model: Model) -> torch.export.ExportedProgram:
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # the paths of source files
-    # They would be the one part of a .pt2 file that is a pickle.
+    # The example inputs would be the only pickle in a .pt2 file.
     program.example_inputs = None
     return program
 
@@ -122,8 +123,8 @@ def trace(model: Model) -> torch.export.ExportedProgram:
 def as_onnx(program: torch.export.ExportedProgram, model: Model) -> bytes:
     """The content of an ONNX file."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that two inputs share the name of an axis
-        made: Any = torch.onnx.export(
+        warnings.simplefilter("ignore")  # two inputs share the name of an axis
+        exported: Any = torch.onnx.export(
             program,
             tuple(model.inputs.values()),
             dynamo=True,
@@ -132,4 +133,4 @@ def as_onnx(program: torch.export.ExportedProgram, model: Model) -> bytes:
             output_names=list(model.outputs),
             dynamic_shapes={name: {0: "batch"} for name in model.inputs},
         )
-    return made.model_proto.SerializeToString()
+    return exported.model_proto.SerializeToString()

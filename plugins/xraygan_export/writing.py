@@ -1,4 +1,4 @@
-"""The files of an export, together or not at all."""
+"""Write all files of an export, or none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .models import files, models
 
 
 def refuse_early(formats: tuple[str, ...], out: Path) -> None:
-    """Stop before the data is prepared where nothing can be written.
+    """Check the output folder and the packages before the data is prepared.
 
     Raises:
         UserError: the folder is not empty, or a package is missing.
@@ -33,15 +33,15 @@ def refuse_early(formats: tuple[str, ...], out: Path) -> None:
 def write(
     session: Session, run_dir: RunDirectory, step: int, formats: tuple[str, ...], out: Path
 ) -> list[Path]:
-    """Write the networks in each format, and their card.
+    """Write the networks in each format, and their model card.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         UserError: a network cannot be traced, or the folder cannot be written.
     """
-    found = models(session)
-    contents = {name: data for model in found for name, data in files(model, formats)}
-    text = card(session, run_dir, step, found, list(contents))
+    networks = models(session)
+    contents = {name: data for model in networks for name, data in files(model, formats)}
+    text = card(session, run_dir, step, networks, list(contents))
     return write_folder(out, {**contents, "README.md": text.encode()})

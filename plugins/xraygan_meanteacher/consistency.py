@@ -19,14 +19,14 @@ def sigmoid_ramp(progress: float, length: float) -> float:
 
 
 def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Each image moved by its own whole number of pixels, its edge repeated where it left.
+    """Move each image by its own whole number of pixels; its edge is repeated.
 
     Args:
         images: ``(N, 1, S, S)``.
-        down, right: ``(N,)`` int64.
+        down, right: ``(N,)`` int64, in pixels.
     """
-    place = torch.arange(images.shape[-1], device=images.device)
-    rows, columns = ((place - by[:, None]).clamp(0, len(place) - 1) for by in (down, right))
+    index = torch.arange(images.shape[-1], device=images.device)
+    rows, columns = ((index - shift[:, None]).clamp(0, len(index) - 1) for shift in (down, right))
     image = torch.arange(len(images), device=images.device)[:, None, None]
     return images[image, 0, rows[:, :, None], columns[:, None, :]][:, None]
 
@@ -35,20 +35,21 @@ class MeanTeacher(Score):
     """Consistency of the classifier with its own average, the mean teacher
 
     r(t) mean_{i,k} (p_k(x_i + noise; w) - p_k(x_i + other noise; w'))^2 over a batch of unlabelled
-    images, or of the labelled ones where the recipe gives no others. p are class probabilities, w
-    the classifier's weights, and w' <- a w' + (1 - a) w their exponential average, through which
-    nothing is learned; a is [classifier] average. Each of the two sees the images moved by a random
-    number of whole pixels, the edge repeated, and with Gaussian noise on them, drawn anew. The
-    weight r(t) = exp(-5 (1 - t/T)^2) rises in the first share T of the run and is 1 from there on.
+    images, or of the labelled images if the recipe has no unlabelled ones. p are class
+    probabilities, w the classifier's weights, and w' <- a w' + (1 - a) w their exponential moving
+    average, with a = [classifier] average; no gradient passes through w'. For each of the two
+    networks the images are moved by a random number of whole pixels, with the edge repeated, and
+    get new Gaussian noise. The weight r(t) = exp(-5 (1 - t/T)^2) rises in the first share T of the
+    run and is 1 after it.
 
-    Both normalize these batches by their own mean and variance, and neither's running statistics
-    follow them: those are of real, labelled, unperturbed images.
+    Batch normalization uses the mean and variance of these batches. The running statistics are not
+    updated: they are of real, labelled, unperturbed images.
 
     Source: Tarvainen and Valpola, arXiv:1703.01780; for chest X-rays Liu et al., arXiv:2103.03629.
 
     Args:
         noise: standard deviation of the Gaussian noise, where black is -1 and white 1; 0 for none.
-        translation: the furthest move down, up, left or right, as a share of the image's side.
+        translation: the largest shift down, up, left or right, as a share of the image's side.
         ramp_up: T, as a share of the run; 0 for the full weight from the beginning.
     """
 
@@ -73,18 +74,18 @@ class MeanTeacher(Score):
         student = step.classify(self.perturb(images, step))
         with torch.no_grad():
             teacher = step.classify(self.perturb(images, step), averaged=True)
-        ours, target = (step.task.probabilities(found["logits"]) for found in (student, teacher))
-        return sigmoid_ramp(step.progress, self.ramp_up) * F.mse_loss(ours, target)
+        probs, target = (step.task.probabilities(out["logits"]) for out in (student, teacher))
+        return sigmoid_ramp(step.progress, self.ramp_up) * F.mse_loss(probs, target)
 
     def perturb(self, images: Tensor, step: Step) -> Tensor:
-        """Images moved and with noise on them, each by its own random numbers."""
+        """Move the images and add noise, with random numbers for each image."""
         source: dict[str, Any] = {"generator": step.rng, "device": images.device}
-        furthest = round(self.translation * images.shape[-1])
-        if furthest:
-            span = (-furthest, furthest + 1)
-            moves = step.draw(lambda n: torch.randint(*span, (n, 2), **source))
-            images = translate(images, *moves.unbind(dim=1))
+        largest = round(self.translation * images.shape[-1])
+        if largest:
+            span = (-largest, largest + 1)
+            shifts = step.draw(lambda n: torch.randint(*span, (n, 2), **source))
+            images = translate(images, *shifts.unbind(dim=1))
         if self.noise:
-            drawn = step.draw(lambda n: torch.randn(n, *images.shape[1:], **source))
-            images = images + self.noise * drawn
+            noise = step.draw(lambda n: torch.randn(n, *images.shape[1:], **source))
+            images = images + self.noise * noise
         return images

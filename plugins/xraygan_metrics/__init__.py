@@ -1,4 +1,4 @@
-"""What is measured of a trained run: the classifier, the generated images, and both together."""
+"""Metrics of a trained run: of its classifier, of the generated images, and of both together."""
 
 from xraygan import hookimpl
 

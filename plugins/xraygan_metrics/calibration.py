@@ -1,4 +1,4 @@
-"""Whether the classifier's probabilities can be believed."""
+"""The calibration of the classifier's probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from xraygan import Evaluation, Measurement, Metric
 from xraygan.plugin_api import percentile_interval
 
-from .classification import SHARE, Judged, mean_of, ratio
+from .classification import SHARE, Predictions, class_mean, ratio
 
 Binning = Literal["width", "mass"]
 
@@ -20,8 +20,9 @@ Binning = Literal["width", "mass"]
 def bins_of(probs: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
     """The bin ``(N,)`` of each probability.
 
-    Of equal width: [0, 1/B), [1/B, 2/B), ... [1 - 1/B, 1]. Of equal mass: bounded by the quantiles
-    1/B, 2/B, ... of the probabilities, so that each holds about as many; equal ones share a bin.
+    Bins of equal width are [0, 1/B), [1/B, 2/B), ... [1 - 1/B, 1]. Bins of equal mass are bounded
+    by the quantiles 1/B, 2/B, ... of the probabilities, so that they have about equal counts; equal
+    probabilities share a bin.
     """
     if binning == "width":
         return np.minimum((probs * bins).astype(np.int64), bins - 1)
@@ -30,42 +31,43 @@ def bins_of(probs: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
 
 
 def calibration_error(
-    truth: np.ndarray, probs: np.ndarray, where: np.ndarray, weights: np.ndarray
+    truth: np.ndarray, probs: np.ndarray, bins: np.ndarray, weights: np.ndarray
 ) -> float:
-    """Sum over bins b of (n_b / n) |mean truth - mean probability in b|, NaN without weight.
+    """Sum over bins b of (n_b / n) |mean truth - mean probability in b|; NaN if all weights are 0.
 
     Args:
         truth, probs: ``(N,)``, 0/1 and in [0, 1].
-        where: ``(N,)`` int64, the bins.
-        weights: ``(N,)``, at least 0: how often each counts.
+        bins: ``(N,)`` int64, the bin of each image.
+        weights: ``(N,)``, at least 0: how often each image counts.
     """
     total = weights.sum()
     if total == 0:
         return float("nan")
-    return float(np.abs(np.bincount(where, weights * (truth - probs))).sum() / total)
+    return float(np.abs(np.bincount(bins, weights * (truth - probs))).sum() / total)
 
 
 class Calibration(Metric):
     """Calibration of the classifier: expected calibration error (ECE) and Brier score
 
     For each class against the rest: ECE is the sum over bins b of the probabilities p of (n_b / n)
-    |share of positives in b - mean p in b|, in [0, 1], 0 for probabilities that can be taken at
-    their word; the Brier score is the mean of (p - y)^2, in [0, 1]. Both as means over classes too
-    (times the number of classes, that is Brier's own score). Where classes exclude each other,
-    `ece/top` is the ECE of the likeliest class's probability against whether it is right, and
-    images that have none or several of the classes are left out.
+    |share of positives in b - mean p in b|, in [0, 1]; it is 0 for perfectly calibrated
+    probabilities. The Brier score is the mean of (p - y)^2, in [0, 1]. Both are also averaged over
+    the classes (the mean Brier score times the number of classes is Brier's original score). For
+    exclusive classes, `ece/top` is the ECE of the probability of the predicted class, and images
+    with none or several of the classes are left out.
 
-    Intervals are over patients. That of a class's Brier score is a score interval, as accuracy's;
-    that of ECE the percentiles of a bootstrap, the bins held fixed; those of means add those of the
-    classes. ECE is biased upwards, more with more bins and fewer images, and a resample by as much
-    again: the resamples are moved so that their mean is the figure.
+    Intervals are over patients. The interval of a class's Brier score is a score interval, as that
+    of accuracy; the interval of ECE is a percentile bootstrap with fixed bins; the intervals of
+    means combine those of the classes. ECE is biased upwards, more with more bins and fewer images,
+    and each resample adds the same bias again, so the resamples are shifted to have the figure as
+    their mean.
 
     Source: Guo et al., arXiv:1706.04599; equal mass: Nguyen and O'Connor, arXiv:1508.05154;
     Brier, Verification of forecasts expressed in terms of probability, 1950.
 
     Args:
         bins: B.
-        binning: "width" for bins of equal width, "mass" for bins of equally many images.
+        binning: "width" for bins of equal width, "mass" for bins with equal numbers of images.
     """
 
     def __init__(
@@ -77,35 +79,35 @@ class Calibration(Metric):
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
         if "classifier" not in evaluation.networks:
             return {}
-        judged = Judged.of(evaluation, evaluation.probs)
-        if not judged.counted.any():
+        predictions = Predictions.of(evaluation, evaluation.probs)
+        if not predictions.counted.any():
             note = f"no {evaluation.kind} image has one of the classes"
             none = Measurement(None, 0, note=note, better="lower")
             return {"ece/mean": none, "brier/mean": none}
         error, brier = {}, {}
         for i, name in enumerate(evaluation.classes):
-            truth, probs = judged.truth[:, i].astype(np.float64), judged.probs[:, i]
-            error[name] = self._error(evaluation, truth, probs, judged.counted)
-            squares = np.square(probs - truth) * judged.counted
-            brier[name] = ratio(evaluation, squares, judged.counted, "mean (p - y)^2")
-        found = {f"ece/{name}": measured for name, measured in error.items()}
-        found["ece/mean"] = _mean(error)
+            truth, probs = predictions.truth[:, i].astype(np.float64), predictions.probs[:, i]
+            error[name] = self._error(evaluation, truth, probs, predictions.counted)
+            squares = np.square(probs - truth) * predictions.counted
+            brier[name] = ratio(evaluation, squares, predictions.counted, "mean (p - y)^2")
+        figures = {f"ece/{name}": measured for name, measured in error.items()}
+        figures["ece/mean"] = _mean(error)
         if evaluation.task.exclusive:
-            right = (judged.truth == judged.predicted).all(axis=1).astype(np.float64)
-            top = self._error(evaluation, right, judged.probs.max(axis=1), judged.counted)
-            found["ece/top"] = replace(top, note=f"of the likeliest class, {top.note}")
-        found |= {f"brier/{name}": measured for name, measured in brier.items()}
-        found["brier/mean"] = _mean(brier)
-        n = int(judged.counted.sum())
-        return {name: replace(one, n=n, better="lower") for name, one in found.items()}
+            right = (predictions.truth == predictions.predicted).all(axis=1).astype(np.float64)
+            top = self._error(evaluation, right, predictions.probs.max(axis=1), predictions.counted)
+            figures["ece/top"] = replace(top, note=f"of the likeliest class, {top.note}")
+        figures |= {f"brier/{name}": measured for name, measured in brier.items()}
+        figures["brier/mean"] = _mean(brier)
+        n = int(predictions.counted.sum())
+        return {name: replace(one, n=n, better="lower") for name, one in figures.items()}
 
     def _error(
         self, evaluation: Evaluation, truth: np.ndarray, probs: np.ndarray, counted: np.ndarray
     ) -> Measurement:
-        where = bins_of(probs, self.bins, self.binning)
+        bins = bins_of(probs, self.bins, self.binning)
 
         def error(weights: np.ndarray) -> float:
-            return calibration_error(truth, probs, where, weights * counted)
+            return calibration_error(truth, probs, bins, weights * counted)
 
         value = error(np.ones(len(truth)))
         note = f"{self.bins} bins of equal {self.binning}; resamples less what they are biased by"
@@ -113,15 +115,15 @@ class Calibration(Metric):
         resamples = measured.resamples
         if resamples is None or not np.isfinite(resamples).any():
             return measured
-        return _of_resamples(measured, value, resamples - np.nanmean(resamples) + value)
+        return _with_resamples(measured, value, resamples - np.nanmean(resamples) + value)
 
 
-def _mean(of: Mapping[str, Measurement]) -> Measurement:
-    first = next(iter(of.values()))
-    return mean_of([*of.values()], f"mean over {len(of)} classes, {first.note}")
+def _mean(by_class: Mapping[str, Measurement]) -> Measurement:
+    first = next(iter(by_class.values()))
+    return class_mean([*by_class.values()], f"mean over {len(by_class)} classes, {first.note}")
 
 
-def _of_resamples(measured: Measurement, value: float, resamples: np.ndarray) -> Measurement:
+def _with_resamples(measured: Measurement, value: float, resamples: np.ndarray) -> Measurement:
     """A figure in [0, 1] with the interval of its resamples."""
     interval = percentile_interval(resamples)
     if interval is not None:

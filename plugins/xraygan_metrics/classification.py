@@ -11,27 +11,28 @@ from sklearn.metrics import roc_auc_score
 from xraygan import Evaluation, Measurement, Metric
 from xraygan.plugin_api import auc_interval, bootstrap_variance, mean_interval, share_interval
 
-#: patients of a class below which no interval of its AUC was tried (docs/metrics.md)
+#: number of patients of a class below which the interval of its AUC is untested (docs/metrics.md)
 FEW = 5
 SHARE = (0.0, 1.0)
 
 
 def weighted_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
-    """Area under the ROC curve with image weights, NaN where a class has no weight.
+    """Area under the ROC curve with image weights; NaN if a class has no weight.
 
-    P(score of a positive > that of a negative) + P(they are equal) / 2, the Mann-Whitney form, for
-    the bootstrap: one sort serves thousands of weightings when ``scores`` comes sorted.
+    In the Mann-Whitney form: P(score of a positive > score of a negative) + P(equal scores) / 2.
+    The scores come sorted, so that a bootstrap sorts once for thousands of weightings.
 
     Args:
-        truth: ``(N,)`` 0/1, in the order of rising scores.
-        scores: ``(N,)``, rising.
+        truth: ``(N,)`` 0/1, in the order of the scores.
+        scores: ``(N,)``, in rising order.
         weights: ``(N,)``, at least 0.
     """
     positive, negative = weights * truth, weights * (1 - truth)
     total = positive.sum() * negative.sum()
     if total == 0:
         return float("nan")
-    first = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])  # of each run of equal scores
+    # Sum the weights of each run of equal scores, so that ties count as half.
+    first = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
     tied_positive, tied_negative = (
         np.add.reduceat(positive, first),
         np.add.reduceat(negative, first),
@@ -41,13 +42,13 @@ def weighted_auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
 
 
 class AUC(Metric):
-    """Area under the ROC curve of each class, one against the rest, and their mean
+    """Area under the ROC curve of each class against the rest, and the mean over classes
 
     The ROC curve is the true positive rate as a function of the false positive rate. The rest are
-    the other classes of the recipe. A class that all or none of the test images have has no AUC.
+    the other classes of the recipe. A class has no AUC if all or none of the test images have it.
     Intervals are score intervals over patients (Newcombe's, scaled to the variance in a bootstrap),
-    which hold their level with five positive patients and for an AUC of 1; that of the mean adds
-    theirs (Zou's).
+    which hold their level with five positive patients and for an AUC of 1. The interval of the mean
+    combines those of the classes (Zou's).
 
     Source: scikit-learn's roc_auc_score; the paper's Tabs. 2, 4, 5, 6 and 9; Newcombe, Statistics
     in Medicine 25 (2006), method 5; Zou, Psychological Methods 12 (2007).
@@ -60,29 +61,29 @@ class AUC(Metric):
 
 
 def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
-    """The AUC of each class and their mean, of probabilities ``(N, K)`` for the test images."""
-    found: dict[str, Measurement] = {}
+    """The AUC of each class and their mean, from probabilities ``(N, K)`` of the test images."""
+    figures: dict[str, Measurement] = {}
     known: list[Measurement] = []
     n = len(evaluation.labels)
     for name, column in evaluation.classes.items():
         truth, scores = evaluation.labels[:, column], probs[:, column]
         if len(np.unique(truth)) < 2:
             note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: no AUC"
-            found[f"auc/{name}"] = Measurement(None, n, note=note)
+            figures[f"auc/{name}"] = Measurement(None, n, note=note)
             continue
-        found[f"auc/{name}"] = _auc(evaluation, truth, scores)
-        known.append(found[f"auc/{name}"])
+        figures[f"auc/{name}"] = _auc(evaluation, truth, scores)
+        known.append(figures[f"auc/{name}"])
     if known:
-        found["auc/mean"] = mean_of(known, f"mean over {len(known)} classes")
-    return found
+        figures["auc/mean"] = class_mean(known, f"mean over {len(known)} classes")
+    return figures
 
 
 def _auc(evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray) -> Measurement:
-    """One class's AUC, its patients counted: few positive ones tell little of others."""
+    """The AUC of one class; its interval accounts for the number of positive patients."""
     order = np.argsort(scores, kind="stable")
     rising = (truth[order].astype(np.float64), scores[order])
     patients = evaluation.patients
-    positives, negatives = (len(np.unique(patients[truth == of])) for of in (1, 0))
+    positives, negatives = (len(np.unique(patients[truth == label])) for label in (1, 0))
     note = f"one against the rest, {int(truth.sum())} positive images of {positives} patients"
     if min(positives, negatives) < FEW:
         note += ": too few for its interval to be trusted"
@@ -94,16 +95,16 @@ def _auc(evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray) -> Measu
     )
 
 
-def mean_of(known: Sequence[Measurement], note: str) -> Measurement:
-    """The mean over classes of a figure in [0, 1], all measured on the same test images."""
+def class_mean(known: Sequence[Measurement], note: str) -> Measurement:
+    """The mean over classes of a figure in [0, 1], measured on the same test images."""
     values = [float(one.value) for one in known if isinstance(one.value, float)]
     intervals = [one.interval for one in known if one.interval is not None]
     resamples = [one.resamples for one in known if one.resamples is not None]
-    whole = len(intervals) == len(resamples) == len(known)
+    complete = len(intervals) == len(resamples) == len(known)
     return replace(
         known[0],
         value=float(np.mean(values)),
-        interval=mean_interval(values, intervals, resamples) if whole else None,
+        interval=mean_interval(values, intervals, resamples) if complete else None,
         note=note,
         resamples=np.mean(resamples, axis=0) if len(resamples) == len(known) else None,
     )
@@ -112,26 +113,29 @@ def mean_of(known: Sequence[Measurement], note: str) -> Measurement:
 def with_interval(
     measured: Measurement, interval: Callable[[float], tuple[float, float]], patients: int
 ) -> Measurement:
-    """A figure in [0, 1] with another interval than its bootstrap's.
+    """Replace the interval of a figure in [0, 1].
 
     Args:
-        interval: makes it of the variance over patients.
-        patients: how many patients, of the smaller class where there are two.
+        interval: computes the interval from the variance over patients.
+        patients: number of patients, of the smaller class if there are two.
     """
     if measured.resamples is None or not len(measured.resamples):
-        return replace(measured, limits=SHARE)  # [evaluation] bootstrap = 0 asks for none
+        return replace(measured, limits=SHARE)  # [evaluation] bootstrap = 0: no interval
     variance = bootstrap_variance(measured.resamples, patients)
     return replace(measured, interval=interval(variance), limits=SHARE)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The test images' labels beside what is predicted for them, of the recipe's classes.
+class Predictions:
+    """Labels and predictions of the test images, for the C classes that are measured.
 
     Attributes:
-        truth, probs: ``(N, C)``, C columns of the labels and probabilities.
-        predicted: ``(N, C)`` uint8.
-        counted: ``(N,)`` 0/1: where classes exclude each other, 1 for images with exactly one.
+        truth: ``(N, C)`` 0/1, the labels.
+        probs: ``(N, C)``, the probabilities.
+        predicted: ``(N, C)`` uint8, the predicted labels.
+        counted: ``(N,)`` 0/1, the images to count: if classes are exclusive, those with exactly one
+            label.
+        exclusive: whether classes are exclusive.
     """
 
     truth: np.ndarray
@@ -141,8 +145,8 @@ class Judged:
     exclusive: bool
 
     @classmethod
-    def of(cls, evaluation: Evaluation, probs: np.ndarray) -> Judged:
-        """Judge probabilities ``(N, K)`` for the test images."""
+    def of(cls, evaluation: Evaluation, probs: np.ndarray) -> Predictions:
+        """Predict labels from probabilities ``(N, K)`` of the test images."""
         columns = list(evaluation.classes.values())
         truth, probs = evaluation.labels[:, columns], probs[:, columns]
         exclusive = evaluation.task.exclusive
@@ -154,7 +158,7 @@ class Judged:
         return cls(truth, probs, predicted, counted, exclusive)
 
     def accuracy(self, evaluation: Evaluation) -> Measurement:
-        """The share of images, or of findings, that are predicted right."""
+        """The share of images, or of findings, with the right prediction."""
         if not self.counted.any():
             return Measurement(None, 0, note=f"no {evaluation.kind} image has one of the classes")
         right = self.truth == self.predicted
@@ -170,11 +174,12 @@ _BASE = {"precision": "predicted as", "recall": "of"}
 class Classification(Metric):
     """Accuracy, precision and recall of each class, and the confusion matrix
 
-    Where classes exclude each other the likeliest is predicted, and images that have none or
-    several of the classes are left out; else each finding above 0.5 is predicted, the accuracy is
-    the mean over findings, and there is no confusion matrix. Precision is TP / (TP + FP) and recall
-    TP / (TP + FN) (Eqs. 12 and 13). Intervals are score intervals over patients (Wilson's, scaled
-    to the variance in a bootstrap), which hold their level for few patients and perfect shares.
+    For exclusive classes the prediction is the likeliest class, and images with none or several of
+    the classes are left out. For findings the prediction is every finding above 0.5, the accuracy
+    is the mean over findings, and there is no confusion matrix. Precision is TP / (TP + FP) and
+    recall TP / (TP + FN) (Eqs. 12 and 13). Intervals are score intervals over patients (Wilson's,
+    scaled to the variance in a bootstrap), which hold their level for few patients and for shares
+    of 0 and 1.
 
     Source: the paper's Tabs. 1, 3, 7 and 8; Wilson, JASA 22 (1927).
     """
@@ -182,29 +187,31 @@ class Classification(Metric):
     def compute(self, evaluation: Evaluation) -> Mapping[str, Measurement]:
         if "classifier" not in evaluation.networks:
             return {}
-        judged = Judged.of(evaluation, evaluation.probs)
-        truth, predicted, counted = judged.truth, judged.predicted, judged.counted
-        found = {"accuracy": judged.accuracy(evaluation)}
+        predictions = Predictions.of(evaluation, evaluation.probs)
+        truth, predicted, counted = predictions.truth, predictions.predicted, predictions.counted
+        figures = {"accuracy": predictions.accuracy(evaluation)}
         if not counted.any():
-            return found
+            return figures
         for i, name in enumerate(evaluation.classes):
             both = (truth[:, i] & predicted[:, i]) * counted
             for figure, base in (("precision", predicted[:, i]), ("recall", truth[:, i])):
                 note = f"of {int(base @ counted)} that are {_BASE[figure]} it"
-                found[f"{figure}/{name}"] = ratio(evaluation, both, base * counted, note)
+                figures[f"{figure}/{name}"] = ratio(evaluation, both, base * counted, note)
         if evaluation.task.exclusive:
             matrix = (truth * counted[:, None]).T.astype(np.int64) @ predicted
             note = "rows: truth, columns: prediction; " + ", ".join(evaluation.classes)
-            found["confusion_matrix"] = Measurement(matrix.tolist(), int(counted.sum()), note=note)
+            figures["confusion_matrix"] = Measurement(
+                matrix.tolist(), int(counted.sum()), note=note
+            )
         n = int(counted.sum())
-        return {name: replace(measured, n=n) for name, measured in found.items()}
+        return {name: replace(measured, n=n) for name, measured in figures.items()}
 
 
 def ratio(evaluation: Evaluation, part: np.ndarray, base: np.ndarray, note: str) -> Measurement:
-    """Weighted sum of ``part`` over that of ``base``: what is right over all that counts.
+    """The weighted sum of ``part`` over the weighted sum of ``base``, with an interval.
 
     Args:
-        part: ``(N,)``, from 0 to ``base``.
+        part: ``(N,)``, from 0 to ``base``: 1 for a right prediction, for example.
         base: ``(N,)``, at least 0: 0 for an image that does not count.
     """
 

@@ -1,4 +1,4 @@
-"""How many generated images are copies, as the privacy audit flags them."""
+"""The share of generated images that the privacy audit flags as copies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from xraygan.plugin_api import copy_shares
 class Copies(Metric):
     """Share of generated images that the privacy audit flags as copies of training images
 
-    The audit's own comparison with images of patients that the generator never saw, on fewer
-    images, so that sweeps can show it beside other figures: some 1 % is flagged by chance, and the
-    note says how many, and whether the audit would speak of copies. There is no figure where the
-    generated images do not resemble the data, since none of them could be a copy, or where the
-    images are too few to tell any number of copies from chance. Membership is
-    left to `xraygan audit`. It looks at every training image. The interval is a bootstrap in which
-    images with the same nearest training image are drawn together.
+    This is the audit's comparison with held-out patients, on fewer images, so that sweeps can show
+    it beside other figures. It compares with all training images. About 1 % is flagged by chance;
+    the note gives the expected number and the audit's verdict on copies. There is no figure if the
+    generated images do not resemble the data, since none of them could be a copy, or if there are
+    too few images to distinguish any number of copies from chance. Only `xraygan audit` tests
+    membership. The interval is a bootstrap in which images with the same nearest training image are
+    drawn together.
 
     Source: docs/audit.md; after Carlini et al., arXiv:2301.13188.
 
     Args:
-        generated: how many of the evaluation's generated images are looked at, at most.
-        features: look in the classifier's features too, which takes a pass over all training
-            images; else in pixels alone.
+        generated: the number of the evaluation's generated images to compare, at most.
+        features: compare in the classifier's features too, which classifies all training images;
+            otherwise in pixels only.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Metrics of the generated images."""
+"""The Inception Score and Frechet distances of the generated images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic import Field
 from xraygan import Evaluation, Measurement, Metric, UserError
 from xraygan.plugin_api import weights_digest
 
-from .features import FeatureMetric, counts, generated_labels
+from .features import FeatureMetric, generated_labels, image_counts
 from .inception import Inception
 from .intervals import BLOCKS, with_jackknife
 
 
 def inception_score(probs: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """exp(mean_i KL(p_i || q)), q the mean of the rows p_i (Eq. 3); in [1, K].
+    """exp(mean_i KL(p_i || q)) with q the mean of the rows p_i (Eq. 3); in [1, K].
 
     Args:
-        probs: ``(N, K)`` float64 rows that sum to 1.
-        weights: ``(N,)`` how often each row counts; once by default.
+        probs: ``(N, K)`` float64, rows that sum to 1.
+        weights: ``(N,)``, how often each row counts; once by default.
     """
     weights = np.ones(len(probs)) if weights is None else weights
-    # A row that does not count may be alone in its class: log(marginal) would be -inf for it.
+    # Without the rows of weight 0: one may be alone in its class, where log(marginal) is -inf.
     probs, weights = probs[weights > 0], weights[weights > 0]
     weights = weights / weights.sum()
     marginal = weights @ probs
@@ -38,16 +38,18 @@ def inception_score(probs: np.ndarray, weights: np.ndarray | None = None) -> flo
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """|mu_r - mu_g|^2 + Tr(S_r + S_g - 2 (S_r S_g)^(1/2)) of two samples' features (Eq. 4).
 
-    The trace of the root is the sum of the singular values of S_r^(1/2) S_g^(1/2), and with the
-    centred samples X and Y (S = X^T X / (n - 1)) those of X Y^T: exact for fewer images than
-    dimensions, and never negative under the root.
+    The trace of the root is the sum of the singular values of S_r^(1/2) S_g^(1/2). With the centred
+    and scaled samples X and Y (S_r = X^T X, S_g = Y^T Y) these are the singular values of X Y^T. So
+    no matrix root is needed, and the result is exact for fewer images than dimensions, where a
+    matrix root of rank-deficient covariances is not.
 
     Args:
         real, generated: ``(N, D)`` and ``(M, D)`` float64.
     """
     x, y = real - real.mean(axis=0), generated - generated.mean(axis=0)
     x, y = x / np.sqrt(len(x) - 1), y / np.sqrt(len(y) - 1)
-    if x.shape[0] > x.shape[1]:  # more images than dimensions: the triangular factor is smaller
+    # With more images than dimensions, X = Q R is replaced by the smaller R: R^T R = X^T X.
+    if x.shape[0] > x.shape[1]:
         x = np.linalg.qr(x, mode="r")
     if y.shape[0] > y.shape[1]:
         y = np.linalg.qr(y, mode="r")
@@ -57,7 +59,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def frechet(real: np.ndarray, generated: np.ndarray, note: str) -> Measurement:
-    """The Frechet distance with a jackknife interval, if there are images enough for one."""
+    """The Frechet distance with a jackknife interval, if there are enough images."""
     if min(len(real), len(generated)) < 2:
         note += ": too few for a covariance"
         return Measurement(None, len(generated), note=note, better="lower")
@@ -69,8 +71,8 @@ def frechet(real: np.ndarray, generated: np.ndarray, note: str) -> Measurement:
 class InceptionScore(Metric):
     """Inception Score of the generated images, by the run's classifier (Eq. 3)
 
-    exp(E_z[KL(p(y|G(z)) || p(y))]), from 1 to the number of classes. Not comparable with scores by
-    Inception, nor between classifiers. The interval is a bootstrap over generated images.
+    exp(E_z[KL(p(y|G(z)) || p(y))]), from 1 to the number of classes. It is not comparable with
+    scores by Inception, nor between classifiers. The interval is a bootstrap over generated images.
 
     Source: Salimans et al., arXiv:1606.03498; Eq. 3 of XRAY-GAN.
     """
@@ -83,50 +85,49 @@ class InceptionScore(Metric):
             return {key: Measurement(None, 0, note="defined for exclusive classes only")}
         probs = evaluation.fake_probs
         note = f"by the run's own classifier; 1 to {probs.shape[1]}"
-        found = evaluation.over_generated(
+        score = evaluation.over_generated(
             inception_score(probs), lambda weights: inception_score(probs, weights), note
         )
-        return {key: replace(found, network=evaluation.network("classifier"))}
+        return {key: replace(score, network=evaluation.network("classifier"))}
 
 
 class Frechet(FeatureMetric):
-    """Frechet distance in the features of any network (Eq. 4)
+    """Frechet distance between training and generated images, in any network's features (Eq. 4)
 
-    Between training and generated images. In the run's own classifier it compares images within one
-    run. In a published network it can be compared between runs with as many images: with
-    extractor = "inception" it is FID, with one trained on radiographs a distance of their domain.
-    The interval is a jackknife over ten blocks of the generated images.
+    In the features of the run's own classifier it is comparable only within the run. In those of a
+    published network it is comparable between runs with equal numbers of images: with
+    extractor = "inception" it is FID; an extractor that was trained on radiographs fits their
+    domain better. The interval is a jackknife over ten blocks of the generated images.
 
     Source: Heusel et al., arXiv:1706.08500; Eq. 4 of XRAY-GAN.
 
     Args:
-        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
+        extractor: "classifier" for the run's own classifier, or a name of [extractors].
     """
 
     def __init__(self, *, extractor: str = "classifier") -> None:
         self.extractor = extractor
 
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        note = f"{whose}; {counts(real, generated)}"
+        note = f"{space}; {image_counts(real, generated)}"
         return {f"frechet/{self.extractor}": frechet(real, generated, note)}
 
 
 class FrechetPerClass(FeatureMetric):
-    """Frechet distance of each class: its training images and the images generated for it
+    """Frechet distance of each class, between its training images and its generated images
 
-    A conditional generator's images are of the class that they were conditioned on, an
-    unconditional one's of the class that the run's classifier takes them for, so that an image it
-    cannot place counts against some class. Of few images the distance is biased upwards: compare
-    classes and runs of the same counts only, which the note says. Intervals are jackknives over ten
-    blocks of the class's generated images.
+    The class of an image is its condition if the generator is conditional, and otherwise the
+    prediction of the run's classifier, so that an unrealistic image counts against some class. The
+    distance is biased upwards for few images: compare only classes and runs with the same counts,
+    which the note gives. Intervals are jackknives over ten blocks of the class's generated images.
 
     Source: Eq. 4 of XRAY-GAN; by class after Ravuri and Vinyals, arXiv:1905.10887.
 
     Args:
-        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
-        least: images of a class, of each kind, below which it has no distance.
+        extractor: "classifier" for the run's own classifier, or a name of [extractors].
+        least: number of training and of generated images that a class needs to have a distance.
     """
 
     def __init__(
@@ -141,34 +142,34 @@ class FrechetPerClass(FeatureMetric):
     def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
         if evaluation.networks["generator"].conditional or self.extractor == "classifier":
             return (self.extractor,)
-        return self.extractor, "classifier"  # which says of what class an image is
+        return self.extractor, "classifier"  # the classifier predicts the images' classes
 
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
         labelled = generated_labels(evaluation)
         if labelled is None:
             return {}
-        labels, how = labelled
-        found = {}
+        labels, origin = labelled
+        distances = {}
         for name, column in evaluation.classes.items():
             x = real[evaluation.reference_labels[:, column] == 1]
             y = generated[labels[:, column] == 1]
-            said = f"{whose}; {len(x)} training images, and {len(y)} generated ones {how} it"
+            note = f"{space}; {len(x)} training images, and {len(y)} generated ones {origin} it"
             if min(len(x), len(y)) < self.least:
-                said += f": fewer than {self.least}"
-                measured = Measurement(None, len(y), note=said, better="lower")
+                note += f": fewer than {self.least}"
+                measured = Measurement(None, len(y), note=note, better="lower")
             else:
-                measured = frechet(x, y, said)
-            found[f"frechet_per_class/{self.extractor}/{name}"] = measured
-        return found
+                measured = frechet(x, y, note)
+            distances[f"frechet_per_class/{self.extractor}/{name}"] = measured
+        return distances
 
 
 class FrechetClassifier(FeatureMetric):
     """Frechet distance in the features of the run's own classifier (Eq. 4); not FID
 
-    Between training and generated images. It needs no download, and compares images within one
-    run; another run's classifier has other features.
+    Between training and generated images. It needs no download. It is comparable only within one
+    run, since another run's classifier has other features.
 
     Source: Eq. 4 of XRAY-GAN; Heusel et al., arXiv:1706.08500.
     """
@@ -176,17 +177,17 @@ class FrechetClassifier(FeatureMetric):
     extractor = "classifier"
 
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        note = f"{whose}, not FID; {counts(real, generated)}"
+        note = f"{space}, not FID; {image_counts(real, generated)}"
         return {"frechet_classifier": frechet(real, generated, note)}
 
 
 class FID(Metric):
     """Frechet Inception Distance, by pytorch-fid's Inception (Eq. 4)
 
-    Between training and generated images, in the 2,048 features of the last pooling layer. Where
-    the weights are not at hand it is left out, and says so.
+    Between training and generated images, in the 2,048 features of the last pooling layer. If the
+    weights cannot be downloaded there is no figure, and the note gives the reason.
 
     Source: Heusel et al., arXiv:1706.08500; pytorch-fid (Seitzer, 2020).
 
@@ -213,5 +214,5 @@ class FID(Metric):
             note += ", biased upwards by fewer than 2,048 images"
         both = evaluation.reference_images, evaluation.fake_images
         real, generated = (evaluation.extract(network.eval(), images) for images in both)
-        found = frechet(real, generated, f"{note}; {counts(real, generated)}")
-        return {"fid": replace(found, network=weights_digest(network))}
+        fid = frechet(real, generated, f"{note}; {image_counts(real, generated)}")
+        return {"fid": replace(fid, network=weights_digest(network))}

@@ -1,4 +1,4 @@
-"""What metrics of features share: whose features, of which images, and their labels."""
+"""The base of metrics that compare images in the features of a network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from xraygan import Evaluation, Measurement, Metric
 
 
 class FeatureMetric(Metric):
-    """A comparison of training and generated images in the features of a network.
+    """The base of comparisons of training and generated images in the features of a network.
 
-    A subclass keeps the option ``extractor``: ``"classifier"`` or a name of the recipe's
-    extractors.
+    A subclass sets ``extractor``: ``"classifier"`` or a name of the recipe's extractors.
     """
 
     extractor: str
@@ -26,37 +25,37 @@ class FeatureMetric(Metric):
             return {}
         real = evaluation.features(self.extractor, "reference")
         generated = evaluation.features(self.extractor, "generated")
-        whose = f"in the features of the extractor {self.extractor}"
+        space = f"in the features of the extractor {self.extractor}"
         if self.extractor == "classifier":
-            whose = "by the run's own classifier"
+            space = "by the run's own classifier"
         network = evaluation.network(*self.networks(evaluation))
-        found = self.measure(evaluation, real, generated, whose)
-        return {name: replace(one, network=network) for name, one in found.items()}
+        figures = self.measure(evaluation, real, generated, space)
+        return {name: replace(one, network=network) for name, one in figures.items()}
 
     def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
-        """The networks that its figures depend on: the extractor, or more."""
+        """The networks that the figures depend on: at least the extractor."""
         return (self.extractor,)
 
     @abstractmethod
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
         """The figures of features ``(N, D)`` and ``(M, D)``, named ``FIGURE/EXTRACTOR``.
 
-        ``whose`` says in a note whose features they are.
+        ``space`` names the features in a note.
         """
 
 
-def counts(real: np.ndarray, generated: np.ndarray) -> str:
-    """How many images were compared, for a note."""
+def image_counts(real: np.ndarray, generated: np.ndarray) -> str:
+    """The numbers of compared images, for a note."""
     return f"{len(real)} training and {len(generated)} generated images"
 
 
 def generated_labels(evaluation: Evaluation) -> tuple[np.ndarray, str] | None:
-    """Labels ``(M, K)`` 0/1 of the generated images, and how they came by them.
+    """Labels ``(M, K)`` 0/1 of the generated images, and the origin of the labels for a note.
 
-    Those that a conditional generator was given, else what the run's classifier takes the images
-    for: the likeliest class, or every finding above 0.5. None if there is neither.
+    The labels are the conditions of a conditional generator, and otherwise the predictions of the
+    run's classifier: the likeliest class, or every finding above 0.5. None if there is neither.
     """
     networks = evaluation.networks
     if networks["generator"].conditional:
@@ -64,7 +63,7 @@ def generated_labels(evaluation: Evaluation) -> tuple[np.ndarray, str] | None:
     if "classifier" not in networks:
         return None
     probs = evaluation.fake_probs
-    taken = probs > 0.5
+    predicted = probs > 0.5
     if evaluation.task.exclusive:
-        taken = np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)]
-    return taken.astype(np.uint8), "classified by the run's classifier as"
+        predicted = np.eye(probs.shape[1], dtype=bool)[probs.argmax(axis=1)]
+    return predicted.astype(np.uint8), "classified by the run's classifier as"

@@ -22,11 +22,11 @@ LAYERS = ("pool1", "pool2", "mixed6", "features")
 
 
 class Inception(Extractor):
-    """pytorch-fid's Inception, whose 2,048 features FID compares
+    """pytorch-fid's Inception, with the 2,048 features that FID compares
 
-    Grey images are repeated to three channels and resized. Feature maps pool1, pool2 and mixed6
-    (the default for style; the last for content), and features, `(N, 2048)`, the last pooling
-    layer, which metrics read.
+    Grey images are repeated to three channels and resized. It returns the feature maps pool1, pool2
+    and mixed6 (the default for style; mixed6 for content), and features, `(N, 2048)`, the last
+    pooling layer, which metrics read.
 
     Source: Szegedy et al., arXiv:1512.00567; Heusel et al., arXiv:1706.08500; pytorch-fid (Seitzer,
     2020).
@@ -34,7 +34,7 @@ class Inception(Extractor):
     Args:
         weights: "download" (pytorch-fid's own, kept in torch's hub cache), "random", or the path of
             a local copy of pt_inception-2015-12-05-6726825d.pth (or of the same as .safetensors).
-        size: pixels across that images are resized to; 299 for FID, fewer for a quicker loss
+        size: side in pixels to which images are resized; 299 for FID, smaller for a faster loss
             network.
     """
 
@@ -50,11 +50,11 @@ class Inception(Extractor):
         super().__init__()
         self.size = size
         if isinstance(weights, Path):
-            found = read_weights(weights)
+            state = read_weights(weights)
         else:
-            found = _random() if weights == "random" else _downloaded()
+            state = _random() if weights == "random" else _downloaded()
         try:
-            self.network = _built(found)
+            self.network = _built(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -68,7 +68,7 @@ class Inception(Extractor):
 
 
 def _downloaded() -> dict[str, Tensor]:
-    # Not by pytorch-fid's own call, which unpickles whatever it was sent.
+    # Not by pytorch-fid's own call, which unpickles the download without restrictions.
     try:
         return torch.hub.load_state_dict_from_url(
             inception.FID_WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True,
@@ -95,7 +95,7 @@ def _random() -> dict[str, Tensor]:
 def _built(weights: dict[str, Tensor]) -> nn.Module:
     """pytorch-fid's feature network with these weights."""
     fetch = inception.load_state_dict_from_url
-    # pytorch-fid's constructor knows no other way to come by its weights than to fetch them.
+    # pytorch-fid's constructor can only fetch its weights, so its fetch function is replaced.
     inception.load_state_dict_from_url = lambda *_, **__: weights
     try:
         return InceptionV3(range(4), resize_input=False, normalize_input=False)

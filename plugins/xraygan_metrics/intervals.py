@@ -1,4 +1,4 @@
-"""Intervals of figures that a bootstrap would bias."""
+"""Jackknife intervals, for figures that a bootstrap would bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from xraygan import Measurement
 
-BLOCKS = 10  # of the jackknife
+BLOCKS = 10  # number of blocks of the jackknife
 T95 = 2.262157  # Student's t of BLOCKS - 1 degrees of freedom; the normal 1.96 would cover 92 %
 
 
@@ -25,17 +25,18 @@ def with_jackknife(
 ) -> Measurement:
     """A figure of generated images with a 95 % interval from a delete-one-block jackknife.
 
-    Ten blocks of the generated images are left out in turn. A bootstrap would be biased here:
-    repeated images shrink a covariance, and are each other's nearest neighbours. The training
-    images are held fixed. No interval with fewer than two images a block, nor where the blocks all
-    agree (a share of 0, say): that tells nothing of other images.
+    The figure is computed without each of ten blocks of the generated images in turn; the variance
+    of the ten values gives the interval. A bootstrap would be biased, since repeated images shrink
+    a covariance and are each other's nearest neighbours. The training images are held fixed. There
+    is no interval with fewer than two images in a block, or if all ten values are equal (a share of
+    0, for example), since that says nothing about other images.
 
     Args:
-        statistic: the figure of some of the generated images.
-        generated: ``(M, ...)``, the images' features.
-        note: the protocol; the interval's is added.
+        statistic: computes the figure from the features of some generated images.
+        generated: ``(M, ...)``, the features of the generated images.
+        note: the protocol, to which the protocol of the interval is added.
         better: see :class:`Measurement`.
-        low, high: what the figure cannot be below and above.
+        low, high: the bounds of the figure.
     """
     value, count = statistic(generated), len(generated)
     limits = (low, high) if math.isfinite(low) and math.isfinite(high) else None
@@ -45,7 +46,7 @@ def with_jackknife(
     without = np.array([statistic(np.delete(generated, block, axis=0)) for block in blocks])
     spread = T95 * math.sqrt((BLOCKS - 1) / BLOCKS * np.square(without - without.mean()).sum())
     if spread == 0:
-        note = f"{note}; no interval, for it is the same without each of {BLOCKS} blocks"
+        note = f"{note}; no interval: the figure is the same without each of {BLOCKS} blocks"
         return Measurement(value, count, note=note, better=better, limits=limits)
     note = f"{note}; interval by a jackknife over {BLOCKS} blocks of the generated images"
     interval = (max(value - spread, low), min(value + spread, high))

@@ -1,4 +1,4 @@
-"""Kernel Inception Distance, in the features of any network."""
+"""The Kernel Inception Distance (KID), in the features of any network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from xraygan import Evaluation, Measurement
 
-from .features import FeatureMetric, counts
+from .features import FeatureMetric, image_counts
 from .intervals import with_jackknife
 
 CHUNK = 512  # rows of a kernel matrix that are in memory at a time
@@ -27,8 +27,8 @@ def mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
 def mean_kernel_within(x: np.ndarray) -> float:
     """Mean of k(x_i, x_j) over i != j."""
     n = len(x)
-    itself = _kernel(np.square(x).sum(axis=1), x.shape[1]).mean()
-    return float((n * mean_kernel(x, x) - itself) / (n - 1))
+    diagonal = _kernel(np.square(x).sum(axis=1), x.shape[1]).mean()
+    return float((n * mean_kernel(x, x) - diagonal) / (n - 1))
 
 
 def _kernel(products: np.ndarray, width: int) -> np.ndarray:
@@ -36,27 +36,27 @@ def _kernel(products: np.ndarray, width: int) -> np.ndarray:
 
 
 class KID(FeatureMetric):
-    """Kernel distance (KID): squared MMD of features under a cubic kernel, unbiased
+    """Kernel Inception Distance (KID): unbiased squared MMD of features with a cubic kernel
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j), with
-    k(x, y) = (x . y / D + 1)^3, of training images x and generated images y. Its expectation does
-    not depend on how many images there are, so it serves for few; it can be below 0. All images
-    are compared, not subsets. Comparable with published figures only with extractor = "inception".
-    The interval is a jackknife over ten blocks of the generated images.
+    k(x, y) = (x . y / D + 1)^3, for training images x and generated images y. Its expectation does
+    not depend on the number of images, so it is suitable for few images; it can be negative. It
+    compares all images, not subsets. It is comparable with published figures only with
+    extractor = "inception". The interval is a jackknife over ten blocks of the generated images.
 
     Source: Binkowski et al., arXiv:1801.01401.
 
     Args:
-        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
+        extractor: "classifier" for the run's own classifier, or a name of [extractors].
     """
 
     def __init__(self, *, extractor: str = "classifier") -> None:
         self.extractor = extractor
 
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        key, note = f"kid/{self.extractor}", f"{whose}; {counts(real, generated)}"
+        key, note = f"kid/{self.extractor}", f"{space}; {image_counts(real, generated)}"
         if min(len(real), len(generated)) < 2:
             few = Measurement(None, len(generated), note=f"{note}: too few", better="lower")
             return {key: few}

@@ -14,28 +14,30 @@ from torch import Tensor
 from xraygan import Evaluation, Measurement
 from xraygan.plugin_api import nearest_neighbors, squared_distances
 
-from .features import FeatureMetric, counts
+from .features import FeatureMetric, image_counts
 from .intervals import with_jackknife
 
 Statistic = Callable[[Tensor], float]
 
 CHUNK = 1024  # points, and centres, whose distances are in memory at a time
-SLACK = 1 + 1e-9  # so that rounding does not put a point's k-th neighbour outside its ball
+SLACK = 1 + 1e-9  # so that a point's k-th neighbour is inside its ball in spite of rounding
 
 
 def radii(points: Tensor, k: int) -> Tensor:
-    """How far ``(N,)`` the balls of ``(N, D)`` points reach: each to its k-th nearest other."""
-    own = torch.arange(len(points), device=points.device)
-    found = nearest_neighbors(points, points.__getitem__, len(points), k, apart=(own, own))
-    return torch.from_numpy(found.distances[:, -1] * SLACK).to(points.device)
+    """The distance ``(N,)`` of each point ``(N, D)`` to its k-th nearest other point."""
+    index = torch.arange(len(points), device=points.device)
+    nearest = nearest_neighbors(points, points.__getitem__, len(points), k, apart=(index, index))
+    return torch.from_numpy(nearest.distances[:, -1] * SLACK).to(points.device)
 
 
 def balls_around(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
-    """In how many balls each point lies, ``(N,)``, a part of the distances in memory at a time.
+    """The number of balls that contain each point, ``(N,)`` float64.
+
+    One chunk of the distances is in memory at a time.
 
     Args:
         points: ``(N, D)`` float64.
-        centres, radius: ``(M, D)`` and ``(M,)``.
+        centres, radius: ``(M, D)`` and ``(M,)``, the balls.
     """
     counts = torch.zeros(len(points), dtype=torch.float64, device=points.device)
     for start in range(0, len(points), CHUNK):
@@ -48,32 +50,32 @@ def balls_around(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
 
 
 def precision(real: Tensor, k: int) -> Statistic:
-    """The share of generated points that lie in a ball of a real one."""
+    """The share of generated points that lie in a ball around a real point."""
     radius = radii(real, k)
-    return lambda made: float((balls_around(made, real, radius) > 0).double().mean())
+    return lambda fake: float((balls_around(fake, real, radius) > 0).double().mean())
 
 
 def recall(real: Tensor, k: int) -> Statistic:
-    """The share of real points that lie in a ball of a generated one."""
-    return lambda made: float((balls_around(real, made, radii(made, k)) > 0).double().mean())
+    """The share of real points that lie in a ball around a generated point."""
+    return lambda fake: float((balls_around(real, fake, radii(fake, k)) > 0).double().mean())
 
 
 def density(real: Tensor, k: int) -> Statistic:
-    """In how many balls of real points a generated one lies, over k: mean over generated points."""
+    """The mean number of balls around real points that a generated point lies in, over k."""
     radius = radii(real, k)
-    return lambda made: float(balls_around(made, real, radius).mean() / k)
+    return lambda fake: float(balls_around(fake, real, radius).mean() / k)
 
 
 def coverage(real: Tensor, k: int) -> Statistic:
-    """The share of real points whose balls hold a generated one."""
+    """The share of real points whose balls contain a generated point."""
     radius = radii(real, k).cpu().numpy()
-    return lambda made: float(
-        (nearest_neighbors(real, made.__getitem__, len(made)).distances[:, 0] <= radius).mean()
+    return lambda fake: float(
+        (nearest_neighbors(real, fake.__getitem__, len(fake)).distances[:, 0] <= radius).mean()
     )
 
 
-class _Neighbours(FeatureMetric):
-    """Figures of balls around images that reach to their k-th nearest neighbour."""
+class _BallMetric(FeatureMetric):
+    """The base of figures of balls around images that reach to their k-th nearest neighbour."""
 
     def __init__(self, extractor: str, neighbours: int) -> None:
         self.extractor = extractor
@@ -81,42 +83,46 @@ class _Neighbours(FeatureMetric):
 
     @abstractmethod
     def figures(self) -> Mapping[str, tuple[Callable[[Tensor, int], Statistic], float]]:
-        """Each figure's definition, and the most that it can be."""
+        """The definition of each figure, and its upper bound."""
 
     def measure(
-        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, whose: str
+        self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
         k = self.neighbours
-        note = f"{whose}; {counts(real, generated)}, {k} nearest neighbours"
+        note = f"{space}; {image_counts(real, generated)}, {k} nearest neighbours"
         if min(len(real), len(generated)) < 2 * (k + 1):
             few = Measurement(None, len(generated), note=f"{note}: too few")
             return {f"{name}/{self.extractor}": few for name in self.figures()}
         points = torch.from_numpy(real).to(evaluation.device)
 
-        def measured(define: Callable[[Tensor, int], Statistic], most: float) -> Measurement:
+        def measured(define: Callable[[Tensor, int], Statistic], bound: float) -> Measurement:
             figure = define(points, k)
             return with_jackknife(
-                lambda made: figure(torch.from_numpy(made).to(evaluation.device)),
-                generated, note, better="higher", low=0.0, high=most,
+                lambda fake: figure(torch.from_numpy(fake).to(evaluation.device)),
+                generated, note, better="higher", low=0.0, high=bound,
             )  # fmt: skip
 
-        return {f"{n}/{self.extractor}": measured(*how) for n, how in self.figures().items()}
+        return {
+            f"{name}/{self.extractor}": measured(define, bound)
+            for name, (define, bound) in self.figures().items()
+        }
 
 
-class PrecisionRecall(_Neighbours):
+class PrecisionRecall(_BallMetric):
     """Improved precision (fidelity) and recall (diversity) by nearest neighbours
 
-    The balls around a set's images, each reaching to the image's k-th nearest neighbour in the set,
-    stand for all images of its kind. Precision is the share of generated images inside the training
-    images' balls, recall the share of training images inside the generated images' balls; both are
-    in [0, 1]. A training image far from all others makes a large ball that much lies in: density
-    suffers less from it. Intervals are jackknives over ten blocks of the generated images.
+    The manifold of a set of images is estimated by balls around its images, each reaching to the
+    image's k-th nearest neighbour in the set. Precision is the share of generated images inside the
+    balls of training images, recall the share of training images inside the balls of generated
+    images; both are in [0, 1]. A training image that is far from all others has a large ball that
+    many images lie in; density (`density_coverage`) is less sensitive to that. Intervals are
+    jackknives over ten blocks of the generated images.
 
     Source: Kynkaanniemi et al., arXiv:1904.06991.
 
     Args:
-        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
-        neighbours: k, 3 in the source.
+        extractor: "classifier" for the run's own classifier, or a name of [extractors].
+        neighbours: k, 3 in the paper.
     """
 
     def __init__(
@@ -131,20 +137,20 @@ class PrecisionRecall(_Neighbours):
         return {"improved_precision": (precision, 1.0), "improved_recall": (recall, 1.0)}
 
 
-class DensityCoverage(_Neighbours):
+class DensityCoverage(_BallMetric):
     """Density (fidelity) and coverage (diversity) by nearest neighbours
 
-    With balls around the training images, each reaching to the image's k-th nearest neighbour among
-    them: density is the mean number of balls that a generated image lies in, over k, about 1 where
-    both are alike, and can be above. Coverage is the share of balls that hold a generated image, in
-    [0, 1], about 1 - 2^-k where both are alike and as many. Intervals are jackknives over ten
-    blocks of the generated images.
+    Both use balls around the training images, each reaching to the image's k-th nearest neighbour
+    among them. Density is the mean number of balls that a generated image lies in, over k; it is
+    about 1 if both sets have the same distribution, and can be larger. Coverage is the share of
+    balls that contain a generated image, in [0, 1]; it is about 1 - 2^-k if both sets have the same
+    distribution and size. Intervals are jackknives over ten blocks of the generated images.
 
     Source: Naeem et al., arXiv:2002.09797.
 
     Args:
-        extractor: whose features: "classifier" for the run's own, or a name of [extractors].
-        neighbours: k, 5 in the source.
+        extractor: "classifier" for the run's own classifier, or a name of [extractors].
+        neighbours: k, 5 in the paper.
     """
 
     def __init__(

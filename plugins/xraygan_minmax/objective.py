@@ -1,4 +1,4 @@
-"""Eqs. 1 and 6 of XRAY-GAN."""
+"""The min-max objective, Eqs. 1 and 6 of XRAY-GAN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Gamma = Annotated[float, Field(ge=0)]
 
 
 class MinMax(Objective):
-    """The min-max game of Eq. 1, conditional (Eq. 6) where the networks are
+    """The min-max game of the original GAN (Eq. 1), or of a conditional GAN (Eq. 6)
 
     min_G max_D V = E_x[log D(x)] + E_z[log(1 - D(G(z)))], with D the sigmoid of the
     discriminator's logits. The discriminator minimizes -V. The generator minimizes
@@ -25,8 +25,8 @@ class MinMax(Objective):
     arXiv:1801.04406.
 
     Args:
-        saturating: let the generator minimize E_z[log(1 - D(G(z)))], the game as it is written,
-            whose gradient vanishes where the discriminator wins.
+        saturating: the generator minimizes E_z[log(1 - D(G(z)))] as in Eq. 1, whose gradient
+            vanishes if the discriminator rejects all generated images.
         r1: adds r1/2 E_x[|grad D(x)|^2] to the discriminator's loss, D being the logits.
         r2: adds r2/2 E_z[|grad D(G(z))|^2] to the discriminator's loss.
     """

@@ -1,4 +1,4 @@
-"""Adversarial losses beside the min-max game: hinge, least squares, WGAN-GP, relativistic pairs."""
+"""Adversarial losses: hinge, least squares, WGAN-GP and relativistic pairs."""
 
 from xraygan import hookimpl
 

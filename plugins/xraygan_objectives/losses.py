@@ -1,4 +1,4 @@
-"""Adversarial losses, each with zero-centred gradient penalties if it is asked for them."""
+"""Adversarial losses, each with optional zero-centred gradient penalties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gamma = Annotated[float, Field(ge=0)]
 
 
 class _Penalized(Objective):
-    """A discriminator's loss with R1 and R2 beside it."""
+    """The base of objectives whose discriminator loss includes R1 and R2."""
 
     def __init__(self, *, r1: Gamma = 0.0, r2: Gamma = 0.0) -> None:
         self.r1 = r1
@@ -32,7 +32,7 @@ class _Penalized(Objective):
 
 
 class Hinge(_Penalized):
-    """Hinge loss: real logits above 1 and generated ones below -1 cost nothing
+    """Hinge loss: no loss for real logits above 1 and generated logits below -1
 
     L_D = E_x[max(0, 1 - D(x))] + E_z[max(0, 1 + D(G(z)))], L_G = -E_z[D(G(z))], with D the
     discriminator's logits.
@@ -53,11 +53,12 @@ class Hinge(_Penalized):
 
 
 class LeastSquares(_Penalized):
-    """Least squares: real logits towards 1, generated ones towards -1, or 1 for the generator
+    """Least squares GAN: the discriminator's targets are 1 (real) and -1 (generated)
 
     L_D = 1/2 E_x[(D(x) - 1)^2] + 1/2 E_z[(D(G(z)) + 1)^2], L_G = 1/2 E_z[(D(G(z)) - 1)^2], with D
-    the discriminator's logits. Of the paper's codes, a = -1 and b = c = 1: as elsewhere, a
-    positive logit means real. Its 0-1 code is the same game for (D + 1) / 2.
+    the discriminator's logits. In the paper's notation a = -1 and b = c = 1, so that a positive
+    logit means real, as in the other objectives. The paper's 0-1 code is the same game for
+    (D + 1) / 2.
 
     Source: Mao et al., arXiv:1611.04076, Eq. 2. Penalties: Mescheder et al., arXiv:1801.04406.
 
@@ -75,20 +76,20 @@ class LeastSquares(_Penalized):
 
 
 class WGANGP(_Penalized):
-    """Wasserstein GAN with gradient penalty: a critic whose gradient has norm 1 between the batches
+    """Wasserstein GAN with gradient penalty (WGAN-GP)
 
     L_D = E_z[D(G(z))] - E_x[D(x)] + penalty E[(|grad D(y)| - 1)^2], L_G = -E_z[D(G(z))], with
-    y = e x + (1 - e) G(z), e uniform in [0, 1] for each pair, and of label vectors alike where the
-    discriminator is conditional. One more pass of the discriminator. The mean square is recorded as
-    `gradient_penalty`. A logit of 0 has no meaning for the critic, so `discriminator_accuracy`
-    has none either.
+    y = e x + (1 - e) G(z) and e uniform in [0, 1] for each pair; a conditional discriminator gets
+    label vectors that are interpolated with the same e. The penalty needs one more pass of the
+    discriminator. Its mean square is recorded as `gradient_penalty`. The sign of the critic's
+    output has no meaning, and so `discriminator_accuracy` has none either.
 
     Source: Gulrajani et al., arXiv:1704.00028, who update the discriminator five times as often as
     the generator ([schedule] ratio = "1:5") and use no batch norm in it. R1 and R2: Mescheder et
     al., arXiv:1801.04406.
 
     Args:
-        penalty: weight of the penalty between the batches.
+        penalty: weight of the gradient penalty.
         r1: adds r1/2 E_x[|grad D(x)|^2] to the discriminator's loss.
         r2: adds r2/2 E_z[|grad D(G(z))|^2] to the discriminator's loss.
     """
@@ -113,23 +114,24 @@ class WGANGP(_Penalized):
         if step.networks["discriminator"].conditional:
             x, y = step.condition_vectors("real"), step.condition_vectors("fake")
             labels = y + share[:, :, 0, 0] * (x - y)
-        found = image_gradients(between, step.discriminate(between, labels))
-        distance = (torch.linalg.vector_norm(found, dim=1) - 1).square().mean()
-        step.record("gradient_penalty", distance)
-        return loss + self.penalty * distance
+        gradients = image_gradients(between, step.discriminate(between, labels))
+        penalty = (torch.linalg.vector_norm(gradients, dim=1) - 1).square().mean()
+        step.record("gradient_penalty", penalty)
+        return loss + self.penalty * penalty
 
 
 class Relativistic(_Penalized):
-    """Relativistic pairs with R1 and R2: a real image has to look more real than a generated one
+    """Relativistic pairing loss with R1 and R2 (RpGAN, R3GAN)
 
-    L_D = E[f(D(G(z)) - D(x))], L_G = E[f(D(x) - D(G(z)))], f(t) = log(1 + e^t), over the pairs of
-    the i-th real and the i-th generated image, with D the discriminator's logits; and R1 and R2 of
-    the same weight. The generator learns from the real images of its pairs too, which holds it to
-    their variety. A logit of 0 has no meaning, so `discriminator_accuracy` has none either.
+    L_D = E[f(D(G(z)) - D(x))], L_G = E[f(D(x) - D(G(z)))], f(t) = log(1 + e^t), over pairs of the
+    i-th real and the i-th generated image, with D the discriminator's logits: a real image should
+    look more real than a generated one. The generator's loss also depends on the real images of the
+    pairs, which counters a loss of variety. The sign of a logit has no meaning, and so
+    `discriminator_accuracy` has none either.
 
     Source: Jolicoeur-Martineau, arXiv:1807.00734; Huang et al. (R3GAN), arXiv:2501.05441, who use
-    no normalization in the discriminator, and weights that grow with the size of the images, from
-    below 1 for the smallest. With the default, start at 64 to 128 pixels.
+    no normalization in the discriminator, and R1 and R2 of the same weight, which grows with the
+    image size from below 1 for the smallest images. The default suits 64 to 128 pixels.
 
     Args:
         r1: adds r1/2 E_x[|grad D(x)|^2] to the discriminator's loss.

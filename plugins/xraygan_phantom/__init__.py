@@ -1,4 +1,4 @@
-"""Procedural chest radiographs: data without a download, a known truth for tests."""
+"""Procedural chest radiographs: data without a download, with a known truth for tests."""
 
 from xraygan import hookimpl
 

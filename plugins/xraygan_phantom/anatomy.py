@@ -1,4 +1,4 @@
-"""The normal chest: a virtual patient, and a radiograph as accumulated attenuation."""
+"""The normal chest: a virtual patient, and a radiograph as a sum of attenuation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Patient:
     @classmethod
     @cache
     def draw(cls, seed: int, number: int) -> Patient:
-        """The patient of that number; the same at any time."""
+        """The patient with this number, always the same."""
         random = np.random.default_rng([seed, 1, number])
         sex = "F" if random.random() < 0.46 else "M"
         return cls(
@@ -51,7 +51,7 @@ class Patient:
 
 @dataclass
 class Chest:
-    """What of the anatomy a finding can change, before and after it is laid out.
+    """The anatomy that findings can change, before and after it is drawn.
 
     Attributes:
         opacity: attenuation that findings add, in the lungs' projection.
@@ -72,7 +72,7 @@ class Chest:
     air: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # The right dome (image's left, side -1) stands higher, for the liver is under it.
+        # The right dome (left in the image, side -1) is higher, because the liver is below it.
         self.domes = {-1: self.patient.diaphragm, 1: self.patient.diaphragm + 0.05}
 
     def lateral(self, side: int) -> np.ndarray:
@@ -80,7 +80,7 @@ class Chest:
         return side * self.canvas.x
 
     def wall(self) -> np.ndarray:
-        """How far outwards a lung reaches at each height."""
+        """The lateral extent of a lung at each height."""
         y = self.canvas.y
         top = -0.80
         rise = np.clip((y - top) / 0.75, 0, 1)
@@ -124,7 +124,7 @@ def render(patient: Patient, visit: int, findings: tuple[str, ...], size: int) -
     """A radiograph.
 
     Args:
-        visit: which of the patient's; it changes positioning, exposure and noise.
+        visit: the number of the radiograph; it changes positioning, exposure and noise.
         findings: names of :data:`xraygan_phantom.findings.FINDINGS`.
         size: S, pixels.
 

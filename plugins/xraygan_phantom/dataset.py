@@ -16,7 +16,7 @@ from xraygan import Dataset, UserError
 from .anatomy import Patient, render
 from .findings import FINDINGS
 
-#: raised whenever the same patient would look different
+#: version of the renderer, increased whenever the pixels of a patient change
 RENDERER = 1
 NO_FINDING = "No Finding"
 MAX_VISITS = 4
@@ -25,18 +25,17 @@ MAX_VISITS = 4
 class Phantom(Dataset):
     """Procedural chest radiographs with the 14 findings of ChestX-ray14, at any size
 
-    Lungs, ribs, spine, heart, diaphragm and vessels are laid over each other as X-ray attenuation
-    and put through a film curve; each finding is drawn by its radiographic sign. Virtual patients
-    differ in age, sex, habitus and anatomy; a patient's one to four radiographs share them and are
-    all in one split. The same options give the same pixels at any time and in any order. It stands
-    in where no data has been downloaded, and is a known truth for tests; nothing medical can be
-    learned from it.
+    Lungs, ribs, spine, heart, diaphragm and vessels are added as X-ray attenuation and passed
+    through a film curve; each finding is drawn with its radiographic sign. Virtual patients differ
+    in age, sex, habitus and anatomy. A patient has one to four radiographs, all in one split. The
+    same options always give the same pixels, in any order. Use it if no data has been downloaded,
+    and for tests, since the truth is known. It has no medical meaning.
 
     Args:
-        images: how many radiographs.
-        seed: fixes all of them, independently of the run's seed.
-        test_fraction: share of the patients in the test split, about.
-        findings: the classes to draw, each about as often; empty for all 15.
+        images: number of radiographs.
+        seed: seed of the radiographs, independent of the run's seed.
+        test_fraction: approximate share of the patients in the test split.
+        findings: the classes to draw, each about equally often; empty for all 15.
         multiple: share of the abnormal radiographs that have a second finding.
     """
 
@@ -79,7 +78,7 @@ class Phantom(Dataset):
         return rows
 
     def _labels(self, row: int, random: np.random.Generator) -> tuple[str, ...]:
-        """Classes in turn, so that each comes as often, and sometimes a second finding."""
+        """Draw the labels of a row: the classes in turn, and sometimes a second finding."""
         first = self.findings[row % len(self.findings)]
         others = [f for f in self.findings if f not in (first, NO_FINDING)]
         two = random.random() < self.multiple
@@ -105,7 +104,7 @@ class Phantom(Dataset):
         return pd.DataFrame(rows)
 
     def _share(self, patient: int) -> float:
-        """A number in [0, 1) that is the patient's own."""
+        """A pseudorandom number in [0, 1) that depends on the patient and the seed only."""
         return zlib.crc32(f"{self.seed}/{patient}".encode()) / 2**32
 
     def load(self, path: str, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Labels of generated images: certain predictions, or the condition they were made for."""
+"""Labels of generated images: confident predictions (pseudo-labels), or their conditions."""
 
 from xraygan import hookimpl
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels (Sec. 4.2 of XRAY-GAN), and labels of the condition (Sec. 4.1)."""
+"""Pseudo-labels (Sec. 4.2 of XRAY-GAN), and conditions as labels (Sec. 4.1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from xraygan.plugin_api import as_float32
 
 
 class PseudoLabeler(Labeler):
-    """The likeliest outcome of each decision, for images of which every decision is certain.
+    """The base of pseudo-labels: the likeliest outcome, for images with a certain decision.
 
-    An image is one decision between K classes; where it can have several findings it is K, each
-    between present and absent.
+    With exclusive classes an image needs one decision between K classes. With findings it needs K
+    decisions, each between present and absent, and an image is kept if all are certain.
     """
 
     def __init__(self, task: Task) -> None:
@@ -29,11 +29,11 @@ class PseudoLabeler(Labeler):
         return self.decide(self.probabilities(step))
 
     def probabilities(self, step: Step) -> Tensor:
-        """``(N, K)``, without gradient: what the classifier says of the generated images."""
+        """The classifier's probabilities ``(N, K)`` for the generated images, without gradient."""
         return step.fake_probs.detach()
 
     def decide(self, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels and weights of images with these probabilities ``(N, K)``."""
+        """Labels and weights (1 if kept, else 0) for probabilities ``(N, K)``."""
         if self.exclusive:
             return probs.argmax(dim=1), self.certain(probs).float()
         outcomes = torch.stack([probs, 1 - probs], dim=2)
@@ -41,17 +41,16 @@ class PseudoLabeler(Labeler):
 
     @abstractmethod
     def certain(self, outcomes: Tensor) -> Tensor:
-        """Which decisions are certain, ``(...)`` bool, of their outcomes' probabilities
-        ``(..., C)``."""
+        """Which decisions are certain, ``(...)`` bool, by the probabilities ``(..., C)`` of their
+        C outcomes."""
 
 
 class Confidence(PseudoLabeler):
-    """Pseudo-labels: the likeliest class, where its probability is above a threshold
+    """Pseudo-labels: the likeliest class, if its probability is above a threshold
 
-    y = argmax_k p_k, kept if max_k p_k > t, with p what the run's classifier says of the generated
-    image now. Where an image can have several findings, a finding counts as present above t and
-    as absent below 1 - t (as the likelier, where t < 0.5 lets it be both), and an image is kept if
-    all of its findings are decided.
+    y = argmax_k p_k, kept if max_k p_k > t, where p are the probabilities of the run's classifier
+    in this step. For findings, each finding is present above t and absent below 1 - t (if t < 0.5
+    allows both, the likelier), and an image is kept if all its findings are decided.
 
     Source: Lee (2013); Sec. 4.2 of XRAY-GAN, whose best threshold is about 0.8 (Tab. 4).
 
@@ -70,12 +69,12 @@ class Confidence(PseudoLabeler):
 
 
 class Teacher(Confidence):
-    """Pseudo-labels by the average of the classifier's weights, the mean teacher
+    """Pseudo-labels by the mean teacher, the average of the classifier's weights
 
-    y = argmax_k p_k, kept if max_k p_k > t, with p what the average says of the generated image:
-    labels that change less from step to step than the classifier's own, and that its last mistakes
-    do not confirm. The average is [classifier] average, which must be set. Several findings are
-    decided as by `confidence`.
+    y = argmax_k p_k, kept if max_k p_k > t, where p are the probabilities of the averaged
+    classifier. These labels change less from step to step than those of the classifier, and do not
+    confirm its latest mistakes. The average is the one of [classifier] average, which must be set.
+    Findings are decided as by `confidence`.
 
     Source: Tarvainen and Valpola, arXiv:1703.01780; for hard labels above a threshold Liu et al.,
     arXiv:2102.09480.
@@ -93,14 +92,14 @@ class Teacher(Confidence):
 
 
 class Margin(PseudoLabeler):
-    """Pseudo-labels: the likeliest class, where it leads the second by a margin
+    """Pseudo-labels: the likeliest class, if it leads the second by a margin
 
     y = argmax_k p_k, kept if p_(1) - p_(2) > m, with p_(1) and p_(2) the two largest probabilities.
-    Where an image can have several findings, each leads with |2 p_k - 1|, and an image is kept if
-    all of them do.
+    For findings, the margin of each is |2 p_k - 1|, and an image is kept if all margins are above
+    m.
 
     Source: the margin of Scheffer, Decomain and Wrobel (2001), "Active Hidden Markov Models for
-    Information Extraction", who ask for labels where it is small.
+    Information Extraction", who request labels for images with a small margin.
 
     Args:
         margin: m.
@@ -111,17 +110,17 @@ class Margin(PseudoLabeler):
         self.margin = margin
 
     def certain(self, outcomes: Tensor) -> Tensor:
-        first, place = outcomes.max(dim=-1, keepdim=True)
-        second = outcomes.scatter(-1, place, 0.0).amax(dim=-1)  # 0 where there is one class alone
+        first, index = outcomes.max(dim=-1, keepdim=True)
+        second = outcomes.scatter(-1, index, 0.0).amax(dim=-1)  # 0 if there is only one class
         return first.squeeze(-1) - second > self.margin
 
 
 class Entropy(PseudoLabeler):
-    """Pseudo-labels: the likeliest class, where the entropy of all is below a threshold
+    """Pseudo-labels: the likeliest class, if the entropy of the prediction is below a threshold
 
-    y = argmax_k p_k, kept if H(p) / log K < t, with H(p) = -sum_k p_k log p_k: 0 for a classifier
-    that is certain, 1 for one that knows nothing. Where an image can have several findings, the
-    entropy of each is that of present and absent (K = 2), and an image is kept if all are below t.
+    y = argmax_k p_k, kept if H(p) / log K < t, with H(p) = -sum_k p_k log p_k. H(p) / log K is 0
+    for a certain prediction and 1 for a uniform one. For findings, the entropy of each is that of
+    present and absent (K = 2), and an image is kept if all are below t.
 
     Source: Saporta et al., arXiv:2006.08658.
 
@@ -134,28 +133,28 @@ class Entropy(PseudoLabeler):
         self.threshold = threshold
 
     def certain(self, outcomes: Tensor) -> Tensor:
-        most = math.log(max(outcomes.shape[-1], 2))  # of one class alone the entropy is 0
-        return torch.special.entr(outcomes).sum(dim=-1) < self.threshold * most
+        maximum = math.log(max(outcomes.shape[-1], 2))  # the entropy of a single class is 0
+        return torch.special.entr(outcomes).sum(dim=-1) < self.threshold * maximum
 
 
 class ClassAdaptive(Labeler):
-    """Pseudo-labels: of each predicted class the share of the batch that is most certain
+    """Pseudo-labels: the most certain share of the images of each predicted class
 
-    y = argmax_k p_k. Of the n_k images of the batch that are predicted to be of class k, the
-    ceil(s n_k) with the largest p_k are kept, those that tie with one of them too, if p_k > f. A
-    class that the classifier is seldom sure of keeps as large a share of its images as an easy one,
-    where a threshold for all would keep none.
+    y = argmax_k p_k. Of the n_k images of the batch whose predicted class is k, the ceil(s n_k)
+    with the largest p_k are kept if p_k > f, and images that tie with one of them too. So a class
+    with uncertain predictions keeps as large a share of its images as an easy one, while a common
+    threshold would keep none of them.
 
-    Zou et al. take each class's threshold over all images, and label by p_k over its threshold;
-    here both are of the batch, so that no state is carried from step to step, and the labels are
-    the likeliest classes.
+    Zou et al. determine the threshold of each class over all images, and label by p_k over that
+    threshold. Here the shares are of the batch, so that no state is carried from step to step, and
+    the labels are the likeliest classes.
 
     Source: class-balanced self-training, Zou et al., arXiv:1810.07911, whose s rises from 0.2 to
     0.5.
 
     Args:
         share: s.
-        floor: f; from 0.5 on a class is likelier than all others together.
+        floor: f; with 0.5 or more a kept class is likelier than all others together.
 
     Raises:
         UserError: the classes do not exclude each other.
@@ -177,22 +176,23 @@ class ClassAdaptive(Labeler):
 
     def label(self, step: Step) -> tuple[Tensor, Tensor]:
         top, labels = step.fake_probs.detach().max(dim=1)
-        alike = labels[:, None] == labels
-        surer = (alike & (top > top[:, None])).sum(dim=1)  # images of the class before each
-        kept = (surer / alike.sum(dim=1) < self.share) & (top > self.floor)
+        # An image is kept if less than the share of its class's images are more certain than it.
+        same_class = labels[:, None] == labels
+        more_certain = (same_class & (top > top[:, None])).sum(dim=1)
+        kept = (more_certain / same_class.sum(dim=1) < self.share) & (top > self.floor)
         return labels, kept.float()
 
 
 class Condition(Labeler):
-    """The labels that a conditional generator was given
+    """Labels of generated images: the conditions of a conditional generator
 
-    Every generated image counts, with the label it was made for, once the generator has learned to
-    make it.
+    Every generated image counts, with the label that it was generated for. Let the images count
+    only after a part of the run (`start`), when the generator has learned to make them.
 
     Source: Sec. 4.1 and Tabs. 3 and 8 of XRAY-GAN.
 
     Args:
-        start: share of the run before which no generated image counts.
+        start: share of the run, in [0, 1), before which no generated image counts.
     """
 
     needs_condition = True
@@ -206,27 +206,29 @@ class Condition(Labeler):
 
 
 def missing(counts: Sequence[int]) -> tuple[int, ...]:
-    """How many images each class lacks to have as many as the largest.
+    """The number of images that each class lacks to be as large as the largest class.
 
-    A class without any image has taught its generator nothing and is not filled up: it lacks 0.
+    A class without training images lacks 0: the generator has not learned it, so its generated
+    images must not fill it up.
     """
     return tuple(max(counts) - count if count else 0 for count in counts)
 
 
 class FillUp(Labeler):
-    """The condition's labels, weighted by how many images each class lacks to the largest
+    """Conditions as labels, with weights that balance the classes
 
-    Of K classes with c_k training images, N in all, the largest with M, a balanced set has the N
-    real images and M - c_k generated ones of each class: K M in all. Generated images come as
-    often of each class; one of class k has the weight M - c_k, so the weighted mean of their losses
-    estimates the mean over the generated part. That mean has no size of its own, so the parts'
-    sizes are the recipe's weights: [classifier] weight = N / (K M), [labeler] weight =
-    (K M - N) / (K M). With them the sum of both losses estimates the mean loss of the balanced set.
-    The second is recorded as `fill_up_share`, to be compared with the recipe's.
+    With c_k training images of class k, N in all, and M in the largest of K classes, a balanced set
+    has the N real images and M - c_k generated images of each class: K M images in all. The batch
+    has generated images of all classes equally often, so an image of class k has the weight
+    M - c_k, and the weighted mean of the losses estimates the mean over the generated part of the
+    balanced set. The sizes of the real and the generated part are weights of the recipe:
+    [classifier] weight = N / (K M), [labeler] weight = (K M - N) / (K M). With these the sum of
+    both losses estimates the mean loss of the balanced set. The second is recorded as
+    `fill_up_share`, to compare it with the recipe's weight.
 
-    The estimate is a ratio, biased by the order of 1 / (images in a batch), and not at all where
-    all classes that lack images lack as many. Classes without training images do not count for K.
-    Weights are equal while the counts are not known.
+    The estimate is a ratio, so its bias is of the order of 1 / (images in a batch); it is unbiased
+    if all classes that lack images lack the same number. Classes without training images do not
+    count in K. The weights are equal if the counts are unknown.
 
     Source: Salehinejad et al., "Synthesizing Chest X-Ray Pathology for Training Deep Convolutional
     Neural Networks", IEEE TMI (2018), who add such images before training.

@@ -1,4 +1,4 @@
-"""Pseudo-labels of real images whose labels are not used."""
+"""Pseudo-labels of real, unlabelled images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .labelers import Confidence
 
 
 class UnlabelledPseudoLabel(Score):
-    """Cross entropy of real images without labels against what the classifier says of them
+    """Loss of the classifier on real, unlabelled images with their pseudo-labels
 
-    (1/N) sum_i 1[max_k p_k(u_i) > t] L(x_i, argmax_k p_k(u_i)) over the batch's N unlabelled
-    images u_i, with L the classifier's own loss (cross entropy) and x_i = u_i + noise. Nothing is
-    learned through the label. With no noise it is Lee's pseudo-label, by one pass; with noise the
-    label is that of the image as it is, and the classifier learns it for the disturbed one, as in
-    FixMatch, whose disturbances are stronger. Several findings are decided as by `labeler
-    confidence`. The share of images that are kept is recorded as `unlabelled_pseudo_label_kept`.
+    (1/N) sum_i 1[max_k p_k(u_i) > t] L(x_i, argmax_k p_k(u_i)) over the N unlabelled images u_i of
+    the batch, where L is the classifier's own loss (cross entropy) and x_i = u_i + noise. No
+    gradient passes through the labels. Without noise it is Lee's pseudo-label and needs one pass.
+    With noise the label is that of the clean image and the classifier learns it for the noisy one,
+    as in FixMatch, which perturbs images more strongly. Findings are decided as by `labeler
+    confidence`. The share of kept images is recorded as `unlabelled_pseudo_label_kept`.
 
-    It needs `[data] unlabelled = true`, and `[data] limit`, beyond which images have no label. Both
-    passes normalize by their own batch, and the running statistics do not follow them.
+    It needs `[data] unlabelled = true`, and `[data] limit`, the number of labelled images. In both
+    passes batch normalization uses the statistics of its own batch, and its running statistics are
+    not updated.
 
     Source: Lee (2013), "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for
     Deep Neural Networks"; Sohn et al., arXiv:2001.07685.
@@ -35,7 +36,7 @@ class UnlabelledPseudoLabel(Score):
         noise: standard deviation of the Gaussian noise, where black is -1 and white 1; 0 for none.
 
     Raises:
-        UserError: the recipe gives no images without labels.
+        UserError: the recipe has no unlabelled images.
     """
 
     trains = ("classifier",)
@@ -59,22 +60,22 @@ class UnlabelledPseudoLabel(Score):
                 "unlabelled_pseudo_label needs images without labels: set [data] unlabelled = true "
                 "and [data] limit, the number of images of each class whose labels are used"
             )
-        logits = as_float32(step.classify(self._disturbed(images, step))["logits"])
-        said = logits.detach()
+        logits = as_float32(step.classify(self._add_noise(images, step))["logits"])
+        clean_logits = logits.detach()
         if self.noise:
             with torch.no_grad():
-                said = step.classify(images)["logits"]
-        labels, kept = self.rule.decide(step.task.probabilities(said))
+                clean_logits = step.classify(images)["logits"]
+        labels, kept = self.rule.decide(step.task.probabilities(clean_logits))
         step.record("unlabelled_pseudo_label_kept", kept.mean())
-        # This rank's mean; the mean of all ranks' is that of the batch.
+        # The mean of this rank; the mean over ranks is that of the batch.
         return (step.networks["classifier"].losses(logits, labels) * kept).mean()
 
-    def _disturbed(self, images: Tensor, step: Step) -> Tensor:
+    def _add_noise(self, images: Tensor, step: Step) -> Tensor:
         if not self.noise:
             return images
-        drawn = step.draw(
+        noise = step.draw(
             lambda n: torch.randn(
                 n, *images.shape[1:], generator=step.rng, device=images.device, dtype=images.dtype
             )
         )
-        return images + self.noise * drawn
+        return images + self.noise * noise

@@ -1,4 +1,4 @@
-"""What the residual networks are built of."""
+"""The blocks of the residual networks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from xraygan import UserError
 from xraygan.plugin_api import as_float32
 
 SIZES = (32, 64, 128, 256, 512)
-COARSEST = 4  # pixels a side of the coarsest feature map
-MAX_FACTOR = 8  # its channels are at most that many times those of the finest
+COARSEST = 4  # side of the coarsest feature map, in pixels
+MAX_FACTOR = 8  # most channels of a map, in multiples of those of the finest map
 
 
 def widths_for(image_size: int, width: int, attention: int) -> list[int]:
-    """Channels from the finest feature map to the 4 x 4 one: doubled each time, at most 8 width.
+    """Channels from the finest feature map to the 4 x 4 map: doubled each time, at most 8 width.
 
     Args:
-        attention: the side of the map with self-attention, which is checked here; 0 for none.
+        attention: side of the map with self-attention, in pixels, to check; 0 for none.
 
     Raises:
-        UserError: there is no such network of that image size.
+        UserError: the image size is not one of ``SIZES``, or no map has the side ``attention``.
     """
     if image_size not in SIZES:
         sizes = ", ".join(map(str, SIZES))
@@ -34,8 +34,8 @@ def widths_for(image_size: int, width: int, attention: int) -> list[int]:
         maps.append(2 * maps[-1])
     if attention not in (0, *maps):
         raise UserError(
-            f"attention: images of {image_size} pixels have maps of {', '.join(map(str, maps))} "
-            f"pixels that can have self-attention, and 0 is for none; it is {attention}"
+            f"attention: {attention} is not the side of a map; images of {image_size} pixels have "
+            f"maps of {', '.join(map(str, maps))} pixels, and 0 is for no self-attention"
         )
     return [min(2**i, MAX_FACTOR) * width for i in range(len(maps) + 2)]
 
@@ -43,26 +43,29 @@ def widths_for(image_size: int, width: int, attention: int) -> list[int]:
 def convolution(
     before: int, after: int, size: int, *, bias: bool = True, scale: float = 1.0
 ) -> nn.Conv2d:
-    """A convolution that keeps the size of maps and, behind a ReLU unless it is 1 x 1, their
-    variance (He et al., arXiv:1502.01852), times ``scale`` squared."""
-    made = nn.Conv2d(before, after, size, padding=size // 2, bias=bias)
-    nn.init.kaiming_normal_(made.weight, nonlinearity="linear" if size == 1 else "relu")
-    made.weight.data.mul_(scale)
-    if made.bias is not None:
-        nn.init.zeros_(made.bias)
-    return made
+    """A convolution that keeps the size of maps.
+
+    Its initial weights multiply the variance of maps by ``scale`` squared (He et al.,
+    arXiv:1502.01852): of the output of a ReLU, or of any maps if it is 1 x 1.
+    """
+    layer = nn.Conv2d(before, after, size, padding=size // 2, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if size == 1 else "relu")
+    layer.weight.data.mul_(scale)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def shortcut(before: int, after: int, *, bias: bool = True) -> nn.Module:
-    """The way around a block."""
+    """The shortcut of a block: the identity, or a 1 x 1 convolution if the channels change."""
     return nn.Identity() if before == after else convolution(before, after, 1, bias=bias)
 
 
 class ConditionalNorm(nn.Module):
     """Batch norm with gains and biases that are linear in a condition
 
-    ``(g + G c) (x - mean) / sqrt(var + eps) + b + B c`` for a condition c, ``(N, M)``: a class has
-    a gain and a bias of its own in each channel, and an image of several findings their sums.
+    ``(g + G c) (x - mean) / sqrt(var + eps) + b + B c`` for a condition c, ``(N, M)``: each class
+    has its own gain and bias in each channel, and an image with several findings has their sums.
 
     Source: Dumoulin et al., arXiv:1610.07629; Miyato and Koyama, arXiv:1802.05637.
 
@@ -88,13 +91,13 @@ class ConditionalNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every place of a map looks at every other: x + gamma W softmax(Q K^T / sqrt(d)) V
+    """Self-attention between the positions of a map: x + gamma W softmax(Q K^T / sqrt(d)) V
 
-    Q (d = C / 8), K and V (C / 2 channels) are 1 x 1 convolutions of x, those of K and V of x at
-    half its size. gamma starts at 0, so that a network learns from its surroundings first.
+    Q (d = C / 8), K (d) and V (C / 2 channels) are 1 x 1 convolutions: Q of x, K and V of x at half
+    its size. gamma starts at 0, so that a network first learns from local neighbourhoods.
 
-    Source: Zhang et al., arXiv:1805.08318; K and V at half the size as Brock et al.,
-    arXiv:1809.11096, have them.
+    Source: Zhang et al., arXiv:1805.08318; K and V at half the size as in Brock et al.,
+    arXiv:1809.11096.
     """
 
     def __init__(self, channels: int) -> None:
@@ -110,15 +113,15 @@ class SelfAttention(nn.Module):
         coarse = F.avg_pool2d(x, 2)
         sources = ((self.query, x), (self.key, coarse), (self.value, coarse))
         rows = [layer(maps).flatten(2).mT for layer, maps in sources]
-        # The other implementations cannot be differentiated twice, as gradient penalties are.
+        # Gradient penalties differentiate twice, which only this implementation supports.
         with sdpa_kernel(SDPBackend.MATH):
-            found = F.scaled_dot_product_attention(*rows)
-        return x + self.gamma * self.out(found.mT.unflatten(2, x.shape[2:]))
+            attended = F.scaled_dot_product_attention(*rows)
+        return x + self.gamma * self.out(attended.mT.unflatten(2, x.shape[2:]))
 
 
 class Up(nn.Module):
-    """Maps to maps of twice the size: [norm, ReLU, upsampling, 3 x 3 convolution, norm, ReLU, 3 x 3
-    convolution] beside a shortcut. No biases: a norm would take them away.
+    """A block that doubles the size: [norm, ReLU, upsampling, 3 x 3 convolution, norm, ReLU, 3 x 3
+    convolution] plus a shortcut. Without biases, which the norms would remove.
 
     Args:
         conditions: see :class:`ConditionalNorm`.
@@ -141,11 +144,11 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """Maps to maps of half the size: [ReLU, 3 x 3 convolution, ReLU, 3 x 3 convolution] beside a
-    shortcut, then means of 2 x 2.
+    """A block that halves the size: [ReLU, 3 x 3 convolution, ReLU, 3 x 3 convolution] plus a
+    shortcut, then the means of 2 x 2.
 
     Args:
-        halves: whether it does halve.
+        halves: halve the size; otherwise keep it.
         attends: end with self-attention.
     """
 
@@ -167,9 +170,9 @@ class Down(nn.Module):
 
 
 def with_deviation(maps: Tensor) -> Tensor:
-    """Maps ``(N, C, h, w)`` and one more, by which a batch without variety is known.
+    """Append a constant map to maps ``(N, C, h, w)`` that shows a batch without variety.
 
-    It is constant: the mean over channels and places of sqrt(var + 1e-8) over the N images.
+    Its value is the mean over channels and positions of sqrt(var + 1e-8) over the N images.
 
     Source: Sec. 3 of Karras et al., arXiv:1710.10196.
     """

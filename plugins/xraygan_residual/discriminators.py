@@ -1,4 +1,4 @@
-"""The residual discriminator, without a condition and with the projection of one."""
+"""The residual discriminator, unconditional or with a projection of the condition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .blocks import COARSEST, Down, convolution, widths_for, with_deviation
 
 
 class _Residual(Discriminator):
-    """Blocks that halve the size down to 4 x 4, the sum over places, the logit."""
+    """Blocks that halve the size down to 4 x 4, the sum over positions, the logit."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _Residual(Discriminator):
         if self.conditional:
             self.embedding = nn.Linear(task.condition_size, channels, bias=False)
             readers.append(self.embedding)
-        for layer in readers:  # of sums over 16 places and all channels
+        for layer in readers:  # their inputs are sums over 16 positions
             nn.init.normal_(layer.weight, 0.0, 1 / (COARSEST**2 * math.sqrt(channels)))
         if spectral_norm:
             _constrain(self)
@@ -64,50 +64,52 @@ class _Residual(Discriminator):
 
 
 class ResidualDiscriminator(_Residual):
-    """Residual discriminator with self-attention: halving blocks, ReLU, no batch norm
+    """Residual discriminator with self-attention: blocks that halve the size, ReLU, no batch norm
 
-    From 32, 64, 128, 256 or 512 pixels by blocks of two 3 x 3 convolutions beside a shortcut, each
-    of which halves the size (means), to 4 x 4; features phi(x) are the sums over places behind one
-    more block, and the logit is linear in them. Nothing normalizes over the batch, so the gradient
-    at an image is its own.
+    Blocks of two 3 x 3 convolutions and a shortcut halve the size (by means) from 32, 64, 128, 256
+    or 512 pixels to 4 x 4. After one more block, the features phi(x) are the sums over positions,
+    and the logit is linear in them. No layer normalizes over the batch, so the gradient at an image
+    does not depend on the other images.
 
     Source: Zhang et al., arXiv:1805.08318 (SAGAN); Miyato et al., arXiv:1802.05957 (spectral
     normalization); Karras et al., arXiv:1710.10196 (minibatch standard deviation).
 
     Args:
-        width: channels of the finest feature map; each coarser one has twice as many, up to eight
-            times.
+        width: channels of the finest feature map; each coarser map has twice as many, up to eight
+            times this number.
         attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
-            image's; 0 for none.
+            image size; 0 for none.
         spectral_norm: divide every layer's weights by their largest singular value, which one power
-            iteration a pass in training follows.
-        minibatch_std: give the last block one map more, the batch's mean standard deviation, by
-            which a generator without variety is known. An image's logit then depends on the others
-            of its batch; with several ranks or `run.accumulate` those are its own rank's or part's.
+            iteration in each training pass tracks.
+        minibatch_std: append the mean standard deviation of the batch as a map to the input of the
+            last block, so that the discriminator detects a generator without variety. The logit of
+            an image then depends on the other images of its batch; with several ranks or
+            `run.accumulate`, on those of its rank or part.
     """
 
 
 class ProjectionDiscriminator(_Residual):
-    """Residual discriminator that compares features with an embedding of the labels
+    """Conditional residual discriminator: projection of the features on a label embedding
 
     The network of `residual`. The logit is w phi(x) + b + <E y, phi(x)>, with E linear in the label
-    vector y, so that an image with several findings has the sum of their embeddings; y goes on with
-    the metadata that [data] metadata names.
+    vector y, so that an image with several findings has the sum of their embeddings. The metadata
+    of [data] metadata is appended to y.
 
     Source: Miyato and Koyama, arXiv:1802.05637; Zhang et al., arXiv:1805.08318 (SAGAN); Miyato et
     al., arXiv:1802.05957 (spectral normalization); Karras et al., arXiv:1710.10196 (minibatch
     standard deviation).
 
     Args:
-        width: channels of the finest feature map; each coarser one has twice as many, up to eight
-            times.
+        width: channels of the finest feature map; each coarser map has twice as many, up to eight
+            times this number.
         attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
-            image's; 0 for none.
+            image size; 0 for none.
         spectral_norm: divide every layer's weights by their largest singular value, which one power
-            iteration a pass in training follows.
-        minibatch_std: give the last block one map more, the batch's mean standard deviation, by
-            which a generator without variety is known. An image's logit then depends on the others
-            of its batch; with several ranks or `run.accumulate` those are its own rank's or part's.
+            iteration in each training pass tracks.
+        minibatch_std: append the mean standard deviation of the batch as a map to the input of the
+            last block, so that the discriminator detects a generator without variety. The logit of
+            an image then depends on the other images of its batch; with several ranks or
+            `run.accumulate`, on those of its rank or part.
     """
 
     conditional = True

@@ -1,4 +1,4 @@
-"""The residual generator, without and with a condition."""
+"""The residual generator, unconditional or conditional."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class _Residual(Generator):
             side *= 2
             self.blocks.append(Up(before, after, conditions, attends=side == attention))
         self.norm = ConditionalNorm(width, conditions)
-        self.last = convolution(width, 1, 3, scale=0.25)  # grey, where tanh is not yet flat
+        self.last = convolution(
+            width, 1, 3, scale=0.25
+        )  # starts near grey, where tanh has a gradient
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         condition = None
@@ -53,38 +55,38 @@ class _Residual(Generator):
 class ResidualGenerator(_Residual):
     """Residual generator with self-attention: upsampling blocks, batch norm, ReLU, tanh
 
-    From a latent vector by a dense layer to 4 x 4, and by blocks of two 3 x 3 convolutions beside a
-    shortcut, each of which doubles the size (nearest), to 32, 64, 128, 256 or 512 pixels. At 128
-    pixels it has 3.6 million parameters, `dcgan` has 12.8 million.
+    A dense layer maps the latent vector to 4 x 4, and blocks of two 3 x 3 convolutions and a
+    shortcut double the size (nearest) to 32, 64, 128, 256 or 512 pixels. At 128 pixels it has 3.6
+    million parameters; `dcgan` has 12.8 million.
 
     Source: Zhang et al., arXiv:1805.08318 (SAGAN); Brock, Donahue and Simonyan, arXiv:1809.11096
     (BigGAN); Gulrajani et al., arXiv:1704.00028.
 
     Args:
         latent_size: length of the latent vector.
-        width: channels of the finest feature map; each coarser one has twice as many, up to eight
-            times.
+        width: channels of the finest feature map; each coarser map has twice as many, up to eight
+            times this number.
         attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
-            image's; 0 for none.
+            image size; 0 for none.
     """
 
 
 class ConditionalResidualGenerator(_Residual):
-    """Residual generator that is told the labels by class-conditional batch norms
+    """Conditional residual generator: the labels set the gains and biases of its batch norms
 
-    The network of `residual`. Each batch norm's gains and biases are g + G y and b + B y, linear in
-    the label vector y, so that a class has its own and an image with several findings their sums;
-    so are those of the metadata that [data] metadata names.
+    The network of `residual`. The gains and biases of each batch norm are g + G y and b + B y,
+    linear in the label vector y, so that each class has its own, and an image with several findings
+    has their sums. The metadata of [data] metadata is appended to y.
 
     Source: Miyato and Koyama, arXiv:1802.05637; Zhang et al., arXiv:1805.08318 (SAGAN); Brock,
     Donahue and Simonyan, arXiv:1809.11096 (BigGAN).
 
     Args:
         latent_size: length of the latent vector.
-        width: channels of the finest feature map; each coarser one has twice as many, up to eight
-            times.
+        width: channels of the finest feature map; each coarser map has twice as many, up to eight
+            times this number.
         attention: side of the map with self-attention, in pixels: 8, 16, ... up to half of the
-            image's; 0 for none.
+            image size; 0 for none.
     """
 
     conditional = True

@@ -1,4 +1,4 @@
-"""ResNet classifiers (He et al., 2015) for grey images, and two that are built on them."""
+"""ResNet classifiers (He et al., 2015) for grey images, and two classifiers that build on them."""
 
 from xraygan import hookimpl
 

@@ -15,11 +15,11 @@ from .networks import feature_maps, grey_trunk
 
 
 def attended_logits(maps: Tensor, attention: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Each category's logit, from the maps as its own residual attention weighs them.
+    """The logit of each category, from maps that are weighted by its own residual attention.
 
-    s_k = w_k . mean_x[(1 + A_k(x)) f(x)] + b_k, x over the h w positions. A linear classifier and a
-    mean change places: s_k = mean_x[(1 + A_k(x)) (w_k . f(x))] + b_k, which needs no maps of each
-    category's own.
+    s_k = w_k . mean_x[(1 + A_k(x)) f(x)] + b_k, where x runs over the h w positions. The linear
+    classifier and the mean commute: s_k = mean_x[(1 + A_k(x)) (w_k . f(x))] + b_k, which needs no
+    weighted maps for each category.
 
     Args:
         maps: f, ``(N, C, h, w)``.
@@ -43,8 +43,8 @@ class CRAL(Classifier):
     findings, by the recipe's label policy.
 
     The module is a 1 x 1 and a 3 x 3 convolution with batch norm and ReLU, and a 1 x 1 convolution
-    to K maps. The input of the last layer is one vector a category; `features` are their mean over
-    the categories, mean_x[(1 + mean_k A_k(x)) f(x)], as long as the backbone's.
+    to K maps. The last layer gets one vector for each category; `features` is the mean of these
+    vectors, mean_x[(1 + mean_k A_k(x)) f(x)], with the length of the backbone's features.
 
     Source: Guan and Huang, Pattern Recognition Letters 130 (2020), 259-266.
 
@@ -52,8 +52,8 @@ class CRAL(Classifier):
         backbone: "resnet18" or "resnet50".
         weights: of the backbone: "imagenet" (torchvision's, downloaded), "random", or the path of a
             local file of torchvision's weights (.pth or .safetensors).
-        attention: how A_k is brought into [0, 1]: "sigmoid", each position on its own, or
-            "softmax", which lets the positions of a map share 1.
+        attention: the function that maps A_k to [0, 1]: "sigmoid" of each position, or "softmax"
+            over the positions of a map, whose sum is 1.
         width: filters of the attention module.
     """
 

@@ -1,4 +1,4 @@
-"""ResNets as fixed extractors: one ruler for the images of several runs."""
+"""ResNets as fixed extractors, to compare the images of several runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xraygan.plugin_api import load_matching, read_weights
 
 from .networks import feature_maps, grey_resnet
 
-#: how the parameters of a ResNet in a run's checkpoint begin
+#: prefix of the parameters of a ResNet in a run's checkpoint
 IN_A_RUN = "network."
 
 
@@ -23,12 +23,12 @@ class _ResNetFeatures(Extractor):
 
     def __init__(self, *, weights: Literal["imagenet", "random"] | Path = "imagenet") -> None:
         super().__init__()
-        found = read_weights(weights) if isinstance(weights, Path) else {}
-        if not any(name.startswith(IN_A_RUN) for name in found):
+        state = read_weights(weights) if isinstance(weights, Path) else {}
+        if not any(name.startswith(IN_A_RUN) for name in state):
             self.network = grey_resnet(self.architecture, weights, outputs=1)
         else:
             self.network = grey_resnet(self.architecture, "random", outputs=1)
-            own = {name.removeprefix(IN_A_RUN): value for name, value in found.items()}
+            own = {name.removeprefix(IN_A_RUN): value for name, value in state.items()}
             load_matching(self.network, own, str(weights), last="fc.")
         del self.network.fc
 
@@ -39,10 +39,10 @@ class _ResNetFeatures(Extractor):
 
 
 class ResNet18Features(_ResNetFeatures):
-    """ResNet-18 as a fixed extractor, of ImageNet, of a file, or of another run's classifier
+    """ResNet-18 as a fixed extractor, with weights of ImageNet, a file or another run's classifier
 
-    Feature maps layer1 to layer4 of grey images. Features of a run's own classifier are that run's
-    own; where several runs are compared, one network that none of them trained is the ruler.
+    Feature maps layer1 to layer4 of grey images. The features of a run's own classifier differ from
+    run to run; to compare several runs, use one network that none of them trained.
 
     Source: He, Zhang, Ren and Sun, arXiv:1512.03385; torchvision's implementation.
 
@@ -56,10 +56,10 @@ class ResNet18Features(_ResNetFeatures):
 
 
 class ResNet50Features(_ResNetFeatures):
-    """ResNet-50 as a fixed extractor, of ImageNet, of a file, or of another run's classifier
+    """ResNet-50 as a fixed extractor, with weights of ImageNet, a file or another run's classifier
 
-    Feature maps layer1 to layer4 of grey images. Features of a run's own classifier are that run's
-    own; where several runs are compared, one network that none of them trained is the ruler.
+    Feature maps layer1 to layer4 of grey images. The features of a run's own classifier differ from
+    run to run; to compare several runs, use one network that none of them trained.
 
     Source: He, Zhang, Ren and Sun, arXiv:1512.03385; torchvision's implementation.
 

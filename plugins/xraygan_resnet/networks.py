@@ -23,8 +23,9 @@ def grey_resnet(architecture: str, weights: Any, outputs: int) -> Any:
     """torchvision's ResNet with one input channel and a last layer of ``outputs``.
 
     Args:
-        architecture: torchvision's name of it.
+        architecture: its name in torchvision.
         weights: "imagenet", "random" or a path.
+        outputs: the number of outputs of the last layer.
     """
     network = torchvision.models.get_model(architecture, weights=None, num_classes=outputs)
     if weights != "random":
@@ -38,7 +39,7 @@ def grey_resnet(architecture: str, weights: Any, outputs: int) -> Any:
 
 
 def grey_trunk(architecture: str, weights: Any) -> tuple[Any, int]:
-    """The same without its last layer, and the number of its last maps."""
+    """:func:`grey_resnet` without its last layer, and the number of channels of its last maps."""
     network = grey_resnet(architecture, weights, outputs=1)
     channels = network.fc.in_features
     network.fc = nn.Identity()
@@ -46,7 +47,7 @@ def grey_trunk(architecture: str, weights: Any) -> tuple[Any, int]:
 
 
 def feature_maps(network: Any, images: Tensor) -> dict[str, Tensor]:
-    """The maps of a grey ResNet's four stages, of images ``(N, 1, S, S)`` in [-1, 1]."""
+    """The maps of the four stages of a grey ResNet for images ``(N, 1, S, S)`` in [-1, 1]."""
     x = ((images + 1) / 2 - GREY_MEAN) / GREY_STD
     x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
     maps: dict[str, Tensor] = {}
@@ -70,14 +71,15 @@ class _ResNet(Classifier):
         super().__init__()
         if metadata and not task.metadata:
             raise UserError(
-                "metadata = true, but [data] metadata names none; set it to some of age, sex, view"
+                "metadata = true, but [data] metadata is empty; set it to some of age, sex, view"
             )
         self.task = task
         self.metadata = metadata
         self.network = grey_resnet(self.architecture, weights, len(task.classes))
         if metadata:
-            told = task.condition_size - len(task.classes)
-            self.told = nn.Linear(told, len(task.classes), bias=False)
+            size = task.condition_size - len(task.classes)
+            # The attribute's name is a key of checkpoints, so it stays.
+            self.told = nn.Linear(size, len(task.classes), bias=False)
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         net = self.network
@@ -98,10 +100,10 @@ class ResNet18(_ResNet):
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
-            the features and in them.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        metadata: use the metadata of [data] metadata too: the logits are linear in the features and
+            in the metadata.
     """
 
     architecture = "resnet18"
@@ -116,10 +118,10 @@ class ResNet34(_ResNet):
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
-            the features and in them.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        metadata: use the metadata of [data] metadata too: the logits are linear in the features and
+            in the metadata.
     """
 
     architecture = "resnet34"
@@ -135,10 +137,10 @@ class ResNet50(_ResNet):
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        metadata: read the metadata that [data] metadata names, too: the last layer is linear in
-            the features and in them.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        metadata: use the metadata of [data] metadata too: the logits are linear in the features and
+            in the metadata.
     """
 
     architecture = "resnet50"

@@ -1,4 +1,4 @@
-"""Findings in the patches of a grid, and in the image if in any patch (Li et al.)."""
+"""Findings in the patches of a grid, by multiple-instance learning (Li et al.)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .networks import feature_maps, grey_trunk
 
 
 def to_grid(maps: Tensor, grid: int) -> Tensor:
-    """Maps ``(N, C, h, h)`` as ``(N, C, P, P)``: bilinear if small, maxima if large."""
+    """Resize maps ``(N, C, h, h)`` to ``(N, C, P, P)``: bilinear if h < P, maxima if h > P."""
     size = maps.shape[-1]
     if size < grid:
         return F.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
@@ -36,13 +36,14 @@ def image_logits(patches: Tensor, lowest: float = 0.0) -> Tensor:
     Returns:
         log p - log(1 - p), ``(N, K)`` float64, whose sigmoid is p.
     """
-    # Logarithms, in float64: a product of float32 factors is 0 where 1 - p is below e^-103 and 1
-    # where p is below e^-17; this tells p from 1 at any size, and from 0 down to e^-690.
+    # The product is a sum of logarithms, in float64, because a product of float32 factors would
+    # be 0 if 1 - p is below e^-103, and 1 if p is below e^-17. The sum keeps p apart from 1 at any
+    # size of 1 - p, and from 0 down to e^-690.
     z = patches.double().flatten(2)
     # q = (1 + a e^z) / (1 + e^z), so -log q is a difference of softplus(z) = -logsigmoid(-z).
     shifted = z + (math.log(lowest) if lowest > 0 else -math.inf)
     absent = (F.logsigmoid(-shifted) - F.logsigmoid(-z)).sum(dim=2)  # -log(1 - p)
-    absent = absent.clamp(min=1e-300)  # no patch has anything: no logarithm of 0
+    absent = absent.clamp(min=1e-300)  # if no patch has the finding, avoid the logarithm of 0
     return absent + (-(-absent).expm1()).log()
 
 
@@ -55,18 +56,18 @@ def _starting_bias(grid: int, lowest: float) -> float:
 class PatchGrid(Classifier):
     """Findings located in the patches of a grid by multiple-instance learning (Li et al.)
 
-    The backbone's last maps are resized to P x P (bilinear where they are smaller, maxima where
-    they are larger), and a 3 x 3 convolution with batch norm and ReLU and a 1 x 1 convolution give
-    each patch j a probability p_j of each finding. An image has the finding if any patch has it:
-    p = 1 - prod_j (1 - p_j). The publication brings each factor from [0, 1] to [0.98, 1], so that p
-    changes smoothly: 1 - p_j becomes 0.98 + 0.02 (1 - p_j), and p is at most 1 - 0.98^(P P).
+    The backbone's last maps are resized to P x P (bilinear if they are smaller, maxima if they are
+    larger). A 3 x 3 convolution with batch norm and ReLU and a 1 x 1 convolution then give each
+    patch j a probability p_j of each finding. An image has a finding if any patch has it:
+    p = 1 - prod_j (1 - p_j). The paper maps each factor from [0, 1] to [0.98, 1], so that p changes
+    smoothly: 1 - p_j becomes 0.98 + 0.02 (1 - p_j), and p is at most 1 - 0.98^(P P).
 
-    The logits are log p - log(1 - p), so that their sigmoid is p. For exclusive classes their
-    softmax is what K independent findings are, given that exactly one of them is there:
-    P(k alone) is in proportion to p_k / (1 - p_k).
+    The logits are log p - log(1 - p), so that their sigmoid is p. For exclusive classes, their
+    softmax is the distribution of K independent findings under the condition that exactly one is
+    present: P(only k) is proportional to p_k / (1 - p_k).
 
-    `features` are the mean over the patches of the last layer's input. The last bias starts where
-    p is 1/2, as an untrained sigmoid's is.
+    `features` is the mean over the patches of the last layer's input. The last bias is initialized
+    so that p is 1/2, as for an untrained sigmoid.
 
     Source: Li et al., CVPR 2018, arXiv:1711.06373, without its supervision by bounding boxes.
 
@@ -74,10 +75,10 @@ class PatchGrid(Classifier):
         backbone: "resnet18" or "resnet50".
         weights: of the backbone: "imagenet" (torchvision's, downloaded), "random", or the path of a
             local file of torchvision's weights (.pth or .safetensors).
-        grid: P, patches a side.
+        grid: P, patches along a side.
         width: filters of the 3 x 3 convolution.
-        lowest: the least that a factor can be; 0 leaves 1 - p_j as it is. On a small grid 0.98
-            keeps p low: at most 0.28 for P = 4, but 0.99 for P = 16.
+        lowest: the lower bound of the factors; 0 leaves 1 - p_j unchanged. On a small grid 0.98
+            limits p: to 0.28 for P = 4, but to 0.99 for P = 16.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Scores of class distributions: what the classifier says of the real and the generated batch."""
+"""Scores of the classifier's class distributions for the real and the generated batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:
     Returns:
         Scalar in [0, log K] (minus the logarithm of ``marginal_scale``).
     """
-    # Of nearly equal rows, log_p - log_q is all cancellation: float32 would keep no digit of it.
+    # In float64: log_p - log_q of nearly equal rows cancels, and float32 would keep no digit.
     log_p = logits.double().log_softmax(dim=1)
-    # In the log domain, so that a class that nothing belongs to contributes 0 and not 0 * -inf.
+    # In the log domain, so that a class without any image contributes 0 and not 0 * -inf.
     log_q = torch.logsumexp(log_p, dim=0) + math.log(marginal_scale / len(logits))
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean().to(logits.dtype)
 
@@ -31,15 +31,16 @@ def mean_kl_to_marginal(logits: Tensor, marginal_scale: float = 1.0) -> Tensor:
 class InceptionScoreLoss(Score):
     """Inception Score without its exponential, by the run's classifier (Eq. 7)
 
-    L_IS = E_z[KL(p(y|G(z)) || q(y))] = H(q) - E_z[H(p(y|G(z)))], q the mean prediction over the
-    generated batch. Large where each image is clearly of one class and the batch is of all of
-    them, so its weight is negative (the paper's alpha is -0.25). In [0, log K] nats.
+    L_IS = E_z[KL(p(y|G(z)) || q(y))] = H(q) - E_z[H(p(y|G(z)))], where q is the mean prediction
+    over the generated batch. It is large if each image is clearly of one class and the batch has
+    images of all classes, so its weight is negative (the paper's alpha is -0.25). In [0, log K]
+    nats.
 
     Source: Eq. 7 of XRAY-GAN; Salimans et al., arXiv:1606.03498.
 
     Args:
         formula: "paper", or "released" for the authors' scripts, whose marginal counts every image
-            twice: the value is log 2 lower, the gradient the same.
+            twice: the value is lower by log 2, and the gradient is the same.
     """
 
     exclusive_only = True
@@ -55,9 +56,9 @@ class InceptionScoreLoss(Score):
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances ``(N, M)`` between the rows of ``(N, D)`` and ``(M, D)``.
 
-    From the differences themselves: the faster |x|^2 - 2xy + |y|^2 loses the small distances to
-    cancellation, and probability vectors are close to each other. In float64, because kernels of
-    small distances are nearly 1 and cancel in turn.
+    Computed from the differences, because the faster |x|^2 - 2xy + |y|^2 loses small distances to
+    cancellation, and probability vectors are close to each other. In float64, because the kernels
+    of small distances are nearly 1 and cancel too.
     """
     return (x.double()[:, None] - y.double()[None]).square().sum(dim=2)
 
@@ -65,15 +66,15 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def mmd_u(x: Tensor, y: Tensor) -> Tensor:
     """Squared MMD with k(a, b) = exp(-|a - b|^2), from two samples of the same size (Eq. 8).
 
-    The mean of k(x_i, x_j) - 2 k(x_i, y_j) + k(y_i, y_j) over all ordered pairs i != j: a
-    U-statistic, unbiased, so it can be negative. Eq. 8 divides by N(N-1)/2, the number of unordered
-    pairs; summing each pair once or both ways, the three terms are the means of Eq. 5's.
+    The mean of k(x_i, x_j) - 2 k(x_i, y_j) + k(y_i, y_j) over all ordered pairs i != j: an unbiased
+    U-statistic, so it can be negative. Eq. 8 divides by N(N-1)/2, the number of unordered pairs,
+    which gives the same three means, those of Eq. 5.
 
     Args:
         x, y: ``(N, D)``.
 
     Returns:
-        Scalar; 0 where N < 2, which has no pairs.
+        Scalar; 0 if N < 2, because there are no pairs.
     """
     n = len(x)
     if n < 2:
@@ -89,8 +90,8 @@ def mmd_u(x: Tensor, y: Tensor) -> Tensor:
 def mmd_released(x: Tensor, y: Tensor) -> Tensor:
     """The MMD of the authors' scripts.
 
-    The kernel's bandwidth is the mean squared real-real distance, the diagonals are kept, and the
-    square root is taken; below 1e-6 the term is skipped (0).
+    The kernel's bandwidth is the mean squared distance between real rows, the diagonals are
+    included, and the result is the square root, or 0 if the square is below 1e-6.
     """
     distances = squared_distances(x, x)
     bandwidth = distances.mean().clamp(min=1e-12)
@@ -99,22 +100,23 @@ def mmd_released(x: Tensor, y: Tensor) -> Tensor:
         - 2 * torch.exp(-squared_distances(x, y) / bandwidth)
         + torch.exp(-squared_distances(y, y) / bandwidth)
     ).mean()
-    # The clamp keeps the root's gradient finite where the term is skipped anyway.
+    # The clamp keeps the root's gradient finite where the result is 0: 0 * infinity is NaN.
     return torch.where(squared > 1e-6, squared.clamp(min=1e-6).sqrt(), squared * 0.0).to(x.dtype)
 
 
 class MMD(Score):
-    """Maximum mean discrepancy of the class distributions of both batches (Eq. 8)
+    """Maximum mean discrepancy (MMD) between real and generated class distributions (Eq. 8)
 
     The samples are the classifier's probability vectors of the real and of the generated images;
-    the kernel is k(x, x') = exp(-|x - x'|^2). Zero in expectation where the classifier sees the
-    same distribution of classes in both.
+    the kernel is k(x, x') = exp(-|x - x'|^2). Its expectation is 0 if the probability vectors of
+    both have the same distribution.
 
     Source: Eqs. 5 and 8 of XRAY-GAN; Gretton et al. (2012).
 
     Args:
-        formula: "paper", the U-statistic over i != j; "released", the authors' scripts: bandwidth
-            the mean squared real-real distance, diagonals kept, square root, skipped below 1e-6.
+        formula: "paper" for the U-statistic over i != j; "released" for the authors' scripts:
+            the bandwidth is the mean squared distance between real rows, the diagonals are
+            included, and the loss is the square root, or 0 if the square is below 1e-6.
     """
 
     def __init__(self, *, formula: Literal["paper", "released"] = "paper") -> None:

@@ -16,15 +16,15 @@ from xraygan.plugin_api import as_float32
 Formula = Literal["paper", "released"]
 
 
-#: positions whose widened features stay in a processor's cache
+#: positions per block, so that a block's features in float32 fit into a CPU's cache
 BLOCK = 1024
 
 
 class _SquaredDistance(torch.autograd.Function):
     """|G - T|_F^2 of each image's G = F^T F / size and a symmetric T ``(N, C, C)``: ``(N,)``.
 
-    F are features ``(N, P, C)``. The gradient 4 F (G - T) / size is one product; autograd would
-    make two, and four passes over the matrices.
+    F are features ``(N, P, C)``. The gradient is written by hand: 4 F (G - T) / size is one matrix
+    product, where autograd would compute two products and make four passes over the matrices.
     """
 
     @staticmethod
@@ -38,15 +38,18 @@ class _SquaredDistance(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         flat, difference = ctx.saved_tensors
         slope = gradients[0][:, None, None]
-        ours = torch.bmm(flat, (difference * (slope * (4 / ctx.size))).to(flat.dtype))
-        return ours, -2 * slope * difference if ctx.needs_input_grad[1] else None, None
+        to_features = torch.bmm(flat, (difference * (slope * (4 / ctx.size))).to(flat.dtype))
+        to_target = -2 * slope * difference if ctx.needs_input_grad[1] else None
+        return to_features, to_target, None
 
 
 def _products(flat: Tensor, scale: float) -> Tensor:
     """scale F^T F of features F ``(N, P, C)``, float32 or better.
 
-    Products of bfloat16 numbers are exact in float32 and are summed up there, so nothing is lost by
-    telling processors that have the format that they may read float32 as such; it is half the time.
+    Features in bfloat16 are converted to float32, block by block, and multiplied at the precision
+    "medium", at which processors with bfloat16 units read float32 as bfloat16. That loses nothing,
+    because the values are bfloat16 and their products are summed in float32, and takes half the
+    time.
     """
     if flat.dtype != torch.bfloat16:
         flat = as_float32(flat)
@@ -54,7 +57,7 @@ def _products(flat: Tensor, scale: float) -> Tensor:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        # A GPU is given all at once: there, starting a product is what takes long.
+        # A GPU gets a single block, because launching a product takes longer than computing it.
         first, *others = flat.split(BLOCK if flat.device.type == "cpu" else flat.shape[1], dim=1)
         total = _scaled_product(first.float(), scale)
         for block in others:
@@ -67,18 +70,18 @@ def _products(flat: Tensor, scale: float) -> Tensor:
 
 def _scaled_product(flat: Tensor, scale: float) -> Tensor:
     n, _, c = flat.shape
-    nothing = flat.new_zeros(()).expand(n, c, c)
-    return torch.baddbmm(nothing, flat.transpose(1, 2), flat, beta=0, alpha=scale)
+    zeros = flat.new_zeros(()).expand(n, c, c)
+    return torch.baddbmm(zeros, flat.transpose(1, 2), flat, beta=0, alpha=scale)
 
 
 def _flat(maps: Tensor) -> Tensor:
-    """Feature maps ``(N, C, H, W)`` as ``(N, H W, C)``; networks leave them in this order."""
+    """Feature maps ``(N, C, H, W)`` as ``(N, H W, C)``; a view if they are channels-last."""
     n, c, h, w = maps.shape
     return maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
 
 
 def _size(maps: Tensor, formula: Formula) -> int:
-    """What Gram matrices are divided by."""
+    """The divisor of Gram matrices."""
     _, c, h, w = maps.shape
     return c * h * w if formula == "paper" else h * w
 
@@ -86,7 +89,7 @@ def _size(maps: Tensor, formula: Formula) -> int:
 def gram_matrix(maps: Tensor, formula: Formula = "paper") -> Tensor:
     """Gram matrices ``(N, C, C)`` of feature maps ``(N, C, H, W)``, float32 or better.
 
-    G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W alone.
+    G_{c,c'} = phi_c . phi_{c'} / (C H W); the released scripts divide by H W only.
     """
     with torch.autocast(maps.device.type, enabled=False):
         return _products(_flat(maps), 1 / _size(maps, formula))
@@ -97,34 +100,37 @@ def style_loss(
 ) -> Tensor:
     """Sum over layers of the batch mean of |G(maps) - G(target)|_F^2 (Eq. 9).
 
-    The released scripts take the mean over the C^2 entries instead of their sum, and weigh each
+    The released scripts take the mean over the C^2 entries instead of their sum, and multiply each
     layer by 1000 / C^2.
 
     Args:
         maps: feature maps ``(N, C, H, W)`` by layer.
-        target: Gram matrices ``(N, C, C)`` of the same layers, of :func:`gram_matrix`.
+        target: Gram matrices ``(N, C, C)`` by layer, from :func:`gram_matrix`.
     """
     total: Tensor | float = 0.0
     for layer, grams in target.items():
-        found = maps[layer]
-        with torch.autocast(found.device.type, enabled=False):
-            squared = _SquaredDistance.apply(_flat(found), grams, _size(found, formula)).mean()
-        total = total + (squared if formula == "paper" else 1000.0 / found.shape[1] ** 4 * squared)
+        features = maps[layer]
+        with torch.autocast(features.device.type, enabled=False):
+            size = _size(features, formula)
+            squared = _SquaredDistance.apply(_flat(features), grams, size).mean()
+        if formula == "released":
+            squared = 1000.0 / features.shape[1] ** 4 * squared
+        total = total + squared
     return total  # type: ignore[return-value]
 
 
-def content_loss(ours: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two feature maps: |phi(ours) - phi(target)|^2 / (C H W).
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of feature maps ``(N, C, H, W)``: |features - target|^2 / (C H W).
 
     Source: the feature reconstruction loss of Johnson et al., arXiv:1603.08155.
     """
-    # Flat, because gradients of maps would get another order in memory than the maps have, and the
-    # network behind them would reorder them.
-    return F.mse_loss(as_float32(_flat(ours)), as_float32(_flat(target)))
+    # Flattened, because gradients of the maps themselves would have another memory format than the
+    # maps, and the loss network would convert them.
+    return F.mse_loss(as_float32(_flat(features)), as_float32(_flat(target)))
 
 
 class _StyleScore(Score):
-    """What both style scores share: the extractor and its layers."""
+    """The base of both style scores: the extractor and its layers."""
 
     reads = ("generator",)
 
@@ -135,19 +141,22 @@ class _StyleScore(Score):
         self.formula = formula
 
     def style_loss(self, step: Step, maps: Mapping[str, Tensor]) -> Tensor:
-        """Style loss of feature maps against those of the real batch."""
+        """Style loss of feature maps against those of the real batch.
+
+        Raises:
+            UserError: the extractor does not return one of the layers.
+        """
         layers = self.layers or step.extractors[self.extractor].style_layers or tuple(maps)
         if missing := [layer for layer in layers if layer not in maps]:
             raise UserError(
                 f"layers: the extractor {self.extractor!r} has no {missing[0]!r}; it has "
                 + ", ".join(maps)
             )
-
-        real = step.cached(
+        real_grams = step.cached(
             ("gram", self.extractor, layers, self.formula),
             lambda: self._grams(step.features(self.extractor, "real"), layers),
         )
-        return style_loss(maps, real, self.formula)
+        return style_loss(maps, real_grams, self.formula)
 
     def _grams(self, maps: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
         return {layer: gram_matrix(maps[layer], self.formula) for layer in layers}
@@ -157,16 +166,16 @@ class GramStyle(_StyleScore):
     """Style distance of each generated image to a real one, by Gram matrices (Eq. 9)
 
     sum_j |G_j(I_g) - G_j(I_r)|_F^2 over the layers j of a loss network, with
-    G_j(x)_{c,c'} = phi_c(x) . phi_{c'}(x) / (C_j H_j W_j), averaged over the batch, whose i-th
-    generated image is compared with its i-th real one.
+    G_j(x)_{c,c'} = phi_c(x) . phi_{c'}(x) / (C_j H_j W_j). The i-th generated image of the batch is
+    compared with the i-th real image, and the distances are averaged.
 
     Source: Eq. 9 of XRAY-GAN; Johnson et al., arXiv:1603.08155.
 
     Args:
         extractor: the loss network, a name of [extractors].
-        layers: its layers j; empty for the extractor's own choice.
-        formula: "paper", or "released" for the authors' scripts: G divided by H W, mean instead of
-            sum over its entries, layers weighted by 1000 / C^2.
+        layers: its layers j; empty for those that the extractor recommends.
+        formula: "paper", or "released" for the authors' scripts: G is divided by H W, its entries
+            are averaged instead of summed, and layers are weighted by 1000 / C^2.
     """
 
     def __init__(
@@ -183,21 +192,23 @@ class GramStyle(_StyleScore):
 
 
 class StyleTransfer(_StyleScore):
-    """Style and content losses of a transfer network that is trained beside the GAN (Eq. 10)
+    """Style and content losses of a transfer network that is trained with the GAN (Eq. 10)
 
-    A network T turns a generated image I_g and a real one I_r into J = T(I_r, I_g); the score is
-    sum_j |G_j(J) - G_j(I_r)|_F^2 + |phi(J) - phi(I_g)|^2 / (C H W): the style of the real, the
-    content of the generated. T has its own optimizer and learns with the generator.
+    A network T turns a real image I_r and a generated image I_g into J = T(I_r, I_g). The score is
+    sum_j |G_j(J) - G_j(I_r)|_F^2 + |phi(J) - phi(I_g)|^2 / (C H W): J should have the style of the
+    real image and the content of the generated one. T has its own optimizer and is updated with the
+    generator.
 
     Source: Eq. 10 of XRAY-GAN; Johnson et al., arXiv:1603.08155.
 
     Args:
         extractor: the loss network, a name of [extractors].
-        layers: its layers j of style; empty for the extractor's own choice.
-        content_layer: its layer of content; empty for the extractor's own choice.
+        layers: its layers j of the style loss; empty for those that the extractor recommends.
+        content_layer: its layer of the content loss; empty for the one that the extractor
+            recommends.
         width: filters of T's first layer, 32 in Johnson et al.
         channels: 1, or 3 for the released scripts' colour network on repeated grey images.
-        formula: of the style loss, see `xraygan describe score gram`.
+        formula: formula of the style loss, see `xraygan describe score gram`.
     """
 
     def __init__(
@@ -218,22 +229,26 @@ class StyleTransfer(_StyleScore):
     def forward(self, step: Step) -> Tensor:
         pair = torch.cat([x.expand(-1, self.channels, -1, -1) for x in (step.real, step.fake)], 1)
         stylized = step.run(self.transfer, pair)
-        ours = step.features(self.extractor, stylized)
-        style = self.style_loss(step, ours)
+        maps = step.features(self.extractor, stylized)
+        style = self.style_loss(step, maps)
         layer = (
-            self.content_layer or step.extractors[self.extractor].content_layer or list(ours)[-1]
+            self.content_layer or step.extractors[self.extractor].content_layer or list(maps)[-1]
         )
-        if layer not in ours:
-            raise UserError(f"content_layer: the extractor {self.extractor!r} has no {layer!r}")
-        return style + content_loss(ours[layer], step.features(self.extractor, "fake")[layer])
+        if layer not in maps:
+            raise UserError(
+                f"content_layer: the extractor {self.extractor!r} has no {layer!r}; it has "
+                + ", ".join(maps)
+            )
+        return style + content_loss(maps[layer], step.features(self.extractor, "fake")[layer])
 
 
 class TransferNetwork(nn.Module):
-    """The image transformation network of Johnson et al., on a real and a generated image.
+    """The image transformation network of Johnson et al., for pairs of real and generated images.
 
-    At width 32: 9 x 9 convolution (32), two of stride 2 (64, 128), five residual blocks, two
-    nearest-neighbour upsamplings with convolutions (64, 32), 9 x 9 convolution; instance norm,
-    reflection padding, no output activation. ``(N, 2 channels, S, S)`` to ``(N, channels, S, S)``.
+    At width 32: 9 x 9 convolution (32), two convolutions of stride 2 (64, 128), five residual
+    blocks, two nearest-neighbour upsamplings with convolutions (64, 32), 9 x 9 convolution;
+    instance norm, reflection padding, no output activation. Maps ``(N, 2 channels, S, S)`` to
+    ``(N, channels, S, S)``.
     """
 
     def __init__(self, channels: int = 1, width: int = 32) -> None:

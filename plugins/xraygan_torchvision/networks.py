@@ -1,4 +1,4 @@
-"""torchvision's networks of ``features``, ``avgpool`` and ``classifier``, for grey images."""
+"""torchvision's networks with ``features``, ``avgpool`` and ``classifier``, for grey images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class _Network(Classifier):
     """A torchvision network whose first convolution takes a grey image.
 
     Attributes:
-        architecture: torchvision's name of it.
-        stages: what the maps behind each of its ``features`` are called; empty for those of a layer
-            that only makes them smaller.
+        architecture: its name in torchvision.
+        stages: the names of the maps behind each of its ``features``; empty for a layer that only
+            reduces the size, whose maps are not returned.
     """
 
     architecture: ClassVar[str]
@@ -76,17 +76,17 @@ class ConvNeXtTiny(_Network):
     """ConvNeXt-Tiny for grey images, 28 million parameters
 
     Softmax over exclusive classes, or sigmoids over findings, by the recipe's label policy. It has
-    layer norms and no batch norm, so what it says of an image never depends on the batch. Images
-    have 32 pixels a side or more.
+    layer norms and no batch norm, so its output for an image never depends on the batch. Images
+    need at least 32 x 32 pixels.
 
     Source: Liu et al., arXiv:2201.03545; torchvision's implementation.
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        stochastic_depth: how often the last block is left out of a training step for an image; the
-            blocks before it are left out less often, the first never.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        stochastic_depth: probability with which the last block is skipped for an image in training;
+            it decreases linearly to 0 for the first block.
     """
 
     architecture = "convnext_tiny"
@@ -106,16 +106,16 @@ class EfficientNetB0(_Network):
     """EfficientNet-B0 for grey images, 4 million parameters
 
     Softmax over exclusive classes, or sigmoids over findings, by the recipe's label policy. Images
-    have 32 pixels a side or more. In training its `features` are what dropout has left.
+    need at least 32 x 32 pixels. In training its `features` are those after dropout.
 
     Source: Tan and Le, arXiv:1905.11946; torchvision's implementation.
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
-            torchvision's weights (.pth or .safetensors). The last layer is always drawn anew
-            unless the file has one for as many classes.
-        stochastic_depth: how often the last block is left out of a training step for an image; the
-            blocks before it are left out less often, the first never.
+            torchvision's weights (.pth or .safetensors). The last layer is newly initialized
+            unless the file has one for the same number of classes.
+        stochastic_depth: probability with which the last block is skipped for an image in training;
+            it decreases linearly to 0 for the first block.
         dropout: share of the features that are dropped before the last layer in training.
     """
 

@@ -1,4 +1,4 @@
-"""Where else a run's numbers and samples can go: a table, TensorBoard."""
+"""Trackers for a run's numbers and samples: a CSV table, TensorBoard."""
 
 from xraygan import hookimpl
 

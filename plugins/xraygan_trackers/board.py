@@ -1,4 +1,4 @@
-"""A run in TensorBoard."""
+"""The TensorBoard tracker."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from xraygan.plugin_api import RunDirectory, missing_results
 
 
 class TensorBoard(Tracker):
-    """TensorBoard: curves, sample grids, the recipe's values beside the results
+    """TensorBoard: curves, sample grids, and the recipe's values with the results
 
     Writes to ``tensorboard/`` in the run directory; ``tensorboard --logdir runs`` then compares all
-    runs below ``runs``. It needs the package: ``pip install 'xraygan[tensorboard]'``.
+    runs below ``runs``. It needs a package: ``pip install 'xraygan[tensorboard]'``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,7 +35,7 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     def begin(self, step: int) -> None:
-        # What was logged after the step that the run goes on from is not shown.
+        # TensorBoard hides the values that were logged after the step from which a run resumes.
         self._writer = self._open(str(self.directory / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -51,16 +51,19 @@ class TensorBoard(Tracker):
         recipe = tomllib.loads((self.directory / "recipe.toml").read_text(encoding="utf-8"))
         if not missing_results(self.directory):  # or the figures are of an earlier step
             metrics = RunDirectory(self.directory).read_evaluation().get("metrics", {})
-            values = {name: found.get("value") for name, found in metrics.items()}
+            values = {name: metric.get("value") for name, metric in metrics.items()}
             figures = {name: value for name, value in values.items() if isinstance(value, float)}
             self._writer.add_hparams(dict(_leaves(recipe)), figures, run_name=".")
         self._writer.close()
 
 
-def _leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """``("scores.gram.weight", 0.1)`` for every value of a recipe."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{at}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{at}{key}", value if isinstance(value, str | int | float) else json.dumps(value)
+            yield (
+                f"{prefix}{key}",
+                value if isinstance(value, str | int | float) else json.dumps(value),
+            )

@@ -1,4 +1,4 @@
-"""A run's numbers as a table."""
+"""The CSV tracker."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from xraygan.plugin_api import read_number_table, write_table
 
 
 class CSV(Tracker):
-    """A table for spreadsheets: one row a logged step, one column a number
+    """A CSV table of the logged numbers: one row for each step, one column for each number
 
-    Written to ``metrics.csv`` in the run directory: ``step``, then every term, what the parts
-    recorded, and ``evaluation/NAME`` for what is measured while the run trains. What a step has no
-    value for is empty.
+    Written to ``metrics.csv`` in the run directory: ``step``, then every term, every number that
+    the parts recorded, and ``evaluation/NAME`` for metrics that are measured during training. A
+    cell is empty if the step has no value.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,7 @@ class CSV(Tracker):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if new := [name for name in values if name not in self.columns]:
-            # A term that begins in a later phase of the schedule; it happens a few times a run.
+            # A term of a later phase of the schedule: the file is rewritten, a few times in a run.
             rows = self._read()
             self._write(rows.reindex(columns=[*self.columns, *new]))
         row = pd.DataFrame([{"step": step, **values}], columns=self.columns)

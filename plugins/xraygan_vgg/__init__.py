@@ -1,4 +1,4 @@
-"""VGG loss networks, and the run's own classifier in their place."""
+"""Loss networks: VGG, or the run's own classifier."""
 
 from xraygan import hookimpl
 

@@ -1,4 +1,4 @@
-"""Networks whose feature maps the style and content losses compare."""
+"""Loss networks: the style and content losses compare their feature maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class _VGG(Extractor):
-    """The convolutions of a torchvision VGG up to the deepest map that is asked for."""
+    """The convolutions of a torchvision VGG up to the deepest map that is returned."""
 
     architecture: ClassVar[str]
     mean: Tensor
@@ -72,10 +72,12 @@ class _VGG(Extractor):
         return maps
 
     def _first(self, images: Tensor) -> Tensor:
-        """The first convolution, of images of three channels or of a grey one three times over.
+        """The first convolution, for images with three channels or for grey images.
 
-        For a grey image the sum over channels and the normalization are folded into the weights. A
-        plane of ones carries what is constant, because the border is padded after normalization.
+        Instead of repeating a grey image to three channels, the sum over channels and the
+        normalization are folded into the weights. The constant shift of the normalization is the
+        weight of an additional plane of ones. It cannot be folded into the bias, because the border
+        is padded with 0 after the normalization.
         """
         convolution: Any = self.layers[0]
         scale, shift = torch.ones_like(self.mean), torch.zeros_like(self.mean)
@@ -83,9 +85,11 @@ class _VGG(Extractor):
             scale, shift = 0.5 / self.std, (0.5 - self.mean) / self.std
         if images.shape[1] == 3:
             return convolution(images * scale + shift)
-        folded = torch.stack([(convolution.weight * by).sum(dim=1) for by in (scale, shift)], dim=1)
+        folded = torch.stack(
+            [(convolution.weight * factor).sum(dim=1) for factor in (scale, shift)], dim=1
+        )
         planes = torch.cat([images, torch.ones_like(images)], dim=1)
-        # A convolution's output lies in memory as its input does.
+        # A convolution's output has the memory format of its input.
         planes = planes.contiguous(memory_format=torch.channels_last)
         return F.conv2d(planes, folded, convolution.bias, padding=convolution.padding)
 
@@ -100,42 +104,42 @@ class VGG16(_VGG):
     """VGG-16 as a loss network
 
     Feature maps relu1_1, 2_1, 3_1, 4_1, 5_1 for style and relu4_2 for content. Grey images are
-    repeated to three channels and normalized as ImageNet's.
+    repeated to three channels and normalized with ImageNet's statistics.
 
     Source: Simonyan and Zisserman, arXiv:1409.1556; Johnson et al., arXiv:1603.08155.
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
             torchvision's weights (.pth or .safetensors).
-        normalize: bring images from [-1, 1] to ImageNet's mean and deviation first.
+        normalize: normalize images in [-1, 1] with ImageNet's mean and standard deviation.
     """
 
     architecture = "vgg16"
 
 
 class VGG19(_VGG):
-    """VGG-19 as a loss network, the paper's
+    """VGG-19 as a loss network; the paper's loss network
 
     Feature maps relu1_1, 2_1, 3_1, 4_1, 5_1 for style and relu4_2 for content. Grey images are
-    repeated to three channels and normalized as ImageNet's.
+    repeated to three channels and normalized with ImageNet's statistics.
 
     Source: Simonyan and Zisserman, arXiv:1409.1556; Johnson et al., arXiv:1603.08155.
 
     Args:
         weights: "imagenet" (torchvision's, downloaded), "random", or the path of a local file of
             torchvision's weights (.pth or .safetensors).
-        normalize: bring images from [-1, 1] to ImageNet's mean and deviation first.
+        normalize: normalize images in [-1, 1] with ImageNet's mean and standard deviation.
     """
 
     architecture = "vgg19"
 
 
 class ClassifierFeatures(Extractor):
-    """The run's own classifier as the loss network: no download, no pass of its own
+    """The run's own classifier as a loss network, without a download or additional passes
 
     Style and content are compared in the classifier's feature maps. For the real and the generated
-    batch they are those that the step has computed already. The classifier is never trained by
-    this use of it unless a score's `trains` names it.
+    batch these are the maps that the step has already computed. The losses do not train the
+    classifier unless a score names it in `trains`.
     """
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -145,7 +149,7 @@ class ClassifierFeatures(Extractor):
         if "classifier" not in step.networks:
             raise UserError("[extractors.classifier]: the recipe has no [classifier]")
         if isinstance(images, str):
-            every = step.real_activations if images == "real" else step.fake_activations
+            activations = step.real_activations if images == "real" else step.fake_activations
         else:
-            every = step.classify(images.mean(dim=1, keepdim=True))  # of three channels, their grey
-        return {name: maps for name, maps in every.items() if maps.ndim == 4}
+            activations = step.classify(images.mean(dim=1, keepdim=True))  # three channels to grey
+        return {name: maps for name, maps in activations.items() if maps.ndim == 4}

@@ -1,4 +1,4 @@
-"""TorchXRayVision's DenseNet-121 (Cohen et al., 2022), which has learned from chest X-rays."""
+"""TorchXRayVision's DenseNet-121 (Cohen et al., 2022), which was trained on chest X-rays."""
 
 from xraygan import hookimpl
 

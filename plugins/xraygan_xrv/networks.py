@@ -1,7 +1,8 @@
 """TorchXRayVision's DenseNet-121, as a classifier and as an extractor.
 
-The library publishes its weights as pickles of whole networks, which run code when they are read.
-They are never read here: a user converts them once to safetensors (docs/howto/pretrained.md).
+The library publishes its weights as pickles of whole networks, which can run code when they are
+loaded. This module never loads them: the user converts them once to safetensors
+(docs/howto/pretrained.md).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def library() -> Any:
         UserError: it is not installed.
     """
     try:
-        with warnings.catch_warnings():  # it turns off every warning of the process
+        with warnings.catch_warnings():  # its import turns off all warnings of the process
             import torchxrayvision
     except ImportError:
         raise UserError(
@@ -53,25 +54,25 @@ def library() -> Any:
 
 
 def converted(name: str) -> Path:
-    """The file that a user has converted one of the library's own into.
+    """The safetensors file that the user has converted published weights to.
 
     Raises:
-        UserError: there is none.
+        UserError: the file does not exist.
     """
     path = Path(library().utils.get_cache_dir()) / f"{name}.safetensors"
     if not path.is_file():
         raise UserError(
             f'weights = "{name}": there is no {path}. torchxrayvision publishes a pickle, which '
-            "could run any code and is not read here; docs/howto/pretrained.md shows how to "
+            "could run any code, so it is not loaded here; docs/howto/pretrained.md shows how to "
             'convert it once. Or set weights to the path of a file of its tensors, or to "random"'
         )
     return path
 
 
 def densenet(weights: Any, outputs: int) -> tuple[Any, dict[str, Tensor]]:
-    """The library's DenseNet-121, and the tensors of the last layer that its weights came with.
+    """The library's DenseNet-121, and the tensors of the last layer in its weights.
 
-    Its own last layer is drawn anew.
+    The last layer of the network is newly initialized.
     """
     network = library().models.DenseNet(num_classes=outputs)
     if weights == "random":
@@ -83,29 +84,30 @@ def densenet(weights: Any, outputs: int) -> tuple[Any, dict[str, Tensor]]:
     return network, last
 
 
-def know_findings(network: Any, classes: tuple[str, ...], last: dict[str, Tensor]) -> None:
-    """Let the last layer's rows of findings that the library knows by name be those of ``last``.
+def copy_findings(network: Any, classes: tuple[str, ...], last: dict[str, Tensor]) -> None:
+    """Copy the rows of findings that the library has too from ``last`` to the last layer.
 
-    Nothing happens if that is not a layer for all of the library's findings.
+    Copies nothing if ``last`` is not a layer for all of the library's findings.
     """
     known = library().models.DenseNet.targets
     rows = {k: known.index(finding) for k, finding in enumerate(classes) if finding in known}
     for name, own in network.classifier.named_parameters():
-        theirs = last.get(f"classifier.{name}")
-        if rows and theirs is not None and len(theirs) == len(known):
-            own.data[list(rows)] = theirs[list(rows.values())].to(own.dtype)
+        published = last.get(f"classifier.{name}")
+        if rows and published is not None and len(published) == len(known):
+            own.data[list(rows)] = published[list(rows.values())].to(own.dtype)
 
 
 def adapted(images: Tensor, size: int) -> Tensor:
-    """Images ``(N, 1 or 3, S, S)`` in [-1, 1] as the library wants them.
+    """Convert images ``(N, 1 or 3, S, S)`` in [-1, 1] to the library's format.
 
-    ``(N, 1, size, size)`` in [-1024, 1024], resized linearly and smoothed where they become
-    smaller, as the library does it.
+    The result is ``(N, 1, size, size)`` in [-1024, 1024], resized linearly with antialiasing, as
+    the library does it.
     """
     images = images.mean(dim=1, keepdim=True) * RANGE
     side = images.shape[-1]
     if side != size:
-        # As a matrix, because on a GPU the gradient of interpolating is not deterministic.
+        # As a product with a matrix, because the gradient of interpolation is not deterministic on
+        # a GPU.
         unit = torch.eye(side, dtype=images.dtype, device=images.device)[None, None]
         rows = F.interpolate(unit, size=(size, side), mode="bilinear", antialias=True)[0, 0]
         images = rows @ images @ rows.mT
@@ -129,11 +131,11 @@ class XRVClassifier(Classifier):
     """TorchXRayVision's DenseNet-121, which can start from weights of chest X-rays
 
     Softmax over exclusive classes, or sigmoids over findings, by the recipe's label policy. Images
-    are brought from [-1, 1] to the library's [-1024, 1024] and to the size that its weights were
-    learned at. The last layer's rows of findings that the library knows by name (Effusion, Hernia,
-    ...) start from its weights too, the others are drawn anew.
+    are converted from [-1, 1] to the library's [-1024, 1024] and resized to the size at which its
+    weights were trained. The rows of the last layer of findings that the library has too (Effusion,
+    Hernia, ...) start from its weights; the others are newly initialized.
 
-    It needs the package: ``pip install 'xraygan[xrv]'``.
+    It needs a package: ``pip install 'xraygan[xrv]'``.
 
     Source: Cohen et al., arXiv:2111.00595; Huang et al., arXiv:1608.06993.
 
@@ -141,7 +143,7 @@ class XRVClassifier(Classifier):
         weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
             without code), or the library's name of published weights, which you convert once: see
             docs/howto/pretrained.md.
-        size: pixels a side that the network sees; the published weights were learned at 224.
+        size: side in pixels to which images are resized; the published weights were trained at 224.
     """
 
     def __init__(self, task: Task, *, weights: Weights = "random", size: Size = 224) -> None:
@@ -149,7 +151,7 @@ class XRVClassifier(Classifier):
         self.task = task
         self.size = size
         self.network, last = densenet(weights, len(task.classes))
-        know_findings(self.network, task.classes, last)
+        copy_findings(self.network, task.classes, last)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         activations = feature_maps(self.network.features, images, self.size)
@@ -157,13 +159,14 @@ class XRVClassifier(Classifier):
 
 
 class XRVExtractor(Extractor):
-    """TorchXRayVision's DenseNet-121 as a loss network that has seen chest X-rays
+    """TorchXRayVision's DenseNet-121 as a loss network that was trained on chest X-rays
 
-    Feature maps `denseblock1` to `denseblock4` and `relu5`, and their mean `features` ``(N, 1024)``
-    for Frechet distances. Images are brought from [-1, 1] to the library's [-1024, 1024] and to the
-    size that its weights were learned at; of three channels their grey is taken.
+    Feature maps `denseblock1` to `denseblock4` and `relu5`, and the mean `features` ``(N, 1024)``
+    of the last for Frechet distances. Images are converted from [-1, 1] to the library's
+    [-1024, 1024] and resized to the size at which its weights were trained; three channels are
+    averaged to grey.
 
-    It needs the package: ``pip install 'xraygan[xrv]'``.
+    It needs a package: ``pip install 'xraygan[xrv]'``.
 
     Source: Cohen et al., arXiv:2111.00595; Huang et al., arXiv:1608.06993.
 
@@ -171,7 +174,7 @@ class XRVExtractor(Extractor):
         weights: "random", the path of a local file of the network's tensors (.safetensors, or .pth
             without code), or the library's name of published weights, which you convert once: see
             docs/howto/pretrained.md.
-        size: pixels a side that the network sees; the published weights were learned at 224.
+        size: side in pixels to which images are resized; the published weights were trained at 224.
     """
 
     style_layers = ("denseblock1", "denseblock2", "denseblock3", "denseblock4")

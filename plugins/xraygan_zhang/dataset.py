@@ -33,30 +33,31 @@ Run the same recipe without any download:   --set data.plugin=phantom \
 class Zhang(Dataset):
     """Zhang Lab paediatric chest X-rays: 5,856 images, normal or pneumonia
 
-    Reads the official layout ``chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``; the root is
-    the folder that holds ``chest_xray`` or ``chest_xray`` itself, and ``val`` may be absent. All
-    are anterior-posterior radiographs of children of one to five years; the age and sex of each
-    are not published. Another folder of images in a split is refused; files that are no .jpeg are
+    Reads the official layout ``chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``. The root is
+    ``chest_xray`` or the folder that contains it, and ``val`` may be absent. All images are
+    anterior-posterior radiographs of children of one to five years; the age and sex of each child
+    are not published. A folder of another class in a split is refused. Files other than .jpeg are
     counted and left out.
 
-    The official ``val`` has 16 images, too few to choose anything by. They are the validation
-    images all the same, unless ``val = "train"`` gives them to training; ``data.validation`` then
-    sets a share of the training patients aside, as it does where there is no ``val``.
+    The official ``val`` has 16 images, too few to choose a checkpoint by. They are the validation
+    images unless ``val = "train"`` adds them to the training images; ``data.validation`` then sets
+    aside a share of the training patients, as it does if there is no ``val``.
 
-    The patient is what the file name says: ``person1000_bacteria`` of
-    ``person1000_bacteria_2931.jpeg``, ``IM-0115`` of ``IM-0115-0001.jpeg``; any other file is a
-    patient of its own. The number alone is no patient, because bacterial and viral cases are
-    counted separately: of the 202 person numbers in test/, 170 stand in train/ too, always with the
-    other cause. The pictures agree: within train/, 16 x 16 thumbnails of one number and one cause
-    correlate by 0.80 on average, of one number and two causes by 0.74, of two numbers by 0.75; and
-    no test image has its number on its nearest training neighbour. With the cause, no patient of
-    test/ is in train/.
+    The patient is read from the file name: ``person1000_bacteria`` of
+    ``person1000_bacteria_2931.jpeg``, ``IM-0115`` of ``IM-0115-0001.jpeg``. Each other file is a
+    patient of its own. The number alone does not identify a patient, because bacterial and viral
+    cases are numbered separately: of the 202 person numbers in test/, 170 are also in train/,
+    always with the other cause. The images confirm this. Within train/, 16 x 16 thumbnails with the
+    same number and cause correlate by 0.80 on average, with the same number and different causes by
+    0.74, with different numbers by 0.75; and no test image has the same number as its nearest
+    training image. With the cause, no patient of test/ is in train/.
 
-    For NORMAL images, whose names have no ``person``, the IM number is the best guess at a patient;
-    nothing published says so, and a note of every run repeats it.
+    For NORMAL images, whose names have no ``person``, the IM number is the best guess of the
+    patient. No publication confirms it, and every run notes this.
 
     Args:
-        val: what the images in ``val`` are for: validation images, or more training images.
+        val: use of the images in ``val``: "val" for validation images, "train" for more training
+            images.
 
     Source: Kermany et al., "Identifying Medical Diagnoses and Treatable Diseases by Image-Based
     Deep Learning", Cell 172 (2018); https://data.mendeley.com/datasets/rscbjbr9sj/2
@@ -80,17 +81,17 @@ class Zhang(Dataset):
         except OSError as error:
             raise UserError(describe_read_error(error)) from None
         if missing:
-            what = f"not laid out as the set; missing: {', '.join(missing)}"
-            raise UserError(f"{root}: {what}{HELP}")
+            fault = f"not laid out as the data set; missing: {', '.join(missing)}"
+            raise UserError(f"{root}: {fault}{HELP}")
         if others:
             raise UserError(
-                f"{self.root / others[0]}: a folder of another class; expected "
-                f"{' and '.join(self.classes)} alone. Move it out of the folder, or use all of the "
-                'classes with a table of the images and data.plugin = "csv"'
+                f"{self.root / others[0]}: a folder of another class; expected only "
+                f"{' and '.join(self.classes)}. Move it out of the folder, or use all classes with "
+                'a table of the images and data.plugin = "csv"'
             )
 
     def _other_folders(self) -> list[str]:
-        """The folders in the splits that are none of the classes', hidden ones left out."""
+        """The folders in the splits that are of no class, without hidden folders."""
         prefix = _prefix(self.root)
         return [
             f"{prefix}{split}/{entry.name}"
@@ -103,7 +104,7 @@ class Zhang(Dataset):
         prefix = _prefix(self.root)
         rows, others = [], 0
         for split in SPLITS:
-            given = self.val if split == "val" else split
+            used_as = self.val if split == "val" else split
             try:
                 others += sum(not e.is_dir() for e in _entries(self.root / f"{prefix}{split}"))
                 for name in self.classes:
@@ -112,8 +113,8 @@ class Zhang(Dataset):
                     images = [file.name for file in files if _is_image(file)]
                     others += len(files) - len(images)
                     if not images and split != "val":
-                        raise UserError(f"{self.root / folder}: no .jpeg file is in it{HELP}")
-                    rows += [(f"{folder}/{image}", (name,), given) for image in images]
+                        raise UserError(f"{self.root / folder}: the folder has no .jpeg file{HELP}")
+                    rows += [(f"{folder}/{image}", (name,), used_as) for image in images]
             except OSError as error:
                 raise UserError(describe_read_error(error)) from None
         self.left_out = {"files in the image folders that are no .jpeg": others} if others else {}
@@ -130,18 +131,20 @@ class Zhang(Dataset):
 
 
 def _prefix(root: Path) -> str:
-    """Where the splits are below the root: ``""`` or ``"chest_xray/"``."""
+    """The folder of the splits, relative to the root: ``""`` or ``"chest_xray/"``."""
     return "" if any((root / split).is_dir() for split in SPLITS) else "chest_xray/"
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name; nothing if it does not exist. Hidden names are left out,
-    because macOS leaves ._NAME.jpeg beside NAME.jpeg: no picture."""
+    """The entries of a folder, sorted by name; empty if it does not exist.
+
+    Without hidden entries, because macOS writes files ._NAME.jpeg that are not images.
+    """
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        found = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(found, key=lambda entry: entry.name)
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -149,18 +152,18 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _notes(table: pd.DataFrame) -> tuple[str, ...]:
-    """What is not known of the patients."""
+    """Notes on the patients that are not known."""
     unnamed = int((table["patient"] == table["path"]).sum())
     normal = int(table["labels"].map(("NORMAL",).__eq__).sum())
     notes = [
         f"the patients of the {normal:,} NORMAL images are not published: the IM number of the "
-        "file name is taken for the patient, so it cannot be checked that no such patient has "
-        "images in two splits"
+        "file name is used as the patient, so it cannot be checked that no such patient has images "
+        "in two splits"
     ]
     if unnamed:
         notes.append(
-            f"{unnamed:,} file names say no patient, as person1_virus_7.jpeg does: each of these "
-            "images is taken for a patient of its own"
+            f"{unnamed:,} file names give no patient, as person1_virus_7.jpeg does: each of these "
+            "images counts as a patient of its own"
         )
     return tuple(notes)
 

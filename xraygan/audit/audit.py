@@ -1,13 +1,13 @@
-"""Does a trained generator copy its training images? Asked with images that it never saw.
+"""The audit of a trained generator: does it copy its training images?
 
-``docs/audit.md`` says what the figures mean and what they cannot show.
+It compares generated images with held-out images, which the generator was not trained on.
+``docs/audit.md`` explains the figures and their limits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,13 @@ from xraygan.utils.atomic_files import as_json, write_together
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed
 
+from .held_out import HeldOut
 from .memorization import (
     BOOTSTRAP,
     LEVEL,
     PERMUTATIONS,
     TAIL,
-    copies,
+    flag_copies,
     membership,
     ratio,
     relative,
@@ -52,50 +53,10 @@ from .nearest_neighbors import (
 )
 from .verdict import notes, splits_differ, verdict
 
-NEIGHBOURS = 50  # training images that are looked for; the nearest is compared with the others
-MOST = 2000  # held-out images, one a patient
-PICTURED = 16  # pairs of a kind in the picture
+NEIGHBOURS = 50  # nearest training images of an image; the first is compared with the others
+PICTURED = 16  # pairs of generated, and of held-out images, in the picture
 
 Object = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Which images stand for those that the generator never saw, and for those that it did.
-
-    One image a patient, so that the images are independent, as the tests assume.
-
-    Attributes:
-        rows: ``(H,)`` test images with labels that training images have.
-        unseen: ``(M,)`` some of ``rows``.
-        seen: ``(M,)`` training images, each with the labels of its fellow in ``unseen``.
-    """
-
-    rows: np.ndarray
-    unseen: np.ndarray
-    seen: np.ndarray
-
-    @classmethod
-    def draw(cls, train: SplitImages, test: SplitImages, random: np.random.Generator) -> HeldOut:
-        """Draw them at random.
-
-        Raises:
-            UserError: no test image has the labels of a training image.
-        """
-        ours, theirs = _kinds(train), _kinds(test)
-        known = set(ours)
-        rows = [row for row in _one_a_patient(test, random) if theirs[row] in known][:MOST]
-        if not rows:
-            raise UserError(
-                "[data]: no test image has the labels of a training image. The audit compares with "
-                "images that the generator never saw: give the dataset a test split of its classes"
-            )
-        left: dict[bytes, list[int]] = {}
-        for row in _one_a_patient(train, random):
-            left.setdefault(ours[row], []).append(row)
-        pairs = [(row, left[theirs[row]].pop()) for row in rows if left.get(theirs[row])]
-        unseen, seen = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return cls(np.array(rows), unseen, seen)
 
 
 def audit(
@@ -105,37 +66,36 @@ def audit(
 
     Args:
         step: the step of its checkpoint.
-        count: how many images to generate: those of ``xraygan generate`` with the same seed.
-        seed: of these and of every other draw.
+        count: number of images to generate; they are those of ``xraygan generate`` with this seed.
+        seed: seed of the images and of all other draws.
 
     Returns:
         The content of ``audit.json``.
 
     Raises:
-        UserError: the run has no generator, or there is nothing held out to compare with.
+        UserError: the run has no generator, or there are no held-out images.
     """
     from .figure import draw_pairs  # matplotlib takes seconds to import
 
     if "generator" not in session.graph.networks:
-        raise UserError(f"{run_dir.path}: the run has no generator, so there is nothing to audit")
+        raise UserError(f"{run_dir.path}: the run has no generator, so it cannot be audited")
     evaluation = session.evaluation("test")
     held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
     images = sample_images(session, count, None, seed, display)[0].images
     embeds = spaces(evaluation)
     compared = compare(evaluation, embeds, images, held, seed, display)
     members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
-    alike = measure_resemblance(evaluation, images, held, display)
+    resembles = measure_resemblance(evaluation, images, held, display)
+    trained, fingerprint = trained_on(run_dir), session.data.fingerprint
     content = {
-        **verdict(compared, members, alike),
+        **verdict(compared, members, resembles),
         "step": step,
         "xraygan": __version__,
         "protocol": _protocol(evaluation, held, count, seed) | _data(session, run_dir),
-        "copies": {name: found.figures for name, found in compared.items()},
+        "copies": {name: space.figures for name, space in compared.items()},
         "membership": members,
-        "resemblance": alike,
-        "notes": notes(
-            compared, members, alike, trained_on(run_dir), session.data.fingerprint, session.differs
-        ),
+        "resemblance": resembles,
+        "notes": notes(compared, members, resembles, trained, fingerprint, session.differs),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))
@@ -159,25 +119,25 @@ def compare(
     seed: int,
     display: Display,
 ) -> dict[str, Compared]:
-    """In each space, the training images nearest to generated and to held-out images, and which
-    generated ones are flagged as copies.
+    """Find the training images nearest to generated and to held-out images in each space, and flag
+    generated images that may be copies.
 
     Args:
         embeds: the spaces, of :func:`xraygan.audit.nearest_neighbors.spaces`.
         images: ``(N, S, S)`` uint8, generated.
     """
     train, cut = evaluation.train, len(images)
-    found = {}
+    compared = {}
     for name, embed in embeds.items():
         queries = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
-        with _passing(train, embed, f"nearest in {name}", display) as part:
-            near = nearest_neighbors(queries, part, len(train), min(NEIGHBOURS, len(train)))
-        generated = Neighbours(near.distances[:cut], near.rows[:cut])
-        held_out = Neighbours(near.distances[cut:], near.rows[cut:])
+        with _progress_over(train, embed, f"nearest in {name}", display) as part:
+            both = nearest_neighbors(queries, part, len(train), min(NEIGHBOURS, len(train)))
+        generated = Neighbours(both.distances[:cut], both.rows[:cut])
+        held_out = Neighbours(both.distances[cut:], both.rows[cut:])
         random = _random(seed, name)
-        figures, flags = copies(generated, held_out, LEVEL / len(embeds), random)
-        found[name] = Compared(generated, held_out, figures, flags)
-    return found
+        figures, flags = flag_copies(generated, held_out, LEVEL / len(embeds), random)
+        compared[name] = Compared(generated, held_out, figures, flags)
+    return compared
 
 
 def measure_resemblance(
@@ -187,9 +147,9 @@ def measure_resemblance(
     :func:`xraygan.audit.memorization.resemblance`."""
     embed, cut = partial(patterns, evaluation), len(images)
     both = torch.cat([embed(images, False), embed(_rows(evaluation.test, held.rows), True)])
-    with _passing(evaluation.train, embed, "resemblance", display) as part:
-        far = nearest_neighbors(both, part, len(evaluation.train)).distances[:, 0]
-    correlation = 1 - far**2 / 2  # of points of length 1
+    with _progress_over(evaluation.train, embed, "resemblance", display) as part:
+        distances = nearest_neighbors(both, part, len(evaluation.train)).distances[:, 0]
+    correlation = 1 - distances**2 / 2  # since the points have length 1
     return resemblance(correlation[:cut], correlation[cut:])
 
 
@@ -201,42 +161,45 @@ def _membership(
     seed: int,
     display: Display,
 ) -> Object:
-    """What tells training images from held-out ones.
+    """How well distances and the discriminator separate training images from held-out ones.
 
-    Not in the classifier's features: it has its own memory of the training images.
+    Not in the classifier's features, since the classifier memorizes training images itself.
     """
-    count = len(held.seen)
+    count = len(held.members)
     if not count:
         return {"pairs": 0}
     train, test = evaluation.train, evaluation.test
-    made = embed(images, False)
-    both = torch.cat([embed(_rows(train, held.seen), True), embed(_rows(test, held.unseen), True)])
-    numbers = np.unique(train.patients, return_inverse=True)[1]
-    patients = torch.from_numpy(numbers).to(evaluation.device)
-    # Neither image of a pair is compared with the patient of the one that was seen: the training
-    # images that are left are to both what others are.
-    own = patients[torch.from_numpy(held.seen).to(evaluation.device)].repeat(2)
-    to_made = nearest_neighbors(both, made.__getitem__, len(made)).distances[:, 0]
-    with _passing(train, embed, "membership", display) as part:
-        to_train = nearest_neighbors(both, part, len(train), apart=(own, patients)).distances[:, 0]
+    generated = embed(images, False)
+    members = embed(_rows(train, held.members), True)
+    both = torch.cat([members, embed(_rows(test, held.non_members), True)])
+    codes = np.unique(train.patients, return_inverse=True)[1]
+    patients = torch.from_numpy(codes).to(evaluation.device)
+    # Both images of a pair are compared with the training images without the member's patient, so
+    # that the member is not nearer to them only because it is one of them.
+    excluded = patients[torch.from_numpy(held.members).to(evaluation.device)].repeat(2)
+    to_generated = nearest_neighbors(both, generated.__getitem__, len(generated)).distances[:, 0]
+    with _progress_over(train, embed, "membership", display) as part:
+        to_train = nearest_neighbors(both, part, len(train), apart=(excluded, patients)).distances[
+            :, 0
+        ]
     scores = {
-        "relative": ratio(to_made, to_train),
-        "distance": to_made,
+        "relative": ratio(to_generated, to_train),
+        "distance": to_generated,
         "control": to_train,
     }
     if "discriminator" in evaluation.networks:
-        seen = _discriminate(evaluation, train, held.seen)
+        logits = _discriminate(evaluation, train, held.members)
         scores["discriminator"] = -np.concatenate(
-            [seen, _discriminate(evaluation, test, held.unseen)]
+            [logits, _discriminate(evaluation, test, held.non_members)]
         )
     random = {name: _random(seed, "membership", name) for name in scores}
-    found = {n: membership(s[:count], s[count:], random[n]) for n, s in scores.items()}
-    leaks = found["relative"]["p"] <= LEVEL and not splits_differ(found)
-    return {"pairs": count, "level": LEVEL, "leaks": leaks, **found}
+    results = {n: membership(s[:count], s[count:], random[n]) for n, s in scores.items()}
+    leaks = results["relative"]["p"] <= LEVEL and not splits_differ(results)
+    return {"pairs": count, "level": LEVEL, "leaks": leaks, **results}
 
 
 def _discriminate(evaluation: RunEvaluation, split: ImageSplit, rows: np.ndarray) -> np.ndarray:
-    """The discriminator's logits ``(N,)`` for real images and, if it wants them, their labels."""
+    """The discriminator's logits ``(N,)`` of real images, with their labels if it takes them."""
     graph, config = evaluation.graph, evaluation.recipe.tables
     discriminator = graph.trained("discriminator")
     size, logits = config.evaluation.batch_size, []
@@ -246,19 +209,19 @@ def _discriminate(evaluation: RunEvaluation, split: ImageSplit, rows: np.ndarray
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             images = split.images[torch.from_numpy(part)].to(evaluation.device)[:, None]
-            given = [to_range(images, config.data.value_range)]
+            inputs = [to_range(images, config.data.value_range)]
             if discriminator.conditional:
                 labels = torch.from_numpy(split.label_matrix[part]).float()
-                told = split.encoded(graph.task.metadata)[part]
-                given.append(torch.cat([labels, told], dim=1).to(evaluation.device))
-            logits.append(discriminator(*given).double().cpu())
+                metadata = split.encoded(graph.task.metadata)[part]
+                inputs.append(torch.cat([labels, metadata], dim=1).to(evaluation.device))
+            logits.append(discriminator(*inputs).double().cpu())
     discriminator.train(was_training)
-    found = torch.cat(logits).numpy()
-    if not np.isfinite(found).all():
+    result = torch.cat(logits).numpy()
+    if not np.isfinite(result).all():
         raise UserError(
             "the discriminator's logits of real images are not finite; audit another --checkpoint"
         )
-    return found
+    return result
 
 
 def _protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -> Object:
@@ -283,32 +246,32 @@ def _protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -
 
 
 def _data(session: Session, run_dir: RunDirectory) -> Object:
-    """Which data were compared, and in what they are not those of the training."""
-    said: Object = {"fingerprint": session.data.fingerprint}
+    """The fingerprint of the compared data, and its differences from the training data."""
+    entries: Object = {"fingerprint": session.data.fingerprint}
     if (trained := trained_on(run_dir)) not in (None, session.data.fingerprint):
-        said["trained_on_fingerprint"] = trained
-    return said | ({"data_differs": session.differs} if session.differs else {})
+        entries["trained_on_fingerprint"] = trained
+    return entries | ({"data_differs": session.differs} if session.differs else {})
 
 
 # -- pairs -----------------------------------------------------------------------------------------
 
 
-def _pairs(compared: dict[str, Compared], evaluation: RunEvaluation) -> list[Object]:
-    """Each generated image, as ``xraygan generate`` names it, and the training image it is nearest
-    to; of each space the relatively nearest first."""
+def _pairs(compared: dict[str, Compared], evaluation: Evaluation) -> list[Object]:
+    """Each generated image, as ``xraygan generate`` names it, with its nearest training image; in
+    each space the relatively nearest pair comes first."""
     pairs = []
-    for name, found in compared.items():
-        near, how_near = found.generated, relative(found.generated)
+    for name, space in compared.items():
+        neighbours, distances = space.generated, relative(space.generated)
         pairs += [
             {
                 "space": name,
                 "generated": f"{i:06d}.png",
-                "training": evaluation.train.paths[near.rows[i, 0]],
-                "distance": float(near.distances[i, 0]),
-                "relative_distance": float(how_near[i]),
-                "flagged": bool(found.flagged[i]),
+                "training": evaluation.train.paths[neighbours.rows[i, 0]],
+                "distance": float(neighbours.distances[i, 0]),
+                "relative_distance": float(distances[i]),
+                "flagged": bool(space.flagged[i]),
             }
-            for i in np.argsort(how_near, kind="stable")
+            for i in np.argsort(distances, kind="stable")
         ]
     return pairs
 
@@ -316,36 +279,37 @@ def _pairs(compared: dict[str, Compared], evaluation: RunEvaluation) -> list[Obj
 def _panels(
     compared: dict[str, Compared], evaluation: RunEvaluation, images: Tensor, held: HeldOut
 ) -> list[tuple[str, list[tuple[np.ndarray, np.ndarray, str, bool]]]]:
-    """Of each space, the closest pairs of generated and of held-out images, as the picture wants
-    them; no training image twice."""
+    """For each space, the closest pairs of generated and of held-out images for the picture.
 
+    No training image occurs twice in a panel.
+    """
     panels = []
     test = evaluation.test.images
-    for space, found in compared.items():
-        for name, near, real in (
-            ("generated", found.generated, False),
-            ("held out", found.held_out, True),
+    for space_name, space in compared.items():
+        for name, neighbours, real in (
+            ("generated", space.generated, False),
+            ("held out", space.held_out, True),
         ):
-            how_near = relative(near)
-            order = closest(how_near, near.rows[:, 0])
+            distances = relative(neighbours)
+            order = closest_pairs(distances, neighbours.rows[:, 0])
             shown = test[torch.from_numpy(held.rows[order])] if real else images[order]
-            theirs = evaluation.train.images[torch.from_numpy(near.rows[order, 0])]
-            flags = np.zeros(len(order), dtype=bool) if real else found.flagged[order]
+            training = evaluation.train.images[torch.from_numpy(neighbours.rows[order, 0])]
+            flags = np.zeros(len(order), dtype=bool) if real else space.flagged[order]
             cells = zip(
                 as_shown(evaluation, shown, real),
-                as_shown(evaluation, theirs, True),
-                how_near[order],
+                as_shown(evaluation, training, True),
+                distances[order],
                 flags,
                 strict=True,
             )
-            title = f"{name} | nearest training image, in {space}"
+            title = f"{name} | nearest training image, in {space_name}"
             panels.append((title, [(a, b, f"{d:.2f}", bool(flag)) for a, b, d, flag in cells]))
     return panels
 
 
-def closest(how_near: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The places of the smallest values, the smallest first, no row of ``rows`` twice."""
-    order = np.argsort(how_near, kind="stable")
+def closest_pairs(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The indices of the smallest distances, smallest first, with no value of ``rows`` twice."""
+    order = np.argsort(distances, kind="stable")
     first = np.sort(np.unique(rows[order], return_index=True)[1])
     return order[first][:PICTURED]
 
@@ -358,14 +322,14 @@ def _random(seed: int, *purpose: str) -> np.random.Generator:
 
 
 @contextmanager
-def _passing(
-    split: SplitImages, embed: Embed, what: str, display: Display
+def _progress_over(
+    split: SplitImages, embed: Embed, title: str, display: Display
 ) -> Iterator[Callable[[slice], Tensor]]:
-    """Parts of a split as points, with a line that says how far the pass over it is."""
-    with display.progress(what, len(split)) as advance:
+    """A function from a slice of a split to points, which shows the progress over the split."""
+    with display.progress(title, len(split)) as advance:
 
-        def part(which: slice) -> Tensor:
-            points = embed(_rows(split, np.arange(which.start, which.stop)), True)
+        def part(rows: slice) -> Tensor:
+            points = embed(_rows(split, np.arange(rows.start, rows.stop)), True)
             advance(len(points))
             return points
 
@@ -373,17 +337,5 @@ def _passing(
 
 
 def _rows(split: SplitImages, rows: Sequence[int] | np.ndarray) -> Images:
-    """Some images of a split, not yet read."""
+    """Some images of a split, which are read later."""
     return split.images.take(torch.as_tensor(rows))
-
-
-def _kinds(split: SplitImages) -> list[bytes]:
-    """The labels of each image as something to compare."""
-    return [row.tobytes() for row in split.label_matrix]
-
-
-def _one_a_patient(split: SplitImages, random: np.random.Generator) -> np.ndarray:
-    """A random image of each patient, in random order."""
-    order = random.permutation(len(split))
-    first = np.unique(split.patients[order], return_index=True)[1]
-    return random.permutation(order[first])

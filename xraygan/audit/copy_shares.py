@@ -12,9 +12,10 @@ from xraygan.parts.evaluation import Evaluation, Measurement
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed
 
-from .audit import Compared, HeldOut, compare, measure_resemblance
+from .audit import compare, measure_resemblance
+from .held_out import HeldOut
 from .nearest_neighbors import spaces
-from .verdict import detection_limit, dissimilarity, flagged_summary
+from .verdict import Compared, detection_limit, dissimilarity, flagged_summary
 
 
 def copy_shares(
@@ -23,13 +24,14 @@ def copy_shares(
     """The share of generated images that the privacy audit flags as copies of training images.
 
     Args:
-        generated: how many of the evaluation's generated images are looked at, at most.
-        features: look in the classifier's features too, which takes a pass over all training
-            images; else in pixels alone.
+        generated: the number of the evaluation's generated images to compare, at most.
+        features: compare in the classifier's features too, which classifies all training images;
+            otherwise in pixels only.
 
     Returns:
-        By space, ``"pixels"`` and ``"features"``: the share with its interval. None where there is
-        nothing to compare with, or too little to tell copies from chance; the note says why.
+        By space, ``"pixels"`` and ``"features"``: the share with its interval. The value is None if
+        there are no held-out images, or too few images to distinguish copies from chance; the note
+        says why.
     """
     seed = derive_seed(evaluation.seed, "copies")
     try:
@@ -40,23 +42,25 @@ def copy_shares(
     images = evaluation.fake_images[:generated]
     quiet = Display(quiet=True)
     compared = compare(evaluation, embeds, images, held, seed, quiet)
-    alike = measure_resemblance(evaluation, images, held, quiet)
-    found = {name: _measured(name, one, alike) for name, one in compared.items()}
-    if "features" in found:
+    resemblance = measure_resemblance(evaluation, images, held, quiet)
+    shares = {name: _share_of(name, space, resemblance) for name, space in compared.items()}
+    if "features" in shares:
         network = evaluation.network("classifier")
-        found["features"] = replace(found["features"], network=network)
-    return found
+        shares["features"] = replace(shares["features"], network=network)
+    return shares
 
 
-def _measured(name: str, found: Compared, alike: dict[str, Any]) -> Measurement:
-    if alike["share"] > 0.5 and not found.figures["copies"]:
-        note = f"{dissimilarity(alike)}; verdict: unlike"
-        return Measurement(None, len(found.flagged), note=note, better="lower")
-    share, p = found.figures["share"], found.figures["p"]
-    limit = detection_limit(name, found)
-    if found.figures["needed"] is None:
-        return Measurement(None, len(found.flagged), note=f"{limit}; verdict: few", better="lower")
-    verdict = "copies" if found.figures["copies"] else "none"
-    note = f"{flagged_summary(name, found)}; verdict: {verdict}, p = {p:.2g}"
+def _share_of(name: str, space: Compared, resemblance: dict[str, Any]) -> Measurement:
+    """The flagged share of one space; no value if the verdict is ``unlike`` or ``few``."""
+    figures, n = space.figures, len(space.flagged)
+    if resemblance["share"] > 0.5 and not figures["copies"]:
+        note = f"{dissimilarity(resemblance)}; verdict: unlike"
+        return Measurement(None, n, note=note, better="lower")
+    limit = detection_limit(name, space)
+    if figures["needed"] is None:
+        return Measurement(None, n, note=f"{limit}; verdict: few", better="lower")
+    verdict = "copies" if figures["copies"] else "none"
+    note = f"{flagged_summary(name, space)}; verdict: {verdict}, p = {figures['p']:.2g}"
     note += limit and f"; {limit}"
-    return Measurement(share["value"], len(found.flagged), share["interval"], note, better="lower")
+    share = figures["share"]
+    return Measurement(share["value"], n, share["interval"], note, better="lower")

@@ -1,4 +1,4 @@
-"""The picture of an audit: generated images beside the training images they are nearest to."""
+"""The picture of an audit: generated images beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 ACROSS = 4  # pairs in a row of a panel
 IMAGE = 0.6  # inches
 GAP = 0.12  # between pairs
-WORDS = 0.16  # the height of a line of text
+TEXT = 0.16  # height of a line of text
 FLAG = COLOURS[1]
 LEGEND = (
-    "Below a pair: how far the nearest training image is, over the mean distance to the next ones. "
+    "Below a pair: distance to the nearest training image over the mean distance to the next ones. "
     "Framed: flagged, relatively nearer than 99 % of held-out images are."
 )
 
@@ -27,41 +27,41 @@ Pair = tuple[np.ndarray, np.ndarray, str, bool]
 
 
 def draw_pairs(panels: Sequence[tuple[str, Sequence[Pair]]]) -> bytes:
-    """Draw panels of pairs, two panels a row, as the content of a PNG.
+    """Draw panels of pairs, two panels in a row, as the content of a PNG file.
 
     Args:
-        panels: a title each, and pairs: two images ``(S, S)`` uint8, what stands below them, and
-            whether they are framed.
+        panels: for each panel a title, and pairs: two images ``(S, S)`` uint8, the text below them,
+            and whether they are framed.
     """
     with style.context(["default", FIGURE_STYLE]), matplotlib.rc_context({"font.size": 7}):
-        return figure_bytes(_figure(panels), bbox_inches="tight", pad_inches=0.08)
+        return figure_bytes(_draw_figure(panels), bbox_inches="tight", pad_inches=0.08)
 
 
-def _figure(panels: Sequence[tuple[str, Sequence[Pair]]]) -> Figure:
-    pitch, step = 2 * IMAGE + GAP, IMAGE + WORDS + GAP
+def _draw_figure(panels: Sequence[tuple[str, Sequence[Pair]]]) -> Figure:
+    pitch, step = 2 * IMAGE + GAP, IMAGE + TEXT + GAP
     width = ACROSS * pitch
     blocks = [panels[i : i + 2] for i in range(0, len(panels), 2)]
     heights = [
-        3 * WORDS + step * max(-(-len(pairs) // ACROSS) for _, pairs in block) for block in blocks
+        3 * TEXT + step * max(-(-len(pairs) // ACROSS) for _, pairs in block) for block in blocks
     ]
-    across, tall = 2 * width + 3 * GAP, sum(heights) + WORDS
+    across, tall = 2 * width + 3 * GAP, sum(heights) + TEXT
     figure = Figure(figsize=(across, tall))
-    figure.text(0, WORDS / tall, LEGEND, va="bottom")
+    figure.text(0, TEXT / tall, LEGEND, va="bottom")
     top = tall
     for block, height in zip(blocks, heights, strict=True):
         for side, (title, pairs) in enumerate(block):
             left = side * (width + 3 * GAP)
-            figure.text(left / across, (top - WORDS) / tall, title, fontsize=8, va="bottom")
+            figure.text(left / across, (top - TEXT) / tall, title, fontsize=8, va="bottom")
             for i, pair in enumerate(pairs):
                 x = left + i % ACROSS * pitch
-                y = top - 1.5 * WORDS - (i // ACROSS + 1) * step + WORDS + GAP
-                place = (x / across, y / tall, 2 * IMAGE / across, IMAGE / tall)
-                _pair(figure.add_axes(place), *pair)
+                y = top - 1.5 * TEXT - (i // ACROSS + 1) * step + TEXT + GAP
+                position = (x / across, y / tall, 2 * IMAGE / across, IMAGE / tall)
+                _draw_pair(figure.add_axes(position), *pair)
         top -= height
     return figure
 
 
-def _pair(axes: Axes, left: np.ndarray, right: np.ndarray, text: str, framed: bool) -> None:
+def _draw_pair(axes: Axes, left: np.ndarray, right: np.ndarray, text: str, framed: bool) -> None:
     axes.imshow(np.hstack([left, right]), cmap="gray", vmin=0, vmax=255)
     options: Any = {"color": FLAG, "fontweight": "bold"} if framed else {}
     axes.set(xticks=[], yticks=[])

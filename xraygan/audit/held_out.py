@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xraygan.data.datamodule import ImageSplit
 from xraygan.errors import UserError
+from xraygan.parts.evaluation import SplitImages
 
 MOST = 2000  # most held-out images, one for each patient
 
@@ -29,7 +29,7 @@ class HeldOut:
     members: np.ndarray
 
     @classmethod
-    def draw(cls, train: ImageSplit, test: ImageSplit, random: np.random.Generator) -> HeldOut:
+    def draw(cls, train: SplitImages, test: SplitImages, random: np.random.Generator) -> HeldOut:
         """Draw held-out images and pairs at random.
 
         Raises:
@@ -56,12 +56,12 @@ class HeldOut:
         return cls(np.array(rows), non_members, members)
 
 
-def _label_keys(split: ImageSplit) -> list[bytes]:
+def _label_keys(split: SplitImages) -> list[bytes]:
     """The labels of each image as a hashable key."""
     return [row.tobytes() for row in split.label_matrix]
 
 
-def _one_a_patient(split: ImageSplit, random: np.random.Generator) -> np.ndarray:
+def _one_a_patient(split: SplitImages, random: np.random.Generator) -> np.ndarray:
     """The row of a random image of each patient, in random order."""
     order = random.permutation(len(split))
     first = np.unique(split.patients[order], return_index=True)[1]

@@ -15,12 +15,12 @@ from xraygan.data.datamodule import to_range
 from xraygan.errors import UserError
 from xraygan.parts.evaluation import Evaluation, Images
 
-#: queries, and reference images, whose distances are in memory at a time
+#: number of queries, and of reference images, whose distances are in memory at a time
 CHUNK = 1024
-#: pixels across, of the small images that are compared
+#: side of the small images that are compared, in pixels
 SIDE = 32
 
-#: images, and whether they are real, as points ``(N, D)`` float64 on the run's device
+#: a function from images, and whether they are real, to points ``(N, D)`` float64 on the device
 Embed = Callable[[Tensor | Images, bool], Tensor]
 
 
@@ -30,7 +30,7 @@ class Neighbours:
 
     Attributes:
         distances: ``(Q, k)`` float64, Euclidean.
-        rows: ``(Q, k)`` int64, their places in the reference.
+        rows: ``(Q, k)`` int64, their indices in the reference.
     """
 
     distances: np.ndarray
@@ -46,34 +46,36 @@ def nearest_neighbors(
     apart: tuple[Tensor, Tensor] | None = None,
     chunk: int = CHUNK,
 ) -> Neighbours:
-    """The k nearest of ``count`` reference points, a chunk of which is in memory at a time.
+    """The k nearest of ``count`` reference points, one chunk of which is in memory at a time.
 
-    In float64: with |x|^2 - 2 x.y + |y|^2 in float32 the distance of a copy would be rounding.
+    In float64: |x|^2 - 2 x.y + |y|^2 in float32 would give only rounding errors for a copy.
 
     Args:
         queries: ``(Q, D)`` float64.
-        reference: a part of the reference points, ``(n, D)`` float64, on the queries' device.
-        count: how many there are.
+        reference: returns a slice of the reference points, ``(n, D)`` float64, on the queries'
+            device.
+        count: the number of reference points.
         k: at most ``count``.
-        apart: numbers ``(Q,)`` and ``(count,)`` on that device: a query's distance to a reference
-            point of its own number is infinite.
+        apart: groups ``(Q,)`` of the queries and ``(count,)`` of the reference points, on that
+            device; the distance of a query to a point of its own group is infinite.
     """
+    # For each pair of chunks, the k best of the distances so far and of the new ones are kept.
     best = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
     rows = torch.full((len(queries), k), -1, device=queries.device)
-    for part in _parts(count, chunk):
+    for part in _slices(count, chunk):
         points = reference(part)
-        places = torch.arange(part.start, part.stop, device=queries.device)
-        for some in _parts(len(queries), chunk):
+        indices = torch.arange(part.start, part.stop, device=queries.device)
+        for some in _slices(len(queries), chunk):
             squares = squared_distances(queries[some], points)
             if apart is not None:
                 squares[apart[0][some, None] == apart[1][part]] = torch.inf
             best[some], order = torch.cat([best[some], squares], dim=1).topk(k, largest=False)
-            known = torch.cat([rows[some], places.expand(len(squares), -1)], dim=1)
-            rows[some] = known.gather(1, order)
+            candidates = torch.cat([rows[some], indices.expand(len(squares), -1)], dim=1)
+            rows[some] = candidates.gather(1, order)
     return Neighbours(best.sqrt().cpu().numpy(), rows.cpu().numpy())
 
 
-def _parts(count: int, size: int) -> Iterator[slice]:
+def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
@@ -86,15 +88,15 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def nearest_training_images(
     evaluation: Evaluation, images: Tensor, k: int
 ) -> dict[str, Neighbours]:
-    """The training images nearest to generated ones, in each space of the privacy audit.
+    """The training images nearest to generated images, in each space of the privacy audit.
 
     Args:
         images: ``(Q, S, S)`` uint8, generated.
-        k: how many for each; all training images where there are fewer.
+        k: number of training images for each; all of them if there are fewer.
 
     Returns:
-        By space, ``"pixels"`` and, with a classifier, ``"features"``: their rows in
-        ``evaluation.train``, and how far they are, see :func:`thumbnails`.
+        By space, ``"pixels"`` and, with a classifier, ``"features"``: the rows of the nearest
+        images in ``evaluation.train`` and their distances, see :func:`thumbnails`.
 
     Raises:
         UserError: the classifier's features are not finite.
@@ -102,32 +104,31 @@ def nearest_training_images(
     train = evaluation.train.images
     count = len(train)
 
-    def found(embed: Embed) -> Neighbours:
-        def part(which: slice) -> Tensor:
-            return embed(train.take(torch.arange(which.start, which.stop)), True)
+    def search(embed: Embed) -> Neighbours:
+        def part(rows: slice) -> Tensor:
+            return embed(train.take(torch.arange(rows.start, rows.stop)), True)
 
         return nearest_neighbors(embed(images, False), part, count, min(k, count))
 
-    return {name: found(embed) for name, embed in spaces(evaluation).items()}
+    return {name: search(embed) for name, embed in spaces(evaluation).items()}
 
 
 # -- images as points ------------------------------------------------------------------------------
 
 
 def spaces(evaluation: Evaluation) -> dict[str, Embed]:
-    """Where distances are measured: in pixels and, with a classifier, in its features."""
-    found: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
+    """The spaces of the distances: pixels and, with a classifier, its features."""
+    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
     if "classifier" in evaluation.networks:
-        found["features"] = partial(_features, evaluation)
-    return found
+        embeds["features"] = partial(_features, evaluation)
+    return embeds
 
 
 def thumbnails(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
     """Images as points ``(N, D)`` whose distance is the root mean square difference of greys.
 
-    Greys are in [0, 1]. Images are averaged down to 32 x 32 first: without that, the fine grain
-    that a generator adds is as far from a copied image as it is from any other, and an image that
-    is moved by a pixel is another.
+    Greys are in [0, 1]. Images are averaged down to 32 x 32 first. Otherwise the fine grain of a
+    generator would make a copy as distant as any other image, and so would a shift by one pixel.
     """
     size = evaluation.batch_size
     points = []
@@ -141,9 +142,8 @@ def thumbnails(evaluation: Evaluation, images: Tensor | Images, real: bool) -> T
 def patterns(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
     """Images as points ``(N, D + 1)`` of length 1 whose products are the correlations of greys.
 
-    Of greys as :func:`thumbnails` has them, so that neither brightness nor contrast counts. The
-    last coordinate is 1 for an image without any contrast: it has no correlation but with another
-    such image.
+    The greys are those of :func:`thumbnails`. Correlations ignore brightness and contrast. The last
+    coordinate is 1 for an image without contrast, which correlates only with other such images.
     """
     points = thumbnails(evaluation, images, real)
     points = points - points.mean(dim=1, keepdim=True)
@@ -153,25 +153,27 @@ def patterns(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Ten
 
 
 def as_greys(evaluation: Evaluation, images: Tensor, real: bool) -> Tensor:
-    """``(N, S, S)`` uint8 images as greys ``(N, 1, S, S)``, 0 and 1 where real ones are black and
-    white in the recipe's value range; generated ones are in [-1, 1] whatever that is."""
+    """``(N, S, S)`` uint8 images as greys ``(N, 1, S, S)``: 0 is black and 1 is white.
+
+    Real images are in the recipe's value range; generated images are always in [-1, 1].
+    """
     low, high = evaluation.value_range
     span = (low, high) if real else (-1.0, 1.0)
     return (to_range(images[:, None], span) - low) / (high - low)
 
 
 def as_shown(evaluation: Evaluation, images: Tensor, real: bool) -> np.ndarray:
-    """``(N, S, S)`` uint8 images with the greys that the discriminator sees, to be shown beside
-    each other: ``(N, S, S)`` uint8; see :func:`as_greys`."""
+    """``(N, S, S)`` uint8 images with the greys that the discriminator sees, for pictures that show
+    real and generated images side by side: ``(N, S, S)`` uint8; see :func:`as_greys`."""
     greys = as_greys(evaluation, images, real)[:, 0].clamp(0, 1)
     return (greys * 255).round().byte().cpu().numpy()
 
 
 def _features(evaluation: Evaluation, images: Tensor | Images, real: bool) -> Tensor:
-    found = torch.from_numpy(evaluation.classify(images, real=real)[0])
-    if not found.isfinite().all():  # of which none would be the nearest to anything
+    features = torch.from_numpy(evaluation.classify(images, real=real)[0])
+    if not features.isfinite().all():  # NaN would be nearest to no image
         raise UserError(
             f"the classifier's features of {'real' if real else 'generated'} images are not "
-            "finite, so nothing can be compared in them; take another --checkpoint"
+            "finite, so images cannot be compared in them; choose another --checkpoint"
         )
-    return found.to(evaluation.device)
+    return features.to(evaluation.device)
