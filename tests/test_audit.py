@@ -435,7 +435,9 @@ def test_the_same_seed_gives_the_same_files(place: Path, command) -> None:
 def planted(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     """Let the generator make these images."""
     made = torch.from_numpy((images.reshape(-1, 32, 32) * 255).round().clip(0, 255).astype("uint8"))
-    monkeypatch.setattr(xraygan.audit, "sample", lambda *_: (Generated(made, made, made), None))
+    monkeypatch.setattr(
+        xraygan.audit.audit, "sample", lambda *_: (Generated(made, made, made), None)
+    )
 
 
 def test_a_generator_of_copies_is_flagged_and_one_of_fresh_images_is_not(

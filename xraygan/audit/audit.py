@@ -93,14 +93,7 @@ def audit(
         "copies": {name: space.figures for name, space in compared.items()},
         "membership": members,
         "resemblance": resembles,
-        "notes": notes(
-            compared,
-            members,
-            resembles,
-            trained_on(place),
-            session.data.fingerprint,
-            session.differs,
-        ),
+        "notes": notes(compared, members, resembles, *_data_state(session, place)),
         "nearest": _pairs(compared, evaluation),
     }
     picture = draw_pairs(_panels(compared, evaluation, images, held))
@@ -244,6 +237,11 @@ def _protocol(evaluation: Evaluation, held: HeldOut, count: int, seed: int) -> O
         "permutations": PERMUTATIONS,
         "confidence": CONFIDENCE,
     }
+
+
+def _data_state(session: Session, place: RunDirectory) -> tuple[str | None, str, list[str]]:
+    """The fingerprints of the training data and of the compared data, and their differences."""
+    return trained_on(place), session.data.fingerprint, session.differs
 
 
 def _data(session: Session, place: RunDirectory) -> Object:

@@ -13,7 +13,7 @@ from xraygan.recipe.loading import Recipe
 from xraygan.rundir import checkpoint
 from xraygan.rundir import completion as ending
 from xraygan.rundir.conditions import write_conditions
-from xraygan.rundir.directory import RunDirectory, environment
+from xraygan.rundir.directory import RunDirectory, current_environment
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import data_differences, write_record
 from xraygan.rundir.provenance import Resumption
@@ -95,7 +95,7 @@ def _lead(
     with disk_errors(place), logging_to(place.log, display):
         write_record(place, data)  # before what says that these are the run's images
         if resumed:
-            resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
+            resumed.write(current_environment(recipe, session.device, data.summary(), ranks.count))
         else:
             place.write_environment(recipe, session.device, data.summary(), ranks.count)
         write_conditions(place, data.splits["train"], session.graph)
