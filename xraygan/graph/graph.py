@@ -49,7 +49,7 @@ class TrainingGraph:
         extractors: frozen networks by name.
         terms: terms with a weight other than zero.
         optimizers: network -> its optimizer; a network without one is not trained.
-        ema_decays: network -> decay of its exponential moving average (EMA), for those that have one.
+        ema_decays: network -> decay of its exponential moving average (EMA), if it has one.
         autocast: makes the context in which networks run (mixed precision).
         ranks: the processes that train it together.
         schedules: network -> function of the progress, in [0, 1), that gives its learning rate as a

@@ -213,7 +213,7 @@ class RunDirectory:
         self, recipe: Recipe, device: torch.device, data: dict, ranks: int = 1
     ) -> None:
         """Write ``environment.json``: all that decides a result's bits besides the recipe."""
-        write_json(self.environment, environment(recipe, device, data, ranks))
+        write_json(self.environment, current_environment(recipe, device, data, ranks))
 
     def keep_metrics_until(self, step: int) -> None:
         """Remove the logged lines after a step, since a resumed run writes them again."""
@@ -254,7 +254,9 @@ class RunDirectory:
             file.write(json.dumps(content) + "\n")
 
 
-def environment(recipe: Recipe, device: torch.device, data: dict, ranks: int) -> dict[str, Any]:
+def current_environment(
+    recipe: Recipe, device: torch.device, data: dict, ranks: int
+) -> dict[str, Any]:
     """The content of ``environment.json``: all that decides a result's bits besides the recipe.
 
     Args:

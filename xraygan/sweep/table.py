@@ -157,14 +157,14 @@ def _ours(cell: Cell) -> tuple[str, str]:
     estimate = cell.estimate
     if not estimate.values:
         return NONE, NONE
-    spread = "" if math.isnan(estimate.sd) else f" ± {number(estimate.sd)}"
-    ours = number(estimate.value) + spread
+    spread = "" if math.isnan(estimate.sd) else f" ± {format_figure(estimate.sd)}"
+    ours = format_figure(estimate.value) + spread
     if cell.interval is None:
         return ours, NONE
-    return ours, f"{number(cell.interval[0])} to {number(cell.interval[1])}"
+    return ours, f"{format_figure(cell.interval[0])} to {format_figure(cell.interval[1])}"
 
 
-def number(value: float) -> str:
+def format_figure(value: float) -> str:
     """Three decimals, fewer for large figures."""
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
@@ -314,7 +314,7 @@ def _power(sweep: Sweep, gaps: Differences, primary: str) -> list[str]:
             more = f"{len(gap.estimate.values)} seeds are enough for {target:g}"
         else:
             more = f"{target:g} would take {gap.needed} seeds"
-        lines.append(f"- {label}: {number(gap.detectable)}; {more}")
+        lines.append(f"- {label}: {format_figure(gap.detectable)}; {more}")
     if not lines:
         return []
     text = (
@@ -351,4 +351,4 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
-__all__ = ["number", "write_tables"]
+__all__ = ["write_tables"]

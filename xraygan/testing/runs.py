@@ -61,17 +61,9 @@ def check_dataset(
         part = checks.build(None if root is None else Path(root))
         table = part.index()
     checks.stop_if_failed()
-    with checks("classes"):
-        classes = part.classes
-        expect(isinstance(classes, tuple) and bool(classes), f"classes are {classes!r}")
-        expect(len(set(classes)) == len(classes), "a class occurs twice in classes")
-    with checks("columns"):
-        expect(isinstance(table, pd.DataFrame), f"index() returned {type(table).__name__}")
-        absent = [name for name in COLUMNS if name not in table]
-        expect(not absent, f"index() lacks the columns {', '.join(absent)}")
-        expect(len(table) > 0, "index() has no rows")
+    _check_classes_and_columns(checks, part.classes, table)
     checks.stop_if_failed()
-    _check_table(checks, table, classes, exclusive=part.exclusive)
+    _check_table(checks, table, part.classes, exclusive=part.exclusive)
     if not checks.failures:
         with checks("accepted"):  # by the checks of a run
             read_index(checked("dataset"), part)
@@ -87,6 +79,17 @@ def check_dataset(
         with checks("missing image"):
             _expect_refused(lambda: part.load("no such image.png", 16), "a missing image")
     return checks.end()
+
+
+def _check_classes_and_columns(checks: Checks, classes: Any, table: Any) -> None:
+    with checks("classes"):
+        expect(isinstance(classes, tuple) and bool(classes), f"classes are {classes!r}")
+        expect(len(set(classes)) == len(classes), "a class occurs twice in classes")
+    with checks("columns"):
+        expect(isinstance(table, pd.DataFrame), f"index() returned {type(table).__name__}")
+        absent = [name for name in COLUMNS if name not in table]
+        expect(not absent, f"index() lacks the columns {', '.join(absent)}")
+        expect(len(table) > 0, "index() has no rows")
 
 
 def _check_images(checks: Checks, part: Dataset, paths: pd.Series, images: int) -> None:

@@ -12,7 +12,7 @@ from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe
 from xraygan.rundir import checkpoint, completion
 from xraygan.rundir.conditions import write_conditions
-from xraygan.rundir.directory import RunDirectory, environment
+from xraygan.rundir.directory import RunDirectory, current_environment
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import data_differences, write_record
 from xraygan.rundir.provenance import Resumption
@@ -100,7 +100,7 @@ def _run_first_rank(
     with disk_errors(run_dir), logging_to(run_dir.log, display):
         write_record(run_dir, data)  # before environment.json, which names these images
         if resumed:
-            resumed.write(environment(recipe, session.device, data.summary(), ranks.count))
+            resumed.write(current_environment(recipe, session.device, data.summary(), ranks.count))
         else:
             run_dir.write_environment(recipe, session.device, data.summary(), ranks.count)
         write_conditions(run_dir, data.splits["train"], session.graph)
