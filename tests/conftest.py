@@ -97,7 +97,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a GAN with two checkpoints, to be copied and damaged."""
-    from test_malformed import WHOLE
+    from malformed import WHOLE
 
     folder = tmp_path_factory.mktemp("finished")
     small = WHOLE.split("[classifier]")[0] + "[evaluation]\ngenerated = 4\nbootstrap = 0\n"
