@@ -232,7 +232,7 @@ SCORES: dict[str, tuple[Callable[[Step], Any], str]] = {
     "own record": (records("bad", torch.ones(())), "recorded 'bad', which is a term's name"),
     "float record": (records("x", 1.0), "recorded a float as 'x'; expected a tensor"),
     "rows record": (records("x", torch.ones(3)), "recorded (3,) as 'x'; expected a tensor"),
-    "name record": (records(3, torch.ones(())), "recorded 3: the name is no text, but int"),
+    "name record": (records(3, torch.ones(())), "recorded 3: the name is not text but int"),
 }
 
 
@@ -561,7 +561,7 @@ METRICS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tensor": (measured(torch.ones(())), "measured 'bad' as a Tensor; expected a number; take its"),
     "text": (measured("high"), "measured 'bad' as a str; expected a number"),
     "dict value": (measured({"x": 1.0}), "measured 'bad' as a dict"),
-    "name": (lambda _: {3: Measurement(1.0, 4)}, "measured 3: the name is no text, but int"),
+    "name": (lambda _: {3: Measurement(1.0, 4)}, "measured 3: the name is not text but int"),
     "n": (measured(1.0, n=None), "gave 'bad' the n None"),
     "note": (measured(1.0, note=None), "gave 'bad' the note None"),
     "interval": (measured(1.0, interval=(1.0,)), "gave 'bad' the interval (1.0,)"),
