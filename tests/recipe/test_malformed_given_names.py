@@ -21,8 +21,8 @@ from xraygan.utils.naming import colliding_names, folder_fault, label_fault, wor
 LABELS: dict[str, tuple[Any, str]] = {
     "nothing": ("", "is empty"),
     "blanks": (" \t", "is empty"),
-    "a number": (7, "is no text, but int"),
-    "none": (None, "is no text, but NoneType"),
+    "a number": (7, "is not text but int"),
+    "none": (None, "is not text but NoneType"),
     "a line break": ("a\nb", "U+000A"),
     "a bell": ("a\x07", "U+0007"),
     "right to left": (RIGHT_TO_LEFT, "U+202E"),

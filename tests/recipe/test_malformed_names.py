@@ -288,10 +288,11 @@ def test_a_name_in_a_manifest(
         ("My Score", "small letters"), ("a/b", "small letters"), ("..", "small letters"),
         ("-x", "No such option"), ("", "small letters"), ("a.b", "small letters"),
         ("caf\u00e9", "small letters"), ("a" * 300, "300 characters"), ("con", "device"),
-        ("nul", "device"), ("x\udce4", "not UTF-8"), ("none", "None means something else"),
-        ("true", "True means something else"), ("score", "Score means something else"),
-        ("tensor", "Tensor means something else"), ("scores", "a module xraygan_scores already"),
-        ("mmd", "there is a score 'mmd' already"),
+        ("nul", "device"), ("x\udce4", "not UTF-8"), ("none", "None would hide another name"),
+        ("true", "True would hide another name"), ("score", "Score would hide another name"),
+        ("tensor", "Tensor would hide another name"),
+        ("scores", "the module xraygan_scores already exists"),
+        ("mmd", "already has a score 'mmd'"),
     ],
 )  # fmt: skip
 def test_a_name_of_a_new_plugin(

@@ -147,7 +147,7 @@ SWEEPS: dict[str, tuple[str, str]] = {
     "a seed of 401 digits": (f"seeds = [{LONG}]", "seeds"),
     "a seed below zero": ("seeds = [-1]", "seeds"),
     "a seed that is no number": ("seeds = [nan]", "seeds"),
-    "a seed twice": ("seeds = [1, 2, 1]", "seeds: 1 is there twice"),
+    "a seed twice": ("seeds = [1, 2, 1]", "seeds: 1 is listed twice"),
     "no seeds": ("seeds = []", "seeds"),
     "ten thousand seeds and one": (f"seeds = {list(range(10_001))}", "10,000 runs"),
     "a grid without end": (

@@ -71,7 +71,7 @@ def test_training_images_in_the_test_list_are_counted_and_refused(
     change(place.parent / "data")
     before = contents(place)
     found = xraygan(capsys, command, place, "--set", f"data.root={place.parent}/data", code=2)
-    assert said in found and "because the data have changed since the run was trained" in found
+    assert said in found and "because the data were changed after the run was trained" in found
     assert contents(place) == before
     out = place.parent / "made"
     xraygan(capsys, "generate", place, "--count", 2, "--out", out)  # which needs none of them

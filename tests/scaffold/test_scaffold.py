@@ -57,7 +57,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_overwritten(tmp_path: Path) ->
         with pytest.raises(UserError, match="cannot be a part's name"):
             write_project("score", name, tmp_path / "p")
     for kind, name in (("score", "mmd"), ("command", "run"), ("command", "export")):
-        with pytest.raises(UserError, match=f"there is a {kind} '{name}' already, of xraygan"):
+        with pytest.raises(UserError, match=f"xraygan .* already has a {kind} '{name}'"):
             write_project(kind, name, tmp_path / "p")
     (tmp_path / "p").mkdir()
     with pytest.raises(UserError, match="already exists"):
