@@ -225,7 +225,9 @@ def added(name: str, *values: str) -> Edit:
 TABLE = "\n".join([HEADER, *ROWS])
 #: name -> what is wrong with a table, options, what the message says
 TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
-    "no table": (lambda root: (root / "images.csv").unlink(), (), ("no such table", "data.table")),
+    "no table": (
+        lambda root: (root / "images.csv").unlink(), (), ("this table does not exist", "data.table")
+    ),
     "a folder": (
         lambda root: ((root / "images.csv").unlink(), (root / "images.csv").mkdir()), (),
         ("not a regular file",),
@@ -339,7 +341,7 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
         line("", ""), ("patient_pattern=(p)",), ("patient_pattern", "set data.patient = "),
     ),
     "a pattern that is none": (
-        line("", ""), ("patient=", "patient_pattern=(p"), ("no regular expression",),
+        line("", ""), ("patient=", "patient_pattern=(p"), ("not a regular expression",),
     ),
     "a pattern without a group": (
         line("", ""), ("patient=", "patient_pattern=p[0-9]+"), ("has 0 groups; expected one",),
@@ -353,12 +355,12 @@ TABLES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "no patient": (line(",p2,", ",,"), (), ("line 4 (3.dcm): no patient", "data.patient = ")),
     "no split": (line("train", ""), (), ("line 2 (a/1.png): the split is none of train, val, te",)),
-    "another split": (line("val", "valid"), (), ("line 5", 'data.split = "" draws them')),
+    "another split": (line("val", "valid"), (), ("line 5", 'data.split = "" draws the splits')),
     "a patient in two splits": (
         line("p2,test", "p1,test"), (), ("1 patients are in more than one split: p1",),
     ),
     "shares of more than all": (
-        line("", ""), ("test_fraction=0.5", "val_fraction=0.5"), ("test_fraction", "train on"),
+        line("", ""), ("test_fraction=0.5", "val_fraction=0.5"), ("test_fraction", "no training"),
     ),
     "a share of all": (line("", ""), ("test_fraction=1.0",), ("test_fraction", "number >= 0")),
     "a table elsewhere": (line("", ""), ("table=../x.csv",), ("table", "leads out of the folder")),

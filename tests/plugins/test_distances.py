@@ -285,7 +285,7 @@ def test_features_are_compared_in_place_of_class_distributions(score: Any) -> No
         assert found.item() != 0
     with pytest.raises(UserError, match="layer: the extractor 'any' has no 'third'; it has first"):
         score(extractor="any", layer="third")(step)
-    with pytest.raises(UserError, match="extractor names none"):
+    with pytest.raises(UserError, match="extractor is empty"):
         score(layer="first")
     assert "batch of one" in check_score(score, extractor="any")
 

@@ -1,5 +1,4 @@
-"""What metrics measure: predictions on the test or validation images, generated images, features of
-both."""
+"""The evaluation of a run: predictions, generated images and features, and the metrics of them."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph
-from xraygan.parts import contracts as answers
+from xraygan.parts import contracts
 from xraygan.parts.building import build
 from xraygan.parts.choice import PartConfig
 from xraygan.parts.evaluation import Evaluation, Images, Measurement
@@ -37,16 +36,18 @@ from .generation import Generated, generate
 
 
 class RunEvaluation(Evaluation):
-    """The evaluation of a run: what :class:`Evaluation` promises, computed by its networks.
+    """The evaluation of a run: implements :class:`Evaluation` with the run's networks.
+
+    Everything is computed on first use and kept, so that metrics share the passes.
 
     Args:
         recipe: the run's recipe.
-        graph: its networks; they are put into evaluation mode while they are used.
-        train: the training images, from which the reference of the Frechet distances is drawn, or
-            what gets them when they are first needed.
-        test: the images that are measured, alike: test images, or those of another ``split``.
-        device: where the networks are.
-        split: ``"test"`` or ``"val"``, what those images are.
+        graph: its networks; they are in evaluation mode only while they are used.
+        train: the training images, from which the reference images are drawn, or a function that
+            returns them when they are first needed.
+        test: the measured images, or a function that returns them.
+        device: the device of the networks.
+        split: ``"test"`` or ``"val"``, the split of the measured images.
     """
 
     split = "test"
@@ -93,7 +94,7 @@ class RunEvaluation(Evaluation):
 
     @property
     def classes(self) -> dict[str, int]:
-        """Those of ``[data] only``, or all."""
+        """The classes of ``[data] only``, or all classes."""
         only = self.recipe.tables.data.only or self.task.classes
         return {name: i for i, name in enumerate(self.task.classes) if name in only}
 
@@ -109,7 +110,7 @@ class RunEvaluation(Evaluation):
     def new_classifier(self, seed: int) -> Classifier:
         return build(self.recipe.choices["classifier"], self.task, seed=seed)
 
-    # -- the images that are measured --------------------------------------------------------------
+    # -- the measured images -----------------------------------------------------------------------
 
     @property
     def kind(self) -> str:
@@ -125,7 +126,7 @@ class RunEvaluation(Evaluation):
 
     @cached_property
     def probs(self) -> np.ndarray:
-        return self.classify(self.test.images, self._told(self.test), real=True)[1]
+        return self.classify(self.test.images, self._metadata(self.test), real=True)[1]
 
     # -- generated images and their reference ------------------------------------------------------
 
@@ -139,7 +140,7 @@ class RunEvaluation(Evaluation):
 
     @cached_property
     def reference_rows(self) -> Tensor:
-        """``(M,)`` int64: which of the training images those are."""
+        """The rows ``(M,)`` int64 of the reference images in the training images."""
         count = min(self._config.generated, len(self.train))
         order = torch.randperm(len(self.train), generator=rng("cpu", self.seed, "reference"))
         return order[:count]
@@ -153,7 +154,7 @@ class RunEvaluation(Evaluation):
             device=self.device,
             batch_size=self.batch_size,
             labels=torch.from_numpy(self.train.label_matrix),
-            metadata=self._told(self.train),
+            metadata=self._metadata(self.train),
         )
 
     @property
@@ -164,14 +165,14 @@ class RunEvaluation(Evaluation):
     def fake_labels(self) -> Tensor:
         return self._generated.labels
 
-    def _told(self, split: ImageSplit) -> Tensor:
+    def _metadata(self, split: ImageSplit) -> Tensor:
         """The encoded metadata ``(N, 2 M)`` of a split's images."""
         return split.encoded(self.task.metadata)
 
     @cached_property
     def reference_features(self) -> np.ndarray:
-        told = self._told(self.train)[self.reference_rows]
-        return self.classify(self.reference_images, told, real=True)[0]
+        metadata = self._metadata(self.train)[self.reference_rows]
+        return self.classify(self.reference_images, metadata, real=True)[0]
 
     @cached_property
     def _fake_classified(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,22 +195,22 @@ class RunEvaluation(Evaluation):
             images = {"reference": self.reference_images, "generated": self.fake_images}
             with asking(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
                 try:
-                    found = {name: self.extract(network, them) for name, them in images.items()}
-                except NotImplementedError as error:  # it reads what a training step has computed
+                    features = {name: self.extract(network, x) for name, x in images.items()}
+                except NotImplementedError as error:  # it needs the activations of a training step
                     raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
-            self._extracted[extractor] = found
+            self._extracted[extractor] = features
         return self._extracted[extractor][which]
 
     def network(self, *extractors: str) -> str:
         for name in extractors:
             if name not in self._digests:
                 own = name == "classifier"
-                found = self.graph.trained(name) if own else self._extractor(name)
-                self._digests[name] = weights_digest(found)
+                network = self.graph.trained(name) if own else self._extractor(name)
+                self._digests[name] = weights_digest(network)
         return " ".join(self._digests[name] for name in extractors)
 
     def _extractor(self, name: str) -> Extractor:
-        """One of the graph's extractors, or one that no score reads, built anew."""
+        """An extractor of the graph; one that no score uses is built here."""
         built = self.graph.extractors
         return built[name] if name in built else build_extractor(self.recipe, name, self.task)
 
@@ -222,8 +223,8 @@ class RunEvaluation(Evaluation):
         note: str = "",
         n: int | None = None,
     ) -> Measurement:
-        patients, member = np.unique(self.patients, return_inverse=True)
-        values = self._bootstrap(statistic, len(patients), lambda drawn: drawn[member])
+        patients, patient_of = np.unique(self.patients, return_inverse=True)
+        values = self._bootstrap(statistic, len(patients), lambda counts: counts[patient_of])
         n = len(self.labels) if n is None else n
         return Measurement(value, n, percentile_interval(values), note, values)
 
@@ -231,21 +232,27 @@ class RunEvaluation(Evaluation):
         self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
     ) -> Measurement:
         n = self._config.generated
-        values = self._bootstrap(statistic, n, lambda drawn: drawn)
+        values = self._bootstrap(statistic, n, lambda counts: counts)
         return Measurement(value, n, percentile_interval(values), note)
 
     def _bootstrap(
         self,
         statistic: Callable[[np.ndarray], float],
         units: int,
-        spread: Callable[[np.ndarray], np.ndarray],
+        image_weights: Callable[[np.ndarray], np.ndarray],
     ) -> np.ndarray:
-        # Not of the run's seed: two runs that are compared see the same resamples.
+        """The statistic in each bootstrap resample, ``(B,)``.
+
+        Args:
+            units: number of units (patients or images) that are drawn with replacement.
+            image_weights: maps how often each unit was drawn, ``(units,)``, to image weights.
+        """
+        # The seed does not depend on the run's, so that compared runs share the resamples.
         random = np.random.default_rng(derive_seed(0, "bootstrap"))
         values = np.empty(self._config.bootstrap)
         for i in range(len(values)):
-            drawn = np.bincount(random.integers(units, size=units), minlength=units)
-            values[i] = statistic(spread(drawn).astype(np.float64))
+            counts = np.bincount(random.integers(units, size=units), minlength=units)
+            values[i] = statistic(image_weights(counts).astype(np.float64))
         return values
 
     # -- passes ------------------------------------------------------------------------------------
@@ -266,38 +273,38 @@ class RunEvaluation(Evaluation):
         with torch.inference_mode(), self.graph.autocast():
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                given = [to_range(images[part].to(self.device)[:, None], span)]
+                inputs = [to_range(images[part].to(self.device)[:, None], span)]
                 if classifier.metadata and metadata is not None:
-                    given.append(metadata[part].to(self.device))
+                    inputs.append(metadata[part].to(self.device))
                 with asking(
                     self.recipe.choices.get("classifier"), "forward(), in evaluation mode,"
                 ):
-                    found = answers.activations(classifier(*given), len(given[0]), self.task)
-                features.append(found["features"].double().cpu())
-                probs.append(self.task.probabilities(found["logits"]).double().cpu())
+                    outputs = contracts.activations(classifier(*inputs), len(inputs[0]), self.task)
+                features.append(outputs["features"].double().cpu())
+                probs.append(self.task.probabilities(outputs["logits"]).double().cpu())
         classifier.train(was_training)
         return torch.cat(features).numpy(), torch.cat(probs).numpy()
 
     def extract(self, network: nn.Module, images: Tensor) -> np.ndarray:
         network.to(self.device)
-        found = []
+        features = []
         with torch.inference_mode():
             for batch in images.split(self.batch_size):
-                given = to_range(batch.to(self.device)[:, None], (-1.0, 1.0))
-                maps = answers.named_tensors(network(given), len(given))
+                inputs = to_range(batch.to(self.device)[:, None], (-1.0, 1.0))
+                maps = contracts.named_tensors(network(inputs), len(inputs))
                 last = maps[list(maps)[-1]].double()
-                found.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
-        return torch.cat(found).numpy()
+                features.append((last.flatten(2).mean(dim=2) if last.ndim > 2 else last).cpu())
+        return torch.cat(features).numpy()
 
 
 class Evaluated(NamedTuple):
-    """What came of the metrics of a recipe.
+    """The results of the metrics of a recipe.
 
     Attributes:
-        content: of ``evaluation.json``.
-        resamples: of ``bootstrap.csv``: one column a metric, one row a resample of the test
-            patients.
-        errors: what metrics raised, by their names in the recipe.
+        content: the content of ``evaluation.json``.
+        resamples: the content of ``bootstrap.csv``: one column for each metric, one row for each
+            resample of the test patients.
+        errors: the exceptions of metrics, by their names in the recipe.
     """
 
     content: dict[str, Any]
@@ -306,25 +313,25 @@ class Evaluated(NamedTuple):
 
 
 def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
-    """Compute every metric of the recipe; what one raises is noted, and the others go on."""
+    """Compute every metric of the recipe; the exception of one does not stop the others."""
     recipe = evaluation.recipe
     metrics: dict[str, Any] = {}
     resamples: dict[str, np.ndarray] = {}
     errors: dict[str, Exception] = {}
     for choice in recipe.chosen("metrics").values():
         try:
-            found = _measured(choice, evaluation, metrics)
+            measured = _compute(choice, evaluation, metrics)
         except NoFault:
             raise
         except Exception as error:
             errors[choice.name] = error
             continue
-        for name, measurement in found.items():
+        for name, measurement in measured.items():
             if measurement.resamples is not None:
                 resamples[name] = measurement.resamples
             metrics[name] = asdict(replace(measurement, resamples=None))
             del metrics[name]["resamples"]
-            # A file's path says nothing of its content; the network's digest does.
+            # Paths are left out: a file's path does not identify its content, but the digest does.
             options = {k: v for k, v in choice.options.items() if not isinstance(v, Path)}
             metrics[name]["options"] = {k: plain(v) for k, v in options.items()}
     config = recipe.tables.evaluation
@@ -354,21 +361,25 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
     return Evaluated(content, pd.DataFrame(resamples), errors)
 
 
-def _measured(
+def _compute(
     choice: PartConfig, evaluation: RunEvaluation, others: Mapping[str, Any]
 ) -> dict[str, Measurement]:
-    """What one metric measures; it must not write over the figures of ``others``."""
+    """Compute one metric and check its measurements.
+
+    Args:
+        others: the figures of other metrics, whose names it must not use.
+    """
     metric: Metric = build(choice)
     with asking(choice, "compute()"):
         bootstrap = evaluation.recipe.tables.evaluation.bootstrap
-        found = answers.measurements(metric.compute(evaluation), bootstrap)
-        if twice := sorted(found.keys() & others):
+        measured = contracts.measurements(metric.compute(evaluation), bootstrap)
+        if twice := sorted(measured.keys() & others):
             raise BadAnswer(
                 f"measured {twice[0]!r}, which another metric of the recipe has measured"
             )
-    return found
+    return measured
 
 
 def failure(error: Exception) -> str:
-    """Why a metric failed, as a message and ``evaluation.json`` say it."""
+    """The reason why a metric failed, for a message and ``evaluation.json``."""
     return str(error) if isinstance(error, UserError) else describe_error(error)
