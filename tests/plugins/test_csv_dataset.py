@@ -23,7 +23,7 @@ from xraygan_csv.dataset import Csv
 from xraygan import UserError
 from xraygan.data.datamodule import prepare
 from xraygan.data.index import check_classes, read_index
-from xraygan.parts.choice import PartConfig
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.registry import Part
 from xraygan.recipe.loading import load
 from xraygan.utils.paths import path_fault

@@ -15,7 +15,7 @@ from xraygan.recipe.loading import Recipe, load
 from xraygan.recipe.optimization import Optimizer
 from xraygan.rundir import checkpoint
 from xraygan.training.engine import run
-from xraygan.training.lengthening import describe_lengthening
+from xraygan.training.longer_runs import describe_lengthening
 from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 

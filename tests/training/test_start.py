@@ -25,8 +25,8 @@ from xraygan.rundir import checkpoint
 from xraygan.session.session import Session
 from xraygan.sweep import load as load_sweep
 from xraygan.training.engine import run
-from xraygan.training.starting import load_start_networks
 from xraygan.training.trainer import Trainer
+from xraygan.training.warm_start import load_start_networks
 from xraygan.utils.progress import Display
 
 SILENT = Display(Console(quiet=True))
@@ -121,7 +121,7 @@ def test_an_average_that_goes_on_forgets_at_its_own_decay(source: Path) -> None:
 
 def _pinned(recipe: Recipe, place: Path) -> Recipe:
     from xraygan.rundir.directory import RunDirectory
-    from xraygan.training.starting import pin_start
+    from xraygan.training.warm_start import pin_start
 
     return pin_start(recipe, RunDirectory(place))
 

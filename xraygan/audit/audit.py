@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from xraygan._version import __version__
-from xraygan.audit.verdict import Compared
 from xraygan.data.datamodule import ImageSplit, to_range
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import CONFIDENCE, RunEvaluation
@@ -51,7 +50,7 @@ from .nearest_neighbors import (
     patterns,
     spaces,
 )
-from .verdict import notes, splits_differ, verdict
+from .verdict import Compared, notes, splits_differ, verdict
 
 NEIGHBOURS = 50  # nearest training images of an image; the first is compared with the others
 PICTURED = 16  # pairs of generated, and of held-out images, in the picture

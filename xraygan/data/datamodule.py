@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.parts.building import build
 from xraygan.parts.interfaces import Dataset
@@ -28,6 +27,7 @@ from .image_cache import open_store
 from .image_store import Store, list_reasons, unreadable_images
 from .index import check_classes, read_index, read_notes
 from .metadata import encode, metadata_columns
+from .split_names import SPLIT_NAMES, SPLITS
 from .splits import apply_limit, check_validation, select_rows, task_of
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from xraygan.errors import did_you_mean, shown
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Dataset
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import asking, plugin_fault
 from xraygan.utils.naming import label_fault
 from xraygan.utils.paths import path_fault

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from xraygan.data.split_names import SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError, did_you_mean
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.task import Task
@@ -17,6 +16,7 @@ from xraygan.recipe.loading import Recipe
 from xraygan.utils.seeding import derive_seed
 
 from .index import DATASET_SPLITS, NO_FINDING
+from .split_names import SPLIT_NAMES, SPLITS
 
 
 def task_of(recipe: Recipe, dataset: Dataset) -> Task:

@@ -22,9 +22,9 @@ from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts import contracts
 from xraygan.parts.building import build
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.evaluation import Evaluation, Images, Measurement
 from xraygan.parts.interfaces import Classifier, Extractor, Metric
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, asking
 from xraygan.parts.weights import weights_digest
 from xraygan.recipe.files import plain

@@ -14,8 +14,8 @@ from torch import nn
 from xraygan.distributed.ranks import DistributedContext, synchronise_batch_norm
 from xraygan.errors import RecipeError, UserError
 from xraygan.parts.building import build, from_random
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor, Score
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.task import Task
 from xraygan.recipe import schema
 from xraygan.recipe.files import plain

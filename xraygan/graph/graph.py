@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from xraygan.distributed.ranks import DistributedContext, Gradients
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, is_own
 from xraygan.parts.task import Task
 
 from .parameters import flattened, trained_parameters, update_ema
+from .side_effects import GraphLeakCheck
 from .step import TrainingStep
 from .terms import Term
-from .watching import GraphLeakCheck
 
 _log = logging.getLogger(__name__)
 

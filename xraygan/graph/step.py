@@ -18,8 +18,8 @@ from xraygan.data.metadata import encode
 from xraygan.distributed.ranks import DistributedContext, gather
 from xraygan.errors import UserError
 from xraygan.parts import contracts as answers
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Extractor
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import asking
 from xraygan.parts.step import Batch, Step, T
 from xraygan.parts.task import Task
@@ -28,7 +28,7 @@ from xraygan.utils.seeding import rng as rng_of
 from xraygan.utils.tensors import as_float32
 
 from .passes import is_compiled, keep_running_statistics, key_words
-from .watching import ChangeDetector
+from .side_effects import ChangeDetector
 
 
 class TrainingStep(Step):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from xraygan.errors import UserError
 from xraygan.parts import contracts
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Classifier, Labeler, Objective, Score
+from xraygan.parts.part_config import PartConfig
 from xraygan.recipe.loading import Recipe
 
 from .step import TrainingStep

@@ -11,8 +11,8 @@ from xraygan.errors import UserError
 from xraygan.utils.planning import Blocked
 from xraygan.utils.seeding import derive_seed
 
-from .choice import PartConfig
 from .options import allows_literal, options_of, takes_positional
+from .part_config import PartConfig
 from .plugin_errors import PluginFault, asking
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xraygan.errors import NoFault, UserError, describe_error
 
 if TYPE_CHECKING:
-    from xraygan.parts.choice import PartConfig
+    from .part_config import PartConfig
 
 
 class BadAnswer(Exception):

@@ -11,9 +11,9 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from xraygan.errors import UserError
 from xraygan.parts.options import REQUIRED, Option, options_of
 from xraygan.parts.registry import Part, Registry, docstring, installed
-from xraygan.recipe.files import plain
 
 from . import schema
+from .files import plain
 
 Json = dict[str, Any]
 

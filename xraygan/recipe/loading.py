@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xraygan.parts.choice import PartConfig
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.registry import Registry, installed
 
 from . import schema

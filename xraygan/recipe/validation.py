@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from xraygan.errors import RecipeError, UserError, clipped, did_you_mean, shown
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.options import check_options, plain_reason
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.registry import Registry
 from xraygan.utils.naming import HALVES, LOGGED, colliding_names, folder_fault, word_fault
 

@@ -16,7 +16,7 @@ from xraygan.data.splits import task_of
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation
-from xraygan.evaluation.unseen import check_unseen
+from xraygan.evaluation.leakage import check_unseen
 from xraygan.graph.build import assemble, dry_build
 from xraygan.graph.graph import MODELS, TrainingGraph
 from xraygan.parts.building import from_random

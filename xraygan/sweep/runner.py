@@ -15,7 +15,7 @@ from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, record_signals
 
-from .earlier import delete_run, refuse_changed, run_changes
+from .existing_runs import delete_run, refuse_changed, run_changes
 from .file import Sweep
 from .plan import Run, plan, tail
 

@@ -18,11 +18,11 @@ from xraygan.data.index import read_index, read_notes
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.graph.graph import TrainingGraph
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.contracts import measurements
 from xraygan.parts.evaluation import Measurement
 from xraygan.parts.interfaces import Dataset, Metric, Tracker
 from xraygan.parts.options import takes_positional
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.registry import Part
 from xraygan.recipe import schema
 from xraygan.recipe.loading import Recipe

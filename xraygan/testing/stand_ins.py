@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from xraygan.data.batches import rows_of
 from xraygan.data.metadata import encode
 from xraygan.graph.step import TrainingStep
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Classifier, Discriminator, Extractor, Generator
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.registry import Part
 from xraygan.parts.task import Task
 from xraygan.utils.precision import choose_precision

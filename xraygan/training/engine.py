@@ -20,10 +20,10 @@ from xraygan.session.session import Session
 from xraygan.utils.precision import threads
 from xraygan.utils.progress import Display, logging_to
 
-from . import lengthening
+from . import longer_runs as lengthening
 from .final_evaluation import finalize, mark_finished
-from .starting import load_start_networks, pin_start
 from .trainer import Trainer
+from .warm_start import load_start_networks, pin_start
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from xraygan.errors import describe_error
-from xraygan.parts.choice import PartConfig
 from xraygan.parts.interfaces import Tracker
+from xraygan.parts.part_config import PartConfig
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from xraygan.recipe.loading import Recipe
 from xraygan.rundir.completion import lacking
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.provenance import material_changes, trained_on
-from xraygan.training.starting import pin_start
+from xraygan.training.warm_start import pin_start
 
 from .plan import Run
 

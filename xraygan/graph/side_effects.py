@@ -19,7 +19,7 @@ from xraygan.parts.plugin_errors import BadAnswer, Spoiling, is_own
 from xraygan.parts.step import Step
 
 if TYPE_CHECKING:
-    from xraygan.parts.choice import PartConfig
+    from xraygan.parts.part_config import PartConfig
 
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xraygan.errors import UserError, did_you_mean
 from xraygan.graph.graph import AUGMENTER, MODELS, TrainingGraph
 from xraygan.parts.building import build
-from xraygan.parts.choice import PartConfig
+from xraygan.parts.part_config import PartConfig
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 from xraygan.recipe.schema import Start
