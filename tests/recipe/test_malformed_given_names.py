@@ -12,7 +12,7 @@ from test_malformed_names import FOLDERS, RIGHT_TO_LEFT, WORDS
 
 from xraygan import Measurement, UserError, hookimpl
 from xraygan.data.index import check_classes
-from xraygan.parts import contracts as answers
+from xraygan.parts import contracts
 from xraygan.parts.plugin_errors import BadAnswer
 from xraygan.parts.registry import Registry
 from xraygan.utils.naming import colliding_names, folder_fault, label_fault, word_fault
@@ -38,16 +38,16 @@ def test_a_name_of_a_record(name: str) -> None:
     own = {"the log's own": ("step", "is used by the log itself"), "a term's": ("mmd", "a term's")}
     called, why = {**LABELS, **own}[name]
     with pytest.raises(BadAnswer, match="recorded") as caught:
-        answers.record(called, torch.tensor(1.0), {"generator", "mmd"})
+        contracts.record(called, torch.tensor(1.0), {"generator", "mmd"})
     assert why in str(caught.value)
-    assert answers.record("ada_p", torch.tensor(1.0), {"generator", "mmd"}) == 1
+    assert contracts.record("ada_p", torch.tensor(1.0), {"generator", "mmd"}) == 1
 
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_name_of_a_figure(name: str) -> None:
     called, why = LABELS[name]
     with pytest.raises(BadAnswer, match="measured") as caught:
-        answers.measurements({"first": Measurement(1.0, 1), called: Measurement(1.0, 1)}, 0)
+        contracts.measurements({"first": Measurement(1.0, 1), called: Measurement(1.0, 1)}, 0)
     assert why in str(caught.value)
 
 

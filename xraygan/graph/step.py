@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xraygan.data.metadata import encode
 from xraygan.distributed.ranks import DistributedContext, gather
 from xraygan.errors import UserError
-from xraygan.parts import contracts as answers
+from xraygan.parts import contracts
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import asking
@@ -112,7 +112,7 @@ class TrainingStep(Step):
         return self.task.classes
 
     def record(self, name: str, value: Tensor) -> None:
-        self.records[name] = answers.record(name, value, self._taken)
+        self.records[name] = contracts.record(name, value, self._taken)
 
     @contextmanager
     def asking(self, part: str | PartConfig | None, what: str = "forward()") -> Iterator[None]:
@@ -222,7 +222,7 @@ class TrainingStep(Step):
         self, network: nn.Module, *inputs: Tensor, shape: Sequence[int] | None = None
     ) -> Tensor:
         with self._autocast():
-            return answers.floating(network(*inputs), shape)
+            return contracts.floating(network(*inputs), shape)
 
     @cached_property
     def real_scores(self) -> Tensor:
@@ -268,7 +268,7 @@ class TrainingStep(Step):
     def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         if "augmenter" in self.networks:
             with self.asking("augmenter"):
-                images = answers.floating(self.networks["augmenter"](images, self), images.shape)
+                images = contracts.floating(self.networks["augmenter"](images, self), images.shape)
         given = [] if labels is None else [labels]
         with self.asking("discriminator"):
             shape = (len(images),)
@@ -302,7 +302,7 @@ class TrainingStep(Step):
 
     def _classified(self, classifier: nn.Module, images: Tensor, *given: Tensor) -> Any:
         with self.asking("classifier"), self._autocast():
-            return answers.activations(classifier(images, *given), len(images), self.task)
+            return contracts.activations(classifier(images, *given), len(images), self.task)
 
     @cached_property
     def real_logits(self) -> Tensor:
@@ -325,7 +325,7 @@ class TrainingStep(Step):
             of = getattr(self, images) if isinstance(images, str) else images
             with self.asking(f"extractors.{extractor}"), self._autocast():
                 maps = self.extractors[extractor].extract(self, images)
-                return answers.named_tensors(maps, len(of))
+                return contracts.named_tensors(maps, len(of))
 
         # A tensor is known by what it is, not by its values; as a key it is kept with its maps.
         return self.cached(("features", extractor, images), extract)

@@ -20,7 +20,7 @@ from xraygan.session.session import Session
 from xraygan.utils.precision import threads
 from xraygan.utils.progress import Display, logging_to
 
-from . import longer_runs as lengthening
+from . import longer_runs
 from .final_evaluation import finalize, mark_finished
 from .trainer import Trainer
 from .warm_start import load_start_networks, pin_start
@@ -115,7 +115,7 @@ def _run_first_rank(
         if resumed and resumed.lengthened:
             before, after = resumed.totals(len(data.splits["train"]))
             trained = session.graph.optimizers
-            for line in lengthening.describe_lengthening(
+            for line in longer_runs.describe_lengthening(
                 recipe, trained, before, after, resumed.step
             ):
                 _log.info(line)
