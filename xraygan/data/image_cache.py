@@ -23,7 +23,7 @@ from typing import Any
 
 from xraygan.errors import UserError, shown
 from xraygan.parts.interfaces import Dataset
-from xraygan.parts.plugin_errors import BadAnswer, asking, plugin_fault
+from xraygan.parts.plugin_errors import BadAnswer, plugin_errors, plugin_fault
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.atomic_files import write_json
@@ -107,7 +107,10 @@ def image_identities(recipe: Recipe, dataset: Dataset, paths: Sequence[str]) -> 
         PluginFault: the dataset's ``identity`` raised, or did not return text.
     """
     data = recipe.tables.data
-    with asking(recipe.choices["data"], "identity()"), digest_cache(cache_folder(data.cache)):
+    with (
+        plugin_errors(recipe.choices["data"], "identity()"),
+        digest_cache(cache_folder(data.cache)),
+    ):
         if data.root is not None and type(dataset).identity is Dataset.identity:
             # The default identity is the path, which another folder may have too.
             return [file_identity(Path(data.root), path) or path for path in paths]

@@ -11,7 +11,7 @@ import pandas as pd
 from xraygan.errors import did_you_mean, shown
 from xraygan.parts.interfaces import Dataset
 from xraygan.parts.part_config import PartConfig
-from xraygan.parts.plugin_errors import asking, plugin_fault
+from xraygan.parts.plugin_errors import plugin_errors, plugin_fault
 from xraygan.utils.naming import label_fault
 from xraygan.utils.paths import path_fault
 
@@ -31,7 +31,7 @@ def check_classes(choice: PartConfig, dataset: Dataset) -> None:
     Raises:
         UserError: they are no printable names, or two of them are the same.
     """
-    with asking(choice, "classes"):
+    with plugin_errors(choice, "classes"):
         classes = getattr(dataset, "classes", None)
     if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
         raise plugin_fault(choice, f"classes is {shown(classes)}; expected a tuple of names")
@@ -54,7 +54,7 @@ def read_index(choice: PartConfig, dataset: Dataset) -> pd.DataFrame:
         UserError: a column is missing or has a wrong value; the message names the plugin and the
             first row at fault.
     """
-    with asking(choice, "index()"):
+    with plugin_errors(choice, "index()"):
         table = dataset.index()
     if not isinstance(table, pd.DataFrame):
         kind = type(table).__name__
@@ -92,7 +92,7 @@ def read_notes(choice: PartConfig, dataset: Dataset) -> tuple[list[str], dict[st
     Raises:
         UserError: the notes are no texts, or what it leaves out are no numbers by reason.
     """
-    with asking(choice, "notes and left_out"):
+    with plugin_errors(choice, "notes and left_out"):
         notes, left_out = dataset.notes, dataset.left_out
     if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
         raise plugin_fault(choice, f"notes is {shown(notes)}; expected a tuple of texts")

@@ -25,7 +25,7 @@ from xraygan.parts.building import build
 from xraygan.parts.evaluation import Evaluation, Images, Measurement
 from xraygan.parts.interfaces import Classifier, Extractor, Metric
 from xraygan.parts.part_config import PartConfig
-from xraygan.parts.plugin_errors import BadAnswer, asking
+from xraygan.parts.plugin_errors import BadAnswer, plugin_errors
 from xraygan.parts.weights import weights_digest
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
@@ -193,7 +193,7 @@ class RunEvaluation(Evaluation):
             network = self._extractor(extractor)
             self._digests[extractor] = weights_digest(network)
             images = {"reference": self.reference_images, "generated": self.fake_images}
-            with asking(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
+            with plugin_errors(self.recipe.choices.get(f"extractors.{extractor}"), "forward()"):
                 try:
                     features = {name: self.extract(network, x) for name, x in images.items()}
                 except NotImplementedError as error:  # it needs the activations of a training step
@@ -276,7 +276,7 @@ class RunEvaluation(Evaluation):
                 inputs = [to_range(images[part].to(self.device)[:, None], span)]
                 if classifier.metadata and metadata is not None:
                     inputs.append(metadata[part].to(self.device))
-                with asking(
+                with plugin_errors(
                     self.recipe.choices.get("classifier"), "forward(), in evaluation mode,"
                 ):
                     outputs = contracts.activations(classifier(*inputs), len(inputs[0]), self.task)
@@ -370,7 +370,7 @@ def _compute(
         others: the figures of other metrics, whose names it must not use.
     """
     metric: Metric = build(choice)
-    with asking(choice, "compute()"):
+    with plugin_errors(choice, "compute()"):
         bootstrap = evaluation.recipe.tables.evaluation.bootstrap
         measured = contracts.measurements(metric.compute(evaluation), bootstrap)
         if twice := sorted(measured.keys() & others):

@@ -10,7 +10,7 @@ from torch import Tensor
 from xraygan.errors import UserError
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts.contracts import floating
-from xraygan.parts.plugin_errors import asking
+from xraygan.parts.plugin_errors import plugin_errors
 
 
 class Generated(NamedTuple):
@@ -62,7 +62,7 @@ def generate(
             conditions = [torch.cat([drawn_labels, drawn_metadata], dim=1)]
             inputs = [z, *(conditions if generator.conditional else [])]
             size = graph.task.image_size
-            with asking(graph.choices.get("generator"), "forward(), in evaluation mode,"):
+            with plugin_errors(graph.choices.get("generator"), "forward(), in evaluation mode,"):
                 images = floating(generator(*inputs), (n, 1, size, size))[:, 0].float()
             if images.isnan().any():  # as uint8 they would be arbitrary images
                 raise UserError(

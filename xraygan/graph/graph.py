@@ -22,7 +22,7 @@ from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.part_config import PartConfig
-from xraygan.parts.plugin_errors import BadAnswer, PluginFault, asking, is_own
+from xraygan.parts.plugin_errors import BadAnswer, PluginFault, is_own, plugin_errors
 from xraygan.parts.task import Task
 
 from .parameters import flattened, trained_parameters, update_ema
@@ -190,7 +190,7 @@ class TrainingGraph:
         with (
             self._frozen_except(term),
             step.drawing("term", term.name),
-            step.asking(term.choice, term.method),
+            step.plugin_errors(term.choice, term.method),
         ):
             value = contracts.scalar(term.compute(step), step.real.device)
             if term.choice and not is_own(term.choice):
@@ -372,7 +372,7 @@ class TrainingGraph:
             optimizer = self.optimizers[name]
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor(progress)
         if AUGMENTER in self.networks:  # first: if it fails, no network has changed yet
-            with asking(self.choices.get(AUGMENTER), "adapt()"):
+            with plugin_errors(self.choices.get(AUGMENTER), "adapt()"):
                 self.networks[AUGMENTER].adapt(found_inf)
         for name, own_gradients in gradients.items():
             optimizer, parameters = self.optimizers[name], trained_parameters(self.networks[name])

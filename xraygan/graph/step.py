@@ -20,7 +20,7 @@ from xraygan.errors import UserError
 from xraygan.parts import contracts
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.part_config import PartConfig
-from xraygan.parts.plugin_errors import asking
+from xraygan.parts.plugin_errors import plugin_errors
 from xraygan.parts.step import Batch, Step, T
 from xraygan.parts.task import Task
 from xraygan.utils.seeding import global_stream
@@ -115,12 +115,16 @@ class TrainingStep(Step):
         self.records[name] = contracts.record(name, value, self._taken)
 
     @contextmanager
-    def asking(self, part: str | PartConfig | None, what: str = "forward()") -> Iterator[None]:
-        """Within it a part (or the part of a table) is asked for something: what it raises is its
-        fault (:func:`xraygan.parts.plugin_errors.asking`), and it must leave the step's tensors
-        alone."""
+    def plugin_errors(
+        self, part: str | PartConfig | None, what: str = "forward()"
+    ) -> Iterator[None]:
+        """A context in which the step calls a part, or the part of a table.
+
+        Exceptions become an error of that part (:mod:`xraygan.parts.plugin_errors`), and so does
+        a change of the step's tensors in place.
+        """
         choice = self._choices.get(part) if isinstance(part, str) else part
-        with asking(choice, what), self.watch.over(self, choice):
+        with plugin_errors(choice, what), self.watch.over(self, choice):
             yield
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -199,7 +203,11 @@ class TrainingStep(Step):
         inputs = [self.z]
         if generator.conditional:
             inputs.append(self.condition_vectors("fake"))
-        with self._learning("generator"), self.drawing("generated"), self.asking("generator"):
+        with (
+            self._learning("generator"),
+            self.drawing("generated"),
+            self.plugin_errors("generator"),
+        ):
             return self.run(generator, *inputs, shape=self.real.shape)
 
     @cached_property
@@ -232,7 +240,7 @@ class TrainingStep(Step):
         """
         scores = self.gather(self._judged("real")[1])
         if "augmenter" in self.networks and "discriminator" in self.learning:
-            with self.asking("augmenter", "watch()"):
+            with self.plugin_errors("augmenter", "watch()"):
                 self.networks["augmenter"].watch(scores.detach())
         return scores
 
@@ -267,10 +275,10 @@ class TrainingStep(Step):
 
     def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         if "augmenter" in self.networks:
-            with self.asking("augmenter"):
+            with self.plugin_errors("augmenter"):
                 images = contracts.floating(self.networks["augmenter"](images, self), images.shape)
         given = [] if labels is None else [labels]
-        with self.asking("discriminator"):
+        with self.plugin_errors("discriminator"):
             shape = (len(images),)
             return self.run(self.networks["discriminator"], images, *given, shape=shape)
 
@@ -301,7 +309,7 @@ class TrainingStep(Step):
             return self._classified(classifier, images, *given)
 
     def _classified(self, classifier: nn.Module, images: Tensor, *given: Tensor) -> Any:
-        with self.asking("classifier"), self._autocast():
+        with self.plugin_errors("classifier"), self._autocast():
             return contracts.activations(classifier(images, *given), len(images), self.task)
 
     @cached_property
@@ -323,7 +331,7 @@ class TrainingStep(Step):
     def features(self, extractor: str, images: str | Tensor) -> dict[str, Tensor]:
         def extract() -> dict[str, Tensor]:
             of = getattr(self, images) if isinstance(images, str) else images
-            with self.asking(f"extractors.{extractor}"), self._autocast():
+            with self.plugin_errors(f"extractors.{extractor}"), self._autocast():
                 maps = self.extractors[extractor].extract(self, images)
                 return contracts.named_tensors(maps, len(of))
 

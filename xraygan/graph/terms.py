@@ -112,7 +112,7 @@ def _pseudo_label_loss(labeler: Labeler, classifier: Classifier, step: TrainingS
     pseudo_labels, logits = labeler.label(step), step.fake_logits
     labels, weights = contracts.labels(pseudo_labels, len(logits), step.task, logits.device)
     step.record("pseudo_label_kept", (weights > 0).float().mean())
-    with step.asking("classifier", "losses()"):
+    with step.plugin_errors("classifier", "losses()"):
         losses = _losses(classifier, logits, labels)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
 

@@ -13,7 +13,7 @@ from xraygan.utils.seeding import derive_seed
 
 from .options import allows_literal, options_of, takes_positional
 from .part_config import PartConfig
-from .plugin_errors import PluginFault, asking
+from .plugin_errors import PluginFault, plugin_errors
 
 
 def from_random(choice: PartConfig) -> PartConfig:
@@ -38,7 +38,7 @@ def build(choice: PartConfig, *positional: Any, seed: int = 0) -> Any:
     torch.manual_seed(derive_seed(seed, "init", choice.table))
     arguments = positional if takes_positional(choice.part.cls) else ()
     try:
-        with asking(choice, "its constructor"):
+        with plugin_errors(choice, "its constructor"):
             return choice.part.cls(*arguments, **choice.options)
     except PluginFault:
         raise

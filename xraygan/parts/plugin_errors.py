@@ -1,6 +1,6 @@
 """Errors of plugins, as one message that names the part and its distribution.
 
-Every call of a plugin is made within :func:`asking`, and its result is checked with
+Every call of a plugin is made within :func:`plugin_errors`, and its result is checked with
 :mod:`xraygan.parts.contracts`. This module does not import torch.
 """
 
@@ -48,7 +48,7 @@ def plugin_fault(choice: PartConfig, reason: str) -> PluginFault:
 
 
 @contextmanager
-def asking(choice: PartConfig | None, method: str) -> Iterator[None]:
+def plugin_errors(choice: PartConfig | None, method: str) -> Iterator[None]:
     """Turn exceptions of a plugin within this context, also ``sys.exit()``, into its fault.
 
     Args:
