@@ -191,7 +191,7 @@ def test_the_card_names_what_is_of_another_step_and_the_audit(
         (place / "audit.json").unlink()
     text = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
     assert "model-index" not in text and str(place) not in text
-    assert "the run's recipe says: metrics.fid.weights = inception.pth. Protocol" in text
+    assert "than the run's recipe: metrics.fid.weights = inception.pth. Protocol" in text
     assert "no patient is in two splits, as far as patients are known (no patients are" in text
     for what in ("measured", "made"):
         assert f"**It was {what} at step 700, not at the step of these files.**" in text
