@@ -103,7 +103,7 @@ def test_safetensors_hold_the_average(out: Path, graph: Any, name: str) -> None:
 
 
 def test_no_file_holds_a_pickle_or_a_path_of_this_machine(out: Path) -> None:
-    root = str(Path(__file__).parents[2]).encode()
+    root = str(Path(__file__).parents[1]).encode()
     for path in out.iterdir():
         parts = [path.read_bytes()]
         if path.suffix == ".pt2":
@@ -191,7 +191,7 @@ def test_the_card_names_what_is_of_another_step_and_the_audit(
         (place / "audit.json").unlink()
     text = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
     assert "model-index" not in text and str(place) not in text
-    assert "options than the run's recipe: metrics.fid.weights = inception.pth. Protocol" in text
+    assert "than the run's recipe: metrics.fid.weights = inception.pth. Protocol" in text
     assert "no patient is in two splits, as far as patients are known (no patients are" in text
     for what in ("measured", "made"):
         assert f"**It was {what} at step 700, not at the step of these files.**" in text

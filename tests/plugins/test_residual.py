@@ -67,7 +67,8 @@ def test_what_there_is_no_network_for_is_refused(cls: type) -> None:
     with pytest.raises(UserError, match=r"32, 64, 128, 256, 512 pixels; data.image_size is 48"):
         cls(task(48))
     for attention in (4, 12, 64):
-        with pytest.raises(UserError, match=f"maps of 8, 16, 32 pixels .* it is {attention}"):
+        fault = f"{attention} is not the side of a map; .* maps of 8, 16, 32 pixels"
+        with pytest.raises(UserError, match=fault):
             cls(task(64), attention=attention)
 
 
