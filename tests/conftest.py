@@ -108,7 +108,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh_torch_modes() -> None:
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # setting it imports PyTorch's compiler
+        torch.use_deterministic_algorithms(False)
 
 
 def real_data(name: str) -> Path:

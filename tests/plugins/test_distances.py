@@ -183,6 +183,61 @@ def test_the_sinkhorn_divergence_at_its_limits() -> None:
     assert found.item() == pytest.approx(means.item(), rel=1e-3)
 
 
+# -- their options ---------------------------------------------------------------------------------
+
+
+def test_options_are_those_of_the_definitions() -> None:
+    x, y = samples(5)
+    lists = x.tolist(), y.tolist()
+    for degree in (1, 2):
+        expected = mmd(
+            *lists, lambda a, b, m=degree: polynomial_kernel([a], [b], degree=m, coef0=1).item()
+        )
+        agree(distance(PolynomialMMD(degree=degree), x, y), expected)
+    widths = (0.5, 3.0)
+    found = distance(MixtureMMD(bandwidths=widths, relative_to="nothing"), x, y)
+    agree(found, mmd(*lists, lambda a, b: np.mean([
+        math.exp(-0.5 * (apart(a, b) / s) ** 2) for s in widths
+    ])))  # fmt: skip
+    unit = squared_distances(x, y).mean()
+    for options, epsilon, iterations in (
+        ({}, 0.1, 50),
+        ({"epsilon": 2.0, "iterations": 3}, 2.0, 3),
+    ):
+        expected = sinkhorn_divergence(x, y, epsilon * unit, iterations)
+        torch.testing.assert_close(distance(Sinkhorn(**options), x, y), expected)
+    for options, count, power in (({}, 128, 2), ({"projections": 7, "power": 1}, 7, 1)):
+        drawn = torch.randn((count, 5), generator=rng("cpu", 0, "directions"), dtype=x.dtype)
+        directions = torch.nn.functional.normalize(drawn)
+        expected = sliced_wasserstein(x, y, directions, power)
+        torch.testing.assert_close(distance(SlicedWasserstein(**options), x, y), expected)
+
+
+def test_features_are_those_of_the_last_of_several_layers() -> None:
+    maps = {name: normal(seed, 4, 2, 3, 3) for seed, name in enumerate("abc")}
+    step: Any = SimpleNamespace(
+        features=lambda extractor, images: {k: v + (images == "fake") for k, v in maps.items()},
+        cached=lambda key, make: make(),
+        gather=lambda rows: rows,
+        rng=None,
+    )
+    rows = maps["c"].mean(dim=(2, 3))
+    torch.testing.assert_close(
+        PolynomialMMD(extractor="any")(step), distance(PolynomialMMD(), rows, rows + 1)
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e6])
+def test_rows_that_coincide_have_no_gradient_whatever_their_scale(scale: float) -> None:
+    def slope(by: float) -> Tensor:
+        rows = normal(0, 6, 4)
+        x = (by * torch.cat([rows, rows[:2]])).requires_grad_()
+        (found,) = torch.autograd.grad(energy_distance(x, by * rows.flip(0)), x)
+        return found
+
+    torch.testing.assert_close(slope(scale), slope(1.0), rtol=1e-5, atol=1e-7)
+
+
 # -- what holds of all -----------------------------------------------------------------------------
 
 #: rows of few values, of which many are the same
@@ -283,7 +338,8 @@ def test_features_are_compared_in_place_of_class_distributions(score: Any) -> No
         found = score(extractor="any", layer=layer)(step)
         torch.testing.assert_close(found, distance(score(), x, y))
         assert found.item() != 0
-    with pytest.raises(UserError, match="layer: the extractor 'any' has no 'third'; it has first"):
+    said = "layer: the extractor 'any' has no 'third'; it has first, second$"
+    with pytest.raises(UserError, match=said):
         score(extractor="any", layer="third")(step)
     with pytest.raises(UserError, match="extractor is empty"):
         score(layer="first")

@@ -123,7 +123,7 @@ def test_eq_8(seed: int, n: int, dtype: torch.dtype) -> None:
     x = normal(seed, n, 5).softmax(1).to(dtype)
     y = normal(seed + 100, n, 5).softmax(1).to(dtype)
     agree(mmd_u(x, y), eq_8(x.double().tolist(), y.double().tolist()))
-    assert float(mmd_u(x, x)) == 0.0
+    assert float(mmd_u(x, x)) == 0.0 and mmd_u(x, y).dtype == dtype
 
 
 def test_eq_8_of_one_image_has_no_pairs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ def test_a_share_of_which_nothing_else_is_known_has_wilsons_interval() -> None:
     assert scaled_share_interval(p, p * (1 - p) / n, c) == pytest.approx(expected)
 
 
+def test_a_figure_that_no_resample_changed_has_the_variance_of_the_formula() -> None:
+    assert share_interval(0.5, 0.0, 12) == pytest.approx(share_interval(0.5, 0.25 / 12, 12))
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_perfect_figure_is_not_certain(value: float) -> None:
     for low, high in (share_interval(value, 0.0, 12), auc_interval(value, 0.0, 12, 80)):
@@ -117,6 +122,30 @@ def test_the_mean_adds_the_distances_to_the_ends() -> None:
     assert one == pytest.approx(intervals[0])
     unknown = mean_interval([1.0, 1.0], [(0.8, 1.0), (0.6, 1.0)], [np.ones(9)] * 2)
     assert unknown == pytest.approx((0.7, 1.0))
+
+
+def test_the_mean_of_figures_of_few_resamples() -> None:
+    """Two resamples say how figures go together; one says nothing, and they are taken as one."""
+    values, intervals = [0.5, 0.7], [(0.4, 0.6), (0.6, 0.8)]
+    against = [np.array([0.4, 0.6]), np.array([0.8, 0.6])]
+    assert mean_interval(values, intervals, against) == pytest.approx((0.6, 0.6))
+    one = [np.array([0.4, np.nan]), np.array([0.8, 0.6])]
+    assert mean_interval(values, intervals, one) == pytest.approx((0.5, 0.7))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mean_interval(values, intervals, [np.ones(9)] * 2) == pytest.approx((0.5, 0.7))
+
+
+def test_a_percentile_interval_leaves_out_as_many_on_each_side() -> None:
+    values = np.append(np.arange(201.0), np.nan)
+    assert percentile_interval(values) == pytest.approx((5.0, 195.0))
+    assert percentile_interval(np.array([np.nan])) is None
+
+
+def test_a_variance_is_that_of_other_patients() -> None:
+    assert bootstrap_variance(np.array([1.0, 2.0, 4.0]), 4) == pytest.approx(7 / 3 * 4 / 3)
+    assert bootstrap_variance(np.array([1.0, 2.0, np.nan]), 2) == pytest.approx(0.5 * 2)
+    assert bootstrap_variance(np.array([1.0, 2.0]), 1) == 0.0
 
 
 def test_the_variance_of_few_patients_is_not_that_of_their_resamples() -> None:

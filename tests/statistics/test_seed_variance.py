@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import brentq
 
 from xraygan.statistics.paired_bootstrap import Resampled, mean_over_seeds
 from xraygan.statistics.seed_variance import LEVEL, SeedVariance, holm
@@ -56,6 +58,24 @@ def test_what_networks_make_of_single_patients_counts_once() -> None:
     assert (found.count, found.total) == (2, found.patients + found.seeds)
 
 
+def test_the_parts_of_a_variance_are_those_of_a_loop() -> None:
+    resamples = [[0.1, 0.4, 0.2, 0.9], [0.3, 0.2, 0.5, 0.8], [0.6, 0.5, 0.1, 0.7]]
+    found = SeedVariance.of([0.9, 0.96, 0.93], [np.array(one) for one in resamples])
+    means = [sum(column) / 3 for column in zip(*resamples, strict=True)]
+    own = sum(
+        statistics.variance([x - mean for x, mean in zip(one, means, strict=True)])
+        for one in resamples
+    )
+    assert found.patients == pytest.approx(statistics.variance(means) - own / 2 / 3)
+    assert found.seeds == pytest.approx(0.03**2 / 3)
+    apart = SeedVariance.of([0.9, 0.96], [np.array([0.1, 0.3]), np.array([0.3, 0.1])])
+    assert (apart.patients, apart.seeds) == (0.0, pytest.approx(0.06**2 / 4))
+    two = SeedVariance.of([0.9], [np.array([0.1, 0.3])])
+    assert (two.patients, two.seeds, two.count) == (pytest.approx(0.02), 0.0, 1)
+    one = SeedVariance.of([0.9, 0.96], [np.array([0.1]), np.array([0.3])])
+    assert (one.patients, one.seeds, one.count) == (0.0, pytest.approx(0.06**2 / 4), 2)
+
+
 def test_a_resample_without_a_value_is_left_out_of_all_seeds() -> None:
     source = np.random.default_rng(0)
     one, other = source.normal(size=(2, 500))
@@ -75,6 +95,59 @@ def test_p_is_the_level_at_which_the_interval_reaches_zero(
     assert variance.p_value(-width) == variance.p_value(width)
     normal, student = stats.norm.ppf(1 - level / 2), stats.t.ppf(1 - level / 2, count - 1)
     assert normal * 0.999 <= variance.critical(level) <= student * 1.001
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2])
+@pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.9, 2), (0.1, 8), (0.001, 2)])
+def test_the_quantile_lies_between_welchs_and_behrens_and_fishers(
+    share: float, count: int, level: float
+) -> None:
+    """Theirs from the probability that the sum of both lies within, integrated over Z."""
+    welch = stats.t.ppf(1 - level / 2, (count - 1) / share**2)
+
+    z = np.linspace(-9, 9, 40_001)
+    density = stats.norm.pdf(z) / stats.norm.pdf(z).sum()
+
+    def within(q: float) -> float:
+        upper, lower = ((end - math.sqrt(1 - share) * z) / math.sqrt(share) for end in (q, -q))
+        inside = stats.t.cdf(upper, count - 1) - stats.t.cdf(lower, count - 1)
+        return float(density @ inside)
+
+    quantile = brentq(lambda q: within(q) - (1 - level), 0.0, 60.0, xtol=1e-6)
+    found = SeedVariance(1 - share, share, count).critical(level)
+    assert found == pytest.approx(math.sqrt(welch * quantile), rel=2e-5)
+
+
+def test_training_that_hardly_varies_leaves_the_normal_quantile() -> None:
+    assert SeedVariance(1.0, 1e-5, 20).critical() == pytest.approx(1.959964, rel=1e-3)
+    assert SeedVariance(1.0, 0.0, 3).critical(0.01) == pytest.approx(2.575829)
+    assert SeedVariance(1.0, 0.5, 1).critical() == pytest.approx(1.959964)
+    assert SeedVariance(1.0, 0.5, 1).half_width() == pytest.approx(1.959964 * math.sqrt(1.5))
+
+
+def test_p_ends_where_no_level_is_reached() -> None:
+    variance = SeedVariance(1e-4, 1e-4, 3)
+    assert variance.p_value(1e6) == variance.p_value(-1e6) == 1e-9
+    assert SeedVariance(1e-4, 0.0, 1).p_value(1e-15) == 1.0
+
+
+def test_the_difference_that_is_found_of_patients_alone() -> None:
+    """The quantiles of the level and of the power, as textbooks have it."""
+    variance = SeedVariance(0.01**2, 0.0, 1)
+    assert variance.detectable() == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-4)
+    assert variance.detectable(0.01, 0.9) == pytest.approx(0.01 * (2.575829 + 1.281552), rel=1e-4)
+    assert SeedVariance(0.0, 0.0, 3).detectable() == 0.0
+
+
+@pytest.mark.parametrize("level", [0.05, 0.3])
+def test_power_is_the_mean_over_what_other_seeds_would_show(level: float) -> None:
+    variance = SeedVariance(1e-4, 2e-4, 3)
+    difference, spread, found = variance.detectable(level), math.sqrt(3e-4), []
+    for i in range(40):
+        drawn = stats.chi2.isf((i + 0.5) / 40, 2) / 2
+        width = SeedVariance(1e-4, 2e-4 * drawn, 3).half_width(level)
+        found += [stats.norm.cdf((x - width) / spread) for x in (difference, -difference)]
+    assert sum(found) / 40 == pytest.approx(0.8, rel=1e-6)
 
 
 def test_nothing_known_is_nothing_found() -> None:
@@ -103,6 +176,11 @@ def test_how_many_seeds_find_a_difference() -> None:
         return SeedVariance(variance.patients, variance.seeds * 3 / count, count)
 
     assert with_seeds(needed).detectable() <= 0.01 < with_seeds(needed - 1).detectable()
+    at_a_level = variance.seeds_for(0.01, 0.3)
+    assert at_a_level is not None and at_a_level < needed
+    assert with_seeds(at_a_level).detectable(0.3) <= 0.01
+    assert with_seeds(at_a_level - 1).detectable(0.3) > 0.01
+    assert variance.seeds_for(1.0) == 2
     few_patients = SeedVariance(0.01**2, 0.01**2, 3)
     assert few_patients.seeds_for(0.01) is None
 
