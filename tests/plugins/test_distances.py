@@ -25,6 +25,7 @@ from xraygan_distances.samples import DistanceScore, squared_distances
 from xraygan_distances.transport import (
     Sinkhorn,
     SlicedWasserstein,
+    entropic_cost,
     sinkhorn_divergence,
     sliced_wasserstein,
 )
@@ -162,6 +163,13 @@ def test_the_sinkhorn_divergence_is_pots(n: int, epsilon: float) -> None:
     x, y = samples(n, scale=1.0)
     found = sinkhorn_divergence(x, y, torch.tensor(epsilon).double(), 1000)
     assert found.item() == pytest.approx(debiased(x.tolist(), y.tolist(), epsilon), rel=1e-6)
+
+
+def test_the_cost_of_a_plan_is_pots() -> None:
+    x, y = samples(3, scale=1.0)
+    cost, epsilon = squared_distances(x, y)[None], torch.tensor(0.5).double()
+    found = entropic_cost(cost, epsilon, 500)
+    assert found.tolist() == pytest.approx([transport(x.numpy(), y.numpy(), 0.5)], rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 4.0, 20.0])
@@ -316,7 +324,8 @@ def test_gradients(n: int) -> None:
 
 
 def test_squared_distances_far_from_the_origin() -> None:
-    x, y = (1e6 + normal(seed, 4, 3) for seed in (0, 1))
+    origin = 1e6 * torch.tensor([1.0, -3.0, 2.0], dtype=torch.float64)
+    x, y = (origin + normal(seed, 4, 3) for seed in (0, 1))
     expected = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     torch.testing.assert_close(squared_distances(x, y), expected)
 
