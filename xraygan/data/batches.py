@@ -26,7 +26,7 @@ class Batches:
 
     Args:
         split: the images.
-        words: the recipe's ``[data]``.
+        config: the recipe's ``[data]``.
         exclusive: whether each image has exactly one class.
         batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
         seed: the run's seed.

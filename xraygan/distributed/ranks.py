@@ -60,7 +60,7 @@ class DistributedContext:
         """Wait until every rank has come to this call (a barrier).
 
         Raises:
-            RankLost: a rank has ended.
+            RankFailed: a rank has ended.
         """
         if self.count > 1:
             with _detect_lost_ranks():
@@ -70,7 +70,7 @@ class DistributedContext:
         """The maximum over ranks of each value.
 
         Raises:
-            RankLost: a rank has ended.
+            RankFailed: a rank has ended.
         """
         if self.count == 1:
             return list(values)
@@ -83,7 +83,7 @@ class DistributedContext:
         """The maximum over ranks of each element of a tensor, on its device and in place.
 
         Raises:
-            RankLost: a rank has ended.
+            RankFailed: a rank has ended.
         """
         if self.count > 1:
             with _detect_lost_ranks():
@@ -94,7 +94,7 @@ class DistributedContext:
         """The mean over ranks of numbers that every rank has by the same names.
 
         Raises:
-            RankLost: a rank has ended.
+            RankFailed: a rank has ended.
         """
         if self.count == 1 or not values:
             return dict(values)
@@ -112,7 +112,7 @@ class DistributedContext:
         others count as 0.
 
         Raises:
-            RankLost: a rank has ended; nothing was changed.
+            RankFailed: a rank has ended; nothing was changed.
         """
         if self.count == 1:
             return gradients
@@ -150,7 +150,7 @@ def join_process_group(device: str) -> Iterator[DistributedContext]:
 
     Raises:
         UserError: there is no device for each rank.
-        RankLost: the others cannot be reached.
+        RankFailed: the others cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

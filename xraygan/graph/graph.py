@@ -344,7 +344,7 @@ class TrainingGraph:
         """The mean of the ranks' gradients.
 
         Raises:
-            RankLost: another rank ended.
+            RankFailed: another rank ended.
         """
         parameters = {name: trained_parameters(self.networks[name]) for name in gradients}
         return self.ranks.average_gradients(gradients, parameters)

@@ -124,7 +124,7 @@ class GraphLeakCheck:
         """Refer to a step that was just taken; after the last one, warn if all are alive.
 
         Args:
-            values: :attr:`Watch.values` of the step.
+            values: :attr:`ChangeDetector.values` of the step.
         """
         if not self._choices or len(self._steps) == OBSERVED_STEPS:
             return

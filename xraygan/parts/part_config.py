@@ -14,7 +14,7 @@ class PartConfig:
 
     Attributes:
         table: the recipe's table, for example ``"scores.gram"``.
-        words: the keys of the table that the core reads (weight, trains, optimizer).
+        config: the keys of the table that the core reads (weight, trains, optimizer).
         options: the part's own options, checked, with defaults.
     """
 

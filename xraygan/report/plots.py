@@ -240,7 +240,7 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 160, **options: A
     """A figure as the content of a PNG, PDF or SVG file; the same figure gives the same bytes.
 
     Args:
-        words: further options of ``Figure.savefig``.
+        options: further options of ``Figure.savefig``.
     """
     stamps = {"png": ("Software",), "pdf": ("CreationDate",), "svg": ("Date",)}
     file = io.BytesIO()

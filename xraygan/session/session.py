@@ -40,7 +40,7 @@ class Session:
     """A recipe with its training graph and its data, on a device.
 
     Attributes:
-        place: the run directory, of a run that was restored.
+        run_dir: the run directory, of a run that was restored.
         chosen_on: the split by whose figures the checkpoint was chosen, if it is the best one.
         differs: lines that say how the images differ from those that the run was trained on; filled
             when the data are prepared.

@@ -54,7 +54,7 @@ def run(
     Raises:
         UserError: the recipe, the data or a plugin is at fault.
         Interrupted: SIGINT or SIGTERM came; the last step is saved.
-        RankLost: another of the run's processes ended; the message names the step that is saved.
+        RankFailed: another of the run's processes ended; the message names the step that is saved.
     """
     display = display or Display()
     run_dir = RunDirectory(directory or Path("runs") / recipe.name)

@@ -88,7 +88,7 @@ class Trainer:
 
         Raises:
             Interrupted: a signal came; the current step was completed and saved.
-            RankLost: another rank ended; the message names the step that is saved.
+            RankFailed: another rank ended; the message names the step that is saved.
             UserError: a term or gradient became non-finite, or a plugin is at fault; the message
                 names the checkpoint to continue from.
         """
@@ -153,7 +153,7 @@ class Trainer:
             because it was not finite.
 
         Raises:
-            RankLost: another rank ended; the step was not taken.
+            RankFailed: another rank ended; the step was not taken.
             UserError: too many steps in a row were not finite.
         """
         if self.config.compile == "graphs" and self.device.type == "cuda":

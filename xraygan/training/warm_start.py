@@ -38,7 +38,7 @@ def pin_start(recipe: Recipe, run_dir: RunDirectory) -> Recipe:
     then read from its own recipe.
 
     Args:
-        place: the run's own directory.
+        run_dir: the run's own directory.
 
     Raises:
         UserError: the other run does not exist, its files do not match the hash, or it has no
