@@ -76,7 +76,7 @@ metrics = ["%s"]
 """
 AGAIN = 6  # starts after which a command that does not end is given up
 
-#: command -> its words; RUN is a finished run, HERE the place of a trial
+#: command -> its words; RUN is a finished run, HERE the run_dir of a trial
 COMMANDS = {
     "run": "run HERE/storm.toml --out HERE/run --resume",
     "sweep": "sweep HERE/sweep.toml --out HERE/out",
@@ -102,8 +102,8 @@ class Storm:
     folder: Path
     classifier: bool = True
 
-    def place(self, name: str) -> Path:
-        """A new place of a trial, the same path for all, so that recipes are the same."""
+    def new_folder(self, name: str) -> Path:
+        """A new folder of a trial, the same path for all, so that recipes are the same."""
         here = self.folder / "here"
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir()
@@ -133,7 +133,7 @@ class Storm:
     def trial(self, name: str, moments: list[float]) -> tuple[dict[str, object], float]:
         """Run a command, killed after each of the seconds; what it leaves, and how long the last
         start took."""
-        here = self.run_dir(name)
+        here = self.new_folder(name)
         words = [word.replace("HERE", str(here)) for word in COMMANDS[name].split()]
         for moment in moments:
             process = self.start(words, here)
