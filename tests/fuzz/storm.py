@@ -76,7 +76,7 @@ metrics = ["%s"]
 """
 AGAIN = 6  # starts after which a command that does not end is given up
 
-#: command -> its words; RUN is a finished run, HERE the run_dir of a trial
+#: command -> its words; RUN is a finished run, HERE the folder of a trial
 COMMANDS = {
     "run": "run HERE/storm.toml --out HERE/run --resume",
     "sweep": "sweep HERE/sweep.toml --out HERE/out",
