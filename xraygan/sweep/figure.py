@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,9 +14,7 @@ from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 from xraygan.utils.atomic_files import write_together
 
 from .file import Sweep
-
-if TYPE_CHECKING:
-    from .results import Results
+from .results import Results
 
 OURS, PAPER = COLOURS[:2]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,15 +21,13 @@ from xraygan.parts.building import build
 from xraygan.rundir import checkpoint
 from xraygan.rundir.completion import missing_results
 from xraygan.rundir.directory import RunDirectory
+from xraygan.session.session import Session
 from xraygan.utils.csv_cells import write_table
 from xraygan.utils.images import image_grid
 from xraygan.utils.seeding import rng
 
 from .collapse_monitor import CollapseMonitor, diversity
 from .trackers import Trackers
-
-if TYPE_CHECKING:
-    from xraygan.session.session import Session
 
 GRID = 32  # images in a sample grid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -16,11 +16,9 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import note_use
 from xraygan.rundir.provenance import material_changes, read_environment, trained_on
+from xraygan.session.session import Session
 from xraygan.utils.atomic_files import as_json, write_json, write_together
 from xraygan.utils.csv_cells import as_csv
-
-if TYPE_CHECKING:
-    from xraygan.session.session import Session
 
 
 def finalize(session: Session, run_dir: RunDirectory, step: int, *, again: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from xraygan.parts.interfaces import Augmenter
 from xraygan.parts.plugin_errors import PluginFault
 from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
+from xraygan.session.session import Session
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed, rng
 from xraygan.utils.signals import Interrupted, record_signals
@@ -25,9 +25,6 @@ from xraygan.utils.signals import Interrupted, record_signals
 from . import nonfinite
 from .callbacks import Callbacks, MetricAccumulator
 from .collapse_monitor import discriminator_accuracy
-
-if TYPE_CHECKING:
-    from xraygan.session.session import Session
 
 _log = logging.getLogger(__name__)
 
