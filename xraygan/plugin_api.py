@@ -72,11 +72,13 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.utils.atomic_files import write_together as write_together
     from xraygan.utils.csv_cells import unescape_formula as unescape_formula
     from xraygan.utils.csv_cells import write_table as write_table
+    from xraygan.utils.images import resize_square as resize_square
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
     from xraygan.utils.output_folder import write_folder as write_folder
     from xraygan.utils.parsing import describe_read_error as describe_read_error
     from xraygan.utils.paths import path_fault as path_fault
     from xraygan.utils.paths import require_data_folder as require_data_folder
+    from xraygan.utils.planning import is_planning as is_planning
     from xraygan.utils.progress import Display as Display
     from xraygan.utils.seeding import derive_seed as derive_seed
     from xraygan.utils.seeding import rng as rng
@@ -125,14 +127,16 @@ _HOMES = {
     "read_grey": "xraygan.data.images",
     "file_identity": "xraygan.data.images",
     "NO_FINDING": "xraygan.data.index",
-    # Networks: published or local weights, first layers for grey images, float32 for losses.
+    # Networks: published or local weights, first layers for grey images, sizes, float32 for losses.
     "read_weights": "xraygan.parts.weights",
     "download_weights": "xraygan.parts.weights",
+    "is_planning": "xraygan.utils.planning",
     "load_matching": "xraygan.parts.weights",
     "weights_digest": "xraygan.parts.weights",
     "grey_convolution": "xraygan.parts.weights",
     "GREY_MEAN": "xraygan.parts.weights",
     "GREY_STD": "xraygan.parts.weights",
+    "resize_square": "xraygan.utils.images",
     "as_float32": "xraygan.utils.tensors",
     # Losses: penalties on the discriminator's gradient towards images.
     "zero_centred_penalty": "xraygan.graph.penalties",

@@ -11,13 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from xraygan import Classifier, Extractor, Task, UserError
-from xraygan.plugin_api import load_matching, read_weights
+from xraygan.plugin_api import load_matching, read_weights, resize_square
 
 Weights = (
     Literal[
@@ -103,15 +102,7 @@ def adapted(images: Tensor, size: int) -> Tensor:
     The result is ``(N, 1, size, size)`` in [-1024, 1024], resized linearly with antialiasing, as
     the library does it.
     """
-    images = images.mean(dim=1, keepdim=True) * RANGE
-    side = images.shape[-1]
-    if side != size:
-        # As a product with a matrix, because the gradient of interpolation is not deterministic on
-        # a GPU.
-        unit = torch.eye(side, dtype=images.dtype, device=images.device)[None, None]
-        rows = F.interpolate(unit, size=(size, side), mode="bilinear", antialias=True)[0, 0]
-        images = rows @ images @ rows.mT
-    return images
+    return resize_square(images.mean(dim=1, keepdim=True) * RANGE, size)
 
 
 def feature_maps(features: Any, images: Tensor, size: int) -> dict[str, Tensor]:

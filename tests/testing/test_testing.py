@@ -51,6 +51,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
         for name in ("vgg16", "vgg19", "resnet18", "resnet50")
     },
     **{(kind, "xrv_densenet121"): {"weights": "random", "size": 32} for kind in XRV},
+    ("extractor", "timm"): {"weights": "random", "size": 64},
     **{(kind, "residual"): {"width": 4} for kind in ("generator", "discriminator")},
     ("generator", "residual_conditional"): {"width": 4},
     ("discriminator", "projection"): {"width": 4, "spectral_norm": True},

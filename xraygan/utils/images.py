@@ -1,8 +1,10 @@
-"""Pictures of image tensors."""
+"""Pictures of image tensors, and their sizes."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,3 +18,17 @@ def image_grid(images: Tensor, columns: int = 8) -> Image.Image:
         top, left = (i // columns) * (side + gap), (i % columns) * (side + gap)
         canvas[top : top + side, left : left + side] = image
     return Image.fromarray(canvas)
+
+
+def resize_square(images: Tensor, size: int) -> Tensor:
+    """Resize square images ``(N, C, S, S)`` to ``(N, C, size, size)``: linearly, with antialiasing.
+
+    It is a product with a matrix, because the gradient of interpolation is not deterministic on a
+    GPU.
+    """
+    side = images.shape[-1]
+    if side == size:
+        return images
+    unit = torch.eye(side, dtype=images.dtype, device=images.device)[None, None]
+    rows = F.interpolate(unit, size=(size, side), mode="bilinear", antialias=True)[0, 0]
+    return rows @ images @ rows.mT

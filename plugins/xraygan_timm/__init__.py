@@ -1,0 +1,13 @@
+"""Networks of timm, PyTorch Image Models (Wightman, 2019), with one grey channel."""
+
+from xraygan import hookimpl
+
+
+@hookimpl
+def xraygan_register_classifiers(register):
+    register("timm", "xraygan_timm.networks:TimmClassifier")
+
+
+@hookimpl
+def xraygan_register_extractors(register):
+    register("timm", "xraygan_timm.networks:TimmExtractor")
