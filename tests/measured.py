@@ -20,7 +20,9 @@ class Measured(RunEvaluation):
     def __init__(self, classes: tuple[str, ...], *, exclusive: bool = True, **arrays: object):
         self.task = Task(32, classes, exclusive)
         self.graph = SimpleNamespace(networks={"generator": None, "classifier": None})  # type: ignore[assignment]
-        self._config = SimpleNamespace(bootstrap=200, generated=100, batch_size=4)  # type: ignore[assignment]
+        self._config = SimpleNamespace(  # type: ignore[assignment]
+            bootstrap=200, generated=100, batch_size=4, reference="train"
+        )
         run = SimpleNamespace(seed=0)
         tables = SimpleNamespace(run=run, data=SimpleNamespace(only=[]), evaluation=self._config)
         self.recipe = SimpleNamespace(tables=tables)  # type: ignore[assignment]

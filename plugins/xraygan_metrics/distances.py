@@ -92,7 +92,7 @@ class InceptionScore(Metric):
 
 
 class Frechet(FeatureMetric):
-    """Frechet distance between training and generated images, in any network's features (Eq. 4)
+    """Frechet distance between real and generated images, in any network's features (Eq. 4)
 
     In the features of the run's own classifier it is comparable only within the run. In those of a
     published network it is comparable between runs with equal numbers of images: with
@@ -111,12 +111,12 @@ class Frechet(FeatureMetric):
     def measure(
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        note = f"{space}; {image_counts(real, generated)}"
+        note = f"{space}; {image_counts(evaluation, real, generated)}"
         return {f"frechet/{self.extractor}": frechet(real, generated, note)}
 
 
 class FrechetPerClass(FeatureMetric):
-    """Frechet distance of each class, between its training images and its generated images
+    """Frechet distance of each class, between its real images and its generated images
 
     The class of an image is its condition if the generator is conditional, and otherwise the
     prediction of the run's classifier, so that an unrealistic image counts against some class. The
@@ -127,7 +127,7 @@ class FrechetPerClass(FeatureMetric):
 
     Args:
         extractor: "classifier" for the run's own classifier, or a name of [extractors].
-        least: number of training and of generated images that a class needs to have a distance.
+        least: number of real and of generated images that a class needs to have a distance.
     """
 
     def __init__(
@@ -155,7 +155,8 @@ class FrechetPerClass(FeatureMetric):
         for name, column in evaluation.classes.items():
             x = real[evaluation.reference_labels[:, column] == 1]
             y = generated[labels[:, column] == 1]
-            note = f"{space}; {len(x)} training images, and {len(y)} generated ones {origin} it"
+            kind = evaluation.reference_kind
+            note = f"{space}; {len(x)} {kind} images, and {len(y)} generated ones {origin} it"
             if min(len(x), len(y)) < self.least:
                 note += f": fewer than {self.least}"
                 measured = Measurement(None, len(y), note=note, better="lower")
@@ -168,7 +169,7 @@ class FrechetPerClass(FeatureMetric):
 class FrechetClassifier(FeatureMetric):
     """Frechet distance in the features of the run's own classifier (Eq. 4); not FID
 
-    Between training and generated images. It needs no download. It is comparable only within one
+    Between real and generated images. It needs no download. It is comparable only within one
     run, since another run's classifier has other features.
 
     Source: Eq. 4 of XRAY-GAN; Heusel et al., arXiv:1706.08500.
@@ -179,14 +180,14 @@ class FrechetClassifier(FeatureMetric):
     def measure(
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        note = f"{space}, not FID; {image_counts(real, generated)}"
+        note = f"{space}, not FID; {image_counts(evaluation, real, generated)}"
         return {"frechet_classifier": frechet(real, generated, note)}
 
 
 class FID(Metric):
     """Frechet Inception Distance, by pytorch-fid's Inception (Eq. 4)
 
-    Between training and generated images, in the 2,048 features of the last pooling layer. If the
+    Between real and generated images, in the 2,048 features of the last pooling layer. If the
     weights cannot be downloaded there is no figure, and the note gives the reason.
 
     Source: Heusel et al., arXiv:1706.08500; pytorch-fid (Seitzer, 2020).
@@ -214,5 +215,5 @@ class FID(Metric):
             note += ", biased upwards by fewer than 2,048 images"
         both = evaluation.reference_images, evaluation.fake_images
         real, generated = (evaluation.extract(network.eval(), images) for images in both)
-        fid = frechet(real, generated, f"{note}; {image_counts(real, generated)}")
+        fid = frechet(real, generated, f"{note}; {image_counts(evaluation, real, generated)}")
         return {"fid": replace(fid, network=weights_digest(network))}

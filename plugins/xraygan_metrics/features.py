@@ -12,7 +12,7 @@ from xraygan import Evaluation, Measurement, Metric
 
 
 class FeatureMetric(Metric):
-    """The base of comparisons of training and generated images in the features of a network.
+    """The base of comparisons of real and generated images in the features of a network.
 
     A subclass sets ``extractor``: ``"classifier"`` or a name of the recipe's extractors.
     """
@@ -46,9 +46,9 @@ class FeatureMetric(Metric):
         """
 
 
-def image_counts(real: np.ndarray, generated: np.ndarray) -> str:
+def image_counts(evaluation: Evaluation, real: np.ndarray, generated: np.ndarray) -> str:
     """The numbers of compared images, for a note."""
-    return f"{len(real)} training and {len(generated)} generated images"
+    return f"{len(real)} {evaluation.reference_kind} and {len(generated)} generated images"
 
 
 def generated_labels(evaluation: Evaluation) -> tuple[np.ndarray, str] | None:

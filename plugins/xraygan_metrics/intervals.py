@@ -27,7 +27,7 @@ def with_jackknife(
 
     The figure is computed without each of ten blocks of the generated images in turn; the variance
     of the ten values gives the interval. A bootstrap would be biased, since repeated images shrink
-    a covariance and are each other's nearest neighbours. The training images are held fixed. There
+    a covariance and are each other's nearest neighbours. The real images are held fixed. There
     is no interval with fewer than two images in a block, or if all ten values are equal (a share of
     0, for example), since that says nothing about other images.
 

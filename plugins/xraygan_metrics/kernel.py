@@ -39,7 +39,7 @@ class KID(FeatureMetric):
     """Kernel Inception Distance (KID): unbiased squared MMD of features with a cubic kernel
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j), with
-    k(x, y) = (x . y / D + 1)^3, for training images x and generated images y. Its expectation does
+    k(x, y) = (x . y / D + 1)^3, for real images x and generated images y. Its expectation does
     not depend on the number of images, so it is suitable for few images; it can be negative. It
     compares all images, not subsets. It is comparable with published figures only with
     extractor = "inception". The interval is a jackknife over ten blocks of the generated images.
@@ -56,7 +56,7 @@ class KID(FeatureMetric):
     def measure(
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
-        key, note = f"kid/{self.extractor}", f"{space}; {image_counts(real, generated)}"
+        key, note = f"kid/{self.extractor}", f"{space}; {image_counts(evaluation, real, generated)}"
         if min(len(real), len(generated)) < 2:
             few = Measurement(None, len(generated), note=f"{note}: too few", better="lower")
             return {key: few}

@@ -89,7 +89,7 @@ class _BallMetric(FeatureMetric):
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str
     ) -> Mapping[str, Measurement]:
         k = self.neighbours
-        note = f"{space}; {image_counts(real, generated)}, {k} nearest neighbours"
+        note = f"{space}; {image_counts(evaluation, real, generated)}, {k} nearest neighbours"
         if min(len(real), len(generated)) < 2 * (k + 1):
             few = Measurement(None, len(generated), note=f"{note}: too few")
             return {f"{name}/{self.extractor}": few for name in self.figures()}
@@ -113,8 +113,8 @@ class PrecisionRecall(_BallMetric):
 
     The manifold of a set of images is estimated by balls around its images, each reaching to the
     image's k-th nearest neighbour in the set. Precision is the share of generated images inside the
-    balls of training images, recall the share of training images inside the balls of generated
-    images; both are in [0, 1]. A training image that is far from all others has a large ball that
+    balls of real images, recall the share of real images inside the balls of generated
+    images; both are in [0, 1]. A real image that is far from all others has a large ball that
     many images lie in; density (`density_coverage`) is less sensitive to that. Intervals are
     jackknives over ten blocks of the generated images.
 
@@ -140,7 +140,7 @@ class PrecisionRecall(_BallMetric):
 class DensityCoverage(_BallMetric):
     """Density (fidelity) and coverage (diversity) by nearest neighbours
 
-    Both use balls around the training images, each reaching to the image's k-th nearest neighbour
+    Both use balls around the real images, each reaching to the image's k-th nearest neighbour
     among them. Density is the mean number of balls that a generated image lies in, over k; it is
     about 1 if both sets have the same distribution, and can be larger. Coverage is the share of
     balls that contain a generated image, in [0, 1]; it is about 1 - 2^-k if both sets have the same

@@ -286,3 +286,24 @@ def test_what_only_a_metric_reads_is_built_for_it_and_rehearsed(tmp_path: Path) 
     given.recipe = load("ucgan_full", [*sets, "metrics.kid.extractor=mine", no_network])
     with pytest.raises(UserError, match=r"\[extractors.mine\] cannot measure"):
         given.features("mine", "generated")
+
+
+# -- which images are compared with ----------------------------------------------------------------
+
+
+def test_held_out_images_are_the_measured_ones_and_give_the_labels() -> None:
+    given = evaluation()
+    given._config = given._config.model_copy(update={"reference": "held_out"})
+    rows = given.reference_rows
+    assert len(rows) == 24 and bool((given.reference_images == given.test.images[rows]).all())
+    np.testing.assert_array_equal(given.reference_labels, given.test.label_matrix[rows.numpy()])
+    by_hand = given.classify(given.test.images[rows], real=True)[0]
+    np.testing.assert_array_equal(given.reference_features, by_hand)
+    only_first = np.zeros_like(given.test.label_matrix)
+    only_first[:, 0] = 1
+    given.test.label_matrix[:] = only_first
+    assert given.fake_labels[:, 0].tolist() == [1] * 24
+    for metric in METRICS:
+        options = {"least": 5} if metric is FrechetPerClass else {}
+        for name, one in metric(**options).compute(given).items():
+            assert "test" in one.note and "training" not in one.note, name

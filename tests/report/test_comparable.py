@@ -88,6 +88,12 @@ STRUCK: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
         lambda path: edit_recipe(path, data={"image_size": 32}),
         dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), "pixels across an image (32"),
     ),
+    "reference": (
+        evaluation(reference="held_out"),
+        dict.fromkeys(
+            ("frechet/ruler", "fid", "ms_ssim/generated"), r"held_out, train in the first"
+        ),
+    ),
     "count": (
         evaluation(generated=20),
         dict.fromkeys(("frechet/ruler", "fid", "ms_ssim/generated"), r"generated images (20, 10"),

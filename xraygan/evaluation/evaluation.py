@@ -43,8 +43,7 @@ class RunEvaluation(Evaluation):
     Args:
         recipe: the run's recipe.
         graph: its networks; they are in evaluation mode only while they are used.
-        train: the training images, from which the reference images are drawn, or a function that
-            returns them when they are first needed.
+        train: the training images, or a function that returns them when they are first needed.
         test: the measured images, or a function that returns them.
         device: the device of the networks.
         split: ``"test"`` or ``"val"``, the split of the measured images.
@@ -130,20 +129,29 @@ class RunEvaluation(Evaluation):
 
     # -- generated images and their reference ------------------------------------------------------
 
+    @property
+    def _reference(self) -> ImageSplit:
+        """The split from which the reference images are drawn."""
+        return self.test if self._config.reference == "held_out" else self.train
+
+    @property
+    def reference_kind(self) -> str:  # type: ignore[override]
+        return self.kind if self._config.reference == "held_out" else SPLIT_NAMES["train"]
+
     @cached_property
     def reference_images(self) -> Tensor:
-        return self.train.images[self.reference_rows]
+        return self._reference.images[self.reference_rows]
 
     @property
     def reference_labels(self) -> np.ndarray:
-        return self.train.label_matrix[self.reference_rows.numpy()]
+        return self._reference.label_matrix[self.reference_rows.numpy()]
 
     @cached_property
     def reference_rows(self) -> Tensor:
-        """The rows ``(M,)`` int64 of the reference images in the training images."""
-        count = min(self._config.generated, len(self.train))
-        order = torch.randperm(len(self.train), generator=rng("cpu", self.seed, "reference"))
-        return order[:count]
+        """The rows ``(M,)`` int64 of the reference images in their split."""
+        images = len(self._reference)
+        order = torch.randperm(images, generator=rng("cpu", self.seed, "reference"))
+        return order[: min(self._config.generated, images)]
 
     @cached_property
     def _generated(self) -> Generated:
@@ -153,8 +161,9 @@ class RunEvaluation(Evaluation):
             rng(self.device, self.seed, "evaluation"),
             device=self.device,
             batch_size=self.batch_size,
-            labels=torch.from_numpy(self.train.label_matrix),
-            metadata=self._metadata(self.train),
+            labels=torch.from_numpy(self._reference.label_matrix),
+            metadata=self._metadata(self._reference),
+            as_labelled=self._config.reference == "held_out",
         )
 
     @property
@@ -171,7 +180,7 @@ class RunEvaluation(Evaluation):
 
     @cached_property
     def reference_features(self) -> np.ndarray:
-        metadata = self._metadata(self.train)[self.reference_rows]
+        metadata = self._metadata(self._reference)[self.reference_rows]
         return self.classify(self.reference_images, metadata, real=True)[0]
 
     @cached_property
@@ -350,6 +359,7 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
             "images": len(evaluation.test),
             "patients": len(np.unique(evaluation.patients)),
             "generated": config.generated if "generator" in evaluation.graph.networks else 0,
+            "reference": config.reference,
             "bootstrap": config.bootstrap,
             "unit": "patient",
             "confidence": CONFIDENCE,

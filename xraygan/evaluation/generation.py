@@ -36,6 +36,7 @@ def generate(
     batch_size: int = 64,
     labels: Tensor | None = None,
     metadata: Tensor | None = None,
+    as_labelled: bool = False,
 ) -> Generated:
     """Generate images with a graph's generator in evaluation mode.
 
@@ -43,9 +44,10 @@ def generate(
         graph: a graph with a generator.
         source: random number generator for latents and conditions, on ``device``.
         labels: ``(L, K)`` 0/1, label vectors from which conditions are drawn. Exclusive classes are
-            drawn uniformly instead, unless there is only one vector.
+            drawn uniformly instead, unless there is only one vector, or ``as_labelled``.
         metadata: ``(L, 2 M)``, encoded metadata from which conditions are drawn; row by row
             together with the labels if there are as many. Without it all metadata are unknown.
+        as_labelled: draw exclusive classes from ``labels`` too, as often as they occur there.
 
     Raises:
         UserError: the generated images are NaN.
@@ -58,7 +60,9 @@ def generate(
         for start in range(0, count, batch_size):
             n = min(batch_size, count - start)
             z = torch.randn(n, generator.latent_size, generator=source, device=device)
-            drawn_labels, drawn_metadata = _draw_conditions(graph, n, source, labels, metadata)
+            drawn_labels, drawn_metadata = _draw_conditions(
+                graph, n, source, labels, metadata, as_labelled=as_labelled
+            )
             conditions = [torch.cat([drawn_labels, drawn_metadata], dim=1)]
             inputs = [z, *(conditions if generator.conditional else [])]
             size = graph.task.image_size
@@ -82,6 +86,8 @@ def _draw_conditions(
     source: torch.Generator,
     labels: Tensor | None,
     metadata: Tensor | None,
+    *,
+    as_labelled: bool,
 ) -> tuple[Tensor, Tensor]:
     """Label vectors ``(N, K)`` float and encoded metadata ``(N, 2 M)`` to condition on.
 
@@ -95,7 +101,7 @@ def _draw_conditions(
     rows: Tensor | None = None
     if not graph.trained("generator").conditional:
         drawn = torch.zeros(count, width, device=device)
-    elif labels is not None and (len(labels) == 1 or not graph.task.exclusive):
+    elif labels is not None and (as_labelled or len(labels) == 1 or not graph.task.exclusive):
         rows = draw(len(labels))
         drawn = labels.to(device)[rows].float()
     else:

@@ -96,11 +96,14 @@ class Evaluation(ABC):
         task: the image size and the classes.
         device: where the networks are.
         split: ``"test"`` or ``"val"``: which images are measured.
+        reference_kind: what a note calls the reference images: ``"training"``, or :attr:`kind`
+            where they are the images that are measured (``[evaluation] reference``).
     """
 
     task: Task
     device: torch.device
     split: str
+    reference_kind: str = "training"
 
     @property
     @abstractmethod
@@ -206,7 +209,11 @@ class Evaluation(ABC):
     @property
     @abstractmethod
     def reference_images(self) -> Tensor:
-        """Random training images ``(M, S, S)`` uint8; fewer where there are fewer."""
+        """Random images ``(M, S, S)`` uint8 that generated images are compared with.
+
+        They are training images, or with ``[evaluation] reference = "held_out"`` images that are
+        measured; fewer than generated images where there are fewer.
+        """
 
     @property
     @abstractmethod

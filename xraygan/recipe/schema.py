@@ -282,6 +282,11 @@ class Evaluation(Table):
     generated: Annotated[int, Field(ge=2, le=MOST)] = Field(
         1000, description="number of images to generate for the metrics"
     )
+    reference: Literal["train", "held_out"] = Field(
+        "train",
+        description="real images that generated images are compared with: train, or held_out for "
+        "the measured images, which no network has seen; conditional generators get their labels",
+    )
     bootstrap: Annotated[int, Field(ge=0, le=MOST)] = Field(
         1000, description="bootstrap resamples per confidence interval"
     )

@@ -147,13 +147,16 @@ def _own_classifier(name: str, metric: Mapping[str, Any]) -> bool:
 
 
 def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -> str | None:
-    """Why generated images, or the training images that they are compared with, differ in number
+    """Why generated images, or the real images that they are compared with, differ in kind, number
     or size; None if they do not."""
     (files, metric), (base_files, base_metric) = run, base
+    kind, base_kind = (_protocol(f).get("reference", "train") for f in (files, base_files))
+    if kind != base_kind:
+        return f"measured against other real images ({kind}, {base_kind} in the first)"
     for noun, read in (
         ("pixels across an image", lambda f, _: f.recipe.get("data", {}).get("image_size")),
-        ("generated images", lambda f, _: f.evaluation.get("protocol", {}).get("generated")),
-        ("training images to compare with", lambda f, _: _reference(f)),
+        ("generated images", lambda f, _: _protocol(f).get("generated")),
+        ("real images to compare with", lambda f, _: _reference(f)),
         ("images measured", lambda _, m: m.get("n")),
     ):
         value, base_value = read(files, metric), read(base_files, base_metric)
@@ -164,11 +167,18 @@ def _other_images(run: tuple[RunFiles, Object], base: tuple[RunFiles, Object]) -
     return None
 
 
+def _protocol(run: RunFiles) -> Object:
+    return run.evaluation.get("protocol", {})
+
+
 def _reference(run: RunFiles) -> int | None:
-    """How many training images the generated images are compared with: as many, or all."""
-    train = run.environment.get("dataset", {}).get("images", {}).get("train")
-    generated = run.evaluation.get("protocol", {}).get("generated")
-    return None if train is None or generated is None else min(train, generated)
+    """How many real images the generated images are compared with: as many, or all."""
+    protocol = _protocol(run)
+    images = run.environment.get("dataset", {}).get("images", {}).get("train")
+    if protocol.get("reference") == "held_out":
+        images = protocol.get("images")
+    generated = protocol.get("generated")
+    return None if images is None or generated is None else min(images, generated)
 
 
 def _without(table: Object | None, keys: frozenset[str] | set[str]) -> Object | None:

@@ -52,6 +52,7 @@ RESUMABLE = {
     "data.on_bad_image": "the remaining images are compared by their content",
     "evaluation.split": "it decides what is measured",
     "evaluation.generated": "it decides what is measured",
+    "evaluation.reference": "it decides what is measured",
     "evaluation.bootstrap": "it decides what is measured",
     "evaluation.batch_size": "it decides what is measured",
     "metrics.*": "they decide what is measured",

@@ -229,7 +229,7 @@ def _expect_measurement(name: Any, measured: Any) -> None:
 
 
 def evaluation(*, without: str = "") -> RunEvaluation:
-    """An evaluation of training_left stand-in networks on random images."""
+    """An evaluation of untrained stand-in networks on random images."""
     bench = Bench()
     networks = {name: network for name, network in bench.networks.items() if name != without}
     tables = schema.RecipeConfig(
