@@ -20,7 +20,7 @@ from xraygan_xrv.networks import XRVClassifier, XRVExtractor, adapted, library
 from xraygan import Classifier, Task, UserError
 from xraygan.graph.build import dry_build
 from xraygan.parts.registry import installed
-from xraygan.parts.weights import GREY_MEAN, GREY_STD
+from xraygan.parts.weights import GREY_MEAN, GREY_STD, read_weights
 from xraygan.recipe.loading import load
 
 FINDINGS = ("No Finding", "Effusion", "Hernia")
@@ -178,3 +178,13 @@ def test_a_name_is_that_of_a_converted_file_and_no_pickle_is_read(
     torch.save(theirs, tmp_path / "published.pt")  # as the library publishes it
     with pytest.raises(UserError, match=r"published\.pt: not a file of weights"):
         XRVExtractor(weights=tmp_path / "published.pt")
+
+
+def test_a_missing_file_is_not_downloaded_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("absent.pth", "absent.safetensors"):
+        with pytest.raises(UserError, match=rf"{name}: no such file; set weights to the path"):
+            read_weights(Path(name))
+    assert not list(tmp_path.iterdir())

@@ -25,8 +25,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A ``.pth`` file is read with PyTorch's restricted loader, which refuses all but tensors.
 
     Raises:
-        UserError: the file cannot be read, or holds no weights.
+        UserError: there is no such file, it cannot be read, or it holds no weights.
     """
+    if not path.is_file():  # the hub would try to download it, and leave a part of a file
+        raise UserError(f"{path}: no such file; set weights to the path of a file of weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
