@@ -182,3 +182,10 @@ def test_a_run_fetches_weights_when_it_is_rehearsed_and_once_more_reads_them(
         dry_build(recipe, task)
         assemble(recipe, task)
     assert len(asked) == 2
+
+
+def test_frozen_parameters_are_told_from_those_that_learn() -> None:
+    words = f"check linear_probe {PHANTOM} --set classifier.weights=random".split()
+    output = CliRunner().invoke(cli, words).output
+    network = next(line for line in output.splitlines() if "timm" in line)
+    assert "19,215 of 3,389,647" in network  # of 15 classes: 1,280 weights and a bias each

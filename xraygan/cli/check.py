@@ -62,7 +62,7 @@ def check(recipe: str, overrides: tuple[str, ...]) -> None:
 def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None:
     from rich.table import Table
 
-    networks = Table("network", "plugin", "parameters", "optimizer")
+    networks = Table("network", "plugin", "trained parameters", "optimizer")
     for name, network in graph.networks.items():
         choice = loaded.network(name)
         optimizer = "none"
@@ -83,4 +83,7 @@ def _print_graph(console: Console, loaded: Recipe, graph: TrainingGraph) -> None
 
 
 def _parameter_count(network: Any) -> str:
-    return f"{sum(p.numel() for p in network.parameters()):,}"
+    """The number of parameters that learn, and of all where some are frozen."""
+    count = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return f"{count:,}" if trained == count else f"{trained:,} of {count:,}"
