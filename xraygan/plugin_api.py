@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.graph.build import rebuild_options as rebuild_options
     from xraygan.graph.penalties import image_gradients as image_gradients
     from xraygan.graph.penalties import zero_centred_penalty as zero_centred_penalty
+    from xraygan.parts.layers import ConditionalNorm as ConditionalNorm
+    from xraygan.parts.layers import with_deviation as with_deviation
     from xraygan.parts.registry import installed as installed
     from xraygan.parts.weights import GREY_MEAN as GREY_MEAN
     from xraygan.parts.weights import GREY_STD as GREY_STD
@@ -127,7 +129,7 @@ _HOMES = {
     "read_grey": "xraygan.data.images",
     "file_identity": "xraygan.data.images",
     "NO_FINDING": "xraygan.data.index",
-    # Networks: published or local weights, first layers for grey images, sizes, float32 for losses.
+    # Networks: published or local weights, grey first layers, sizes, common layers, float32.
     "read_weights": "xraygan.parts.weights",
     "download_weights": "xraygan.parts.weights",
     "is_planning": "xraygan.utils.planning",
@@ -137,6 +139,8 @@ _HOMES = {
     "GREY_MEAN": "xraygan.parts.weights",
     "GREY_STD": "xraygan.parts.weights",
     "resize_square": "xraygan.utils.images",
+    "ConditionalNorm": "xraygan.parts.layers",
+    "with_deviation": "xraygan.parts.layers",
     "as_float32": "xraygan.utils.tensors",
     # Losses: penalties on the discriminator's gradient towards images.
     "zero_centred_penalty": "xraygan.graph.penalties",

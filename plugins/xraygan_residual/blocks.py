@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xraygan import UserError
-from xraygan.plugin_api import as_float32
+from xraygan.plugin_api import ConditionalNorm
 
 SIZES = (32, 64, 128, 256, 512)
 COARSEST = 4  # side of the coarsest feature map, in pixels
@@ -61,35 +61,6 @@ def shortcut(before: int, after: int, *, bias: bool = True) -> nn.Module:
     return nn.Identity() if before == after else convolution(before, after, 1, bias=bias)
 
 
-class ConditionalNorm(nn.Module):
-    """Batch norm with gains and biases that are linear in a condition
-
-    ``(g + G c) (x - mean) / sqrt(var + eps) + b + B c`` for a condition c, ``(N, M)``: each class
-    has its own gain and bias in each channel, and an image with several findings has their sums.
-
-    Source: Dumoulin et al., arXiv:1610.07629; Miyato and Koyama, arXiv:1802.05637.
-
-    Args:
-        conditions: M; 0 for a plain batch norm.
-    """
-
-    def __init__(self, channels: int, conditions: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=not conditions)
-        self.conditional = conditions > 0
-        if self.conditional:
-            self.gain, self.bias = (nn.Linear(conditions, channels) for _ in range(2))
-            for layer, start in ((self.gain, 1.0), (self.bias, 0.0)):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
-                nn.init.constant_(layer.bias, start)
-
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = self.norm(x)
-        if not self.conditional:
-            return x
-        return self.gain(condition)[:, :, None, None] * x + self.bias(condition)[:, :, None, None]
-
-
 class SelfAttention(nn.Module):
     """Self-attention between the positions of a map: x + gamma W softmax(Q K^T / sqrt(d)) V
 
@@ -124,7 +95,7 @@ class Up(nn.Module):
     convolution] plus a shortcut. Without biases, which the norms would remove.
 
     Args:
-        conditions: see :class:`ConditionalNorm`.
+        conditions: see :class:`xraygan.plugin_api.ConditionalNorm`.
         attends: end with self-attention.
     """
 
@@ -167,17 +138,6 @@ class Down(nn.Module):
         y = self.second(F.relu(self.first(F.relu(x))))
         y = self.shortcut(x) + y
         return self.attention(F.avg_pool2d(y, 2) if self.halves else y)
-
-
-def with_deviation(maps: Tensor) -> Tensor:
-    """Append a constant map to maps ``(N, C, h, w)`` that shows a batch without variety.
-
-    Its value is the mean over channels and positions of sqrt(var + 1e-8) over the N images.
-
-    Source: Sec. 3 of Karras et al., arXiv:1710.10196.
-    """
-    deviation = (as_float32(maps).var(dim=0, correction=0) + 1e-8).sqrt().mean().to(maps.dtype)
-    return torch.cat([maps, deviation.expand(len(maps), 1, *maps.shape[2:])], dim=1)
 
 
 def _doubled(maps: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from xraygan import Discriminator, Task
+from xraygan.plugin_api import with_deviation
 
-from .blocks import COARSEST, Down, convolution, widths_for, with_deviation
+from .blocks import COARSEST, Down, convolution, widths_for
 
 
 class _Residual(Discriminator):

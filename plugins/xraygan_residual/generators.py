@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xraygan import Generator, Task
+from xraygan.plugin_api import ConditionalNorm
 
-from .blocks import COARSEST, ConditionalNorm, Up, convolution, widths_for
+from .blocks import COARSEST, Up, convolution, widths_for
 
 
 class _Residual(Generator):

@@ -9,19 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resumed import digests_of_both
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
-from xraygan_residual.blocks import ConditionalNorm, SelfAttention, with_deviation
+from xraygan_residual.blocks import SelfAttention
 from xraygan_residual.discriminators import ProjectionDiscriminator, ResidualDiscriminator
 from xraygan_residual.generators import ConditionalResidualGenerator, ResidualGenerator
 
 from xraygan import Task, UserError, testing
 from xraygan.recipe.loading import load
-from xraygan.rundir import checkpoint
-from xraygan.training import engine
-from xraygan.training.trainer import Trainer
-from xraygan.utils.progress import Display
 
 FINDINGS = ("Mass", "Edema", "Hernia")
 #: of two images: one with two findings, one with another
@@ -72,26 +69,6 @@ def test_what_there_is_no_network_for_is_refused(cls: type) -> None:
             cls(task(64), attention=attention)
 
 
-def test_the_conditional_norm_against_a_loop() -> None:
-    norm = drawn(ConditionalNorm(4, 3)).train()
-    x, labels = normal(0, 2, 4, 3, 3), LABELS.clone()
-    found = norm(x, labels)
-    weights = {name: value.tolist() for name, value in norm.named_parameters()}
-    for c in range(4):
-        values = x[:, c].flatten().tolist()
-        mean = math.fsum(values) / len(values)
-        var = math.fsum((v - mean) ** 2 for v in values) / len(values)
-        for n in range(2):
-            gain, bias = (
-                weights[f"{what}.bias"][c]
-                + math.fsum(weights[f"{what}.weight"][c][k] * labels[n, k].item() for k in range(3))
-                for what in ("gain", "bias")
-            )
-            expected = gain * (x[n, c] - mean) / math.sqrt(var + 1e-5) + bias
-            torch.testing.assert_close(found[n, c], expected, rtol=1e-10, atol=1e-12)
-    assert gradcheck(norm, (x.requires_grad_(), labels.requires_grad_()))
-
-
 def test_the_attention_against_a_loop() -> None:
     attention = drawn(SelfAttention(8))
     attention_against_a_loop(attention, normal(0, 2, 8, 4, 4))
@@ -125,18 +102,6 @@ def attention_against_a_loop(attention: SelfAttention, x: Tensor) -> None:
                 )
                 expected = x[n, :, i, j] + attention.gamma * layer("out", seen)
                 torch.testing.assert_close(found[n, :, i, j], expected, rtol=1e-10, atol=1e-12)
-
-
-def test_the_deviation_of_a_batch_against_a_loop() -> None:
-    maps = normal(0, 3, 2, 2, 2)
-    deviations = [np.std(maps[:, c, i, j].tolist()) for c in (0, 1) for i in (0, 1) for j in (0, 1)]
-    found = with_deviation(maps)
-    torch.testing.assert_close(found[:, :2], maps)
-    expected = torch.full((3, 2, 2), float(np.mean(deviations)), dtype=torch.float64)
-    torch.testing.assert_close(found[:, 2], expected, rtol=1e-6, atol=0)
-    same = maps[:1].expand(3, -1, -1, -1).clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(with_deviation(same).sum(), same)
-    assert bool(gradient.isfinite().all())
 
 
 def test_with_it_an_image_is_judged_among_the_others_of_its_batch() -> None:
@@ -239,27 +204,7 @@ RUNS = {
 def test_a_killed_run_resumes_to_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "finalize", lambda *of, **how: None)  # it draws and measures
-    recipe, silent = load("cgan", [*SETTINGS, *RUNS[name]]), Display(quiet=True)
-    engine.run(recipe, tmp_path / "whole", display=silent)
-
-    class Killed(BaseException):
-        pass
-
-    take_step = Trainer.step
-
-    def killed(self: Trainer, step: int) -> dict[str, Tensor]:
-        if step == 2:
-            raise Killed
-        return take_step(self, step)
-
-    monkeypatch.setattr(Trainer, "step", killed)
-    with pytest.raises(Killed):
-        engine.run(recipe, tmp_path / "killed", display=silent)
-    monkeypatch.setattr(Trainer, "step", take_step)
-    engine.run(recipe, tmp_path / "killed", resume=True, display=silent)
-
-    found = [checkpoint.latest(tmp_path / d / "checkpoints") for d in ("whole", "killed")]
-    whole, resumed = (one.manifest.files for one in found if one is not None)
+    recipe = load("cgan", [*SETTINGS, *RUNS[name]])
+    whole, resumed = digests_of_both(recipe, tmp_path, monkeypatch)
     assert whole == resumed
     assert {"discriminator.safetensors", "discriminator.average.safetensors"} < set(whole)
