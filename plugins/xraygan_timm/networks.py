@@ -72,9 +72,10 @@ class TimmClassifier(Classifier):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps, pooled = self.backbone(images)
-        features = self.norm(pooled)
-        logits = self.last(self.dropout(features))
-        return named(maps) | {"features": features, "logits": logits}
+        logits = self.last(self.dropout(self.norm(pooled)))
+        # Standardised, a feature that hardly varies between real images would outweigh all others
+        # in distances between images.
+        return named(maps) | {"features": pooled, "logits": logits}
 
 
 class TimmExtractor(Extractor):
