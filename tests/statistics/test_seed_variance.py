@@ -127,7 +127,7 @@ def test_training_that_hardly_varies_leaves_the_normal_quantile() -> None:
 
 def test_p_ends_where_no_level_is_reached() -> None:
     variance = SeedVariance(1e-4, 1e-4, 3)
-    assert variance.p_value(1e6) == variance.p_value(-1e6) == 1e-9
+    assert variance.p_value(1e6) == variance.p_value(-1e6) == variance.p_value(1.0) == 1e-9
     assert SeedVariance(1e-4, 0.0, 1).p_value(1e-15) == 1.0
 
 
@@ -188,7 +188,7 @@ def test_how_many_seeds_find_a_difference() -> None:
 def test_holm_is_the_published_example() -> None:
     """Holm (1979): each p times how many are left, and never below a smaller one's."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.5, 0.6]) == holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
 
 
