@@ -230,7 +230,15 @@ def test_the_nearest_alone_is_looked_for_where_nothing_else_is_asked() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 9])
-def test_the_nearest_training_images_are_looked_for_in_each_space(k: int) -> None:
+def test_the_nearest_training_images_are_looked_for_in_each_space(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three training images at a time."""
+    parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    monkeypatch.setattr(
+        "xraygan.audit.nearest_neighbors._slices",
+        lambda count, size: {7: parts}.get(count, [slice(0, count)]),
+    )
     evaluation, images = made_evaluation(), pictures(5, 6)
     train = evaluation.train.images[:]
     found = nearest_training_images(evaluation, images, k)
@@ -478,7 +486,7 @@ def test_panels_show_the_closest_pairs() -> None:
 def test_a_panel_shows_a_training_image_once() -> None:
     """The nearest one; which of them is the second nearest does not matter."""
     far = np.array([[0.4, 0.5], [0.1, 0.5], [0.3, 0.5]])
-    near = Neighbours(far, np.array([[6, 1], [6, 3], [4, 1]]))
+    near = Neighbours(far, np.array([[6, 1], [6, 3], [4, 2]]))
     space = {"pixels": Compared(near, near, {}, np.zeros(3, dtype=bool))}
     held = HeldOut(np.array([3, 1, 2]), HELD.non_members, HELD.members)
     for _, cells in audit._panels(space, made_evaluation(), pictures(5, 3), held):
