@@ -92,7 +92,7 @@ def test_the_nearest_are_those_of_a_loop(chunk: int, grouped: bool) -> None:
     random = np.random.default_rng(0)
     queries, reference = points(random, 11), points(random, 13)
     reference[7] = queries[3]  # a copy
-    ours, theirs = torch.arange(11) % 3, torch.arange(13) % 3
+    ours, theirs = (torch.arange(11) + 1) % 3, torch.arange(13) % 3
     asked: list[int] = []
 
     def part(which: slice) -> Tensor:

@@ -36,6 +36,7 @@ from xraygan.audit.memorization import (
 from xraygan.audit.nearest_neighbors import (
     Neighbours,
     nearest_neighbors,
+    nearest_training_images,
     patterns,
     spaces,
     thumbnails,
@@ -213,7 +214,11 @@ def test_distances_are_in_pixels_and_in_features_of_a_classifier() -> None:
 def test_features_that_are_no_numbers_are_named(real: bool, which: str) -> None:
     evaluation = made_evaluation()
     evaluation.classify = lambda images, real: (np.array([[1.0, np.nan]]), None)
-    with pytest.raises(UserError, match=f"^the classifier's features of {which} images are not"):
+    said = (
+        f"^the classifier's features of {which} images are not finite, so images cannot be "
+        "compared in them; choose another --checkpoint$"
+    )
+    with pytest.raises(UserError, match=said):
         spaces(evaluation)["features"](pictures(0, 1), real)
 
 
@@ -222,6 +227,31 @@ def test_the_nearest_alone_is_looked_for_where_nothing_else_is_asked() -> None:
     found = nearest_neighbors(points + 0.1, points.__getitem__, 6)
     assert found.rows.tolist() == [[i] for i in range(6)]
     assert found.distances == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("k", [2, 9])
+def test_the_nearest_training_images_are_looked_for_in_each_space(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three training images at a time."""
+    parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    monkeypatch.setattr(
+        "xraygan.audit.nearest_neighbors._slices",
+        lambda count, size: {7: parts}.get(count, [slice(0, count)]),
+    )
+    evaluation, images = made_evaluation(), pictures(5, 6)
+    train = evaluation.train.images[:]
+    found = nearest_training_images(evaluation, images, k)
+    assert [*found] == ["pixels", "features"]
+    far = [[rms(x, y) for y in greys(train, True)] for x in greys(images, False)]
+    ours, theirs = (evaluation.classify(x, real=r)[0] for x, r in ((images, 0), (train, 1)))
+    apart = [[math.dist(x, y) for y in theirs] for x in ours]
+    for name, distances in (("pixels", far), ("features", apart)):
+        for i, row in enumerate(distances):
+            near = sorted((value, j) for j, value in enumerate(row))[:k]  # all seven, of nine
+            assert found[name].rows[i].tolist() == [j for _, j in near]
+            assert found[name].distances[i] == pytest.approx([d for d, _ in near], abs=1e-5)
+    assert [*nearest_training_images(made_evaluation(classifier=False), images, k)] == ["pixels"]
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -351,7 +381,9 @@ def test_the_discriminator_judges_real_images_with_their_labels(
 def test_logits_that_are_no_numbers_are_refused() -> None:
     evaluation = made_evaluation()
     evaluation.judge.forward = lambda images: images[:, 0, 0, 0] * math.nan
-    with pytest.raises(UserError, match="logits of real images are not finite"):
+    with pytest.raises(
+        UserError, match=r"^the discriminator's .* are not finite; audit another --checkpoint$"
+    ):
         audit._discriminate(evaluation, evaluation.train, np.array([0, 1]))
 
 
@@ -451,6 +483,16 @@ def test_panels_show_the_closest_pairs() -> None:
     assert relative(compared()["pixels"].generated) == pytest.approx([0.8, 0.2, 0.6])
 
 
+def test_a_panel_shows_a_training_image_once() -> None:
+    """The nearest one; which of them is the second nearest does not matter."""
+    far = np.array([[0.4, 0.5], [0.1, 0.5], [0.3, 0.5]])
+    near = Neighbours(far, np.array([[6, 1], [6, 3], [4, 2]]))
+    space = {"pixels": Compared(near, near, {}, np.zeros(3, dtype=bool))}
+    held = HeldOut(np.array([3, 1, 2]), HELD.non_members, HELD.members)
+    for _, cells in audit._panels(space, made_evaluation(), pictures(5, 3), held):
+        assert [cell[2] for cell in cells] == ["0.20", "0.60"]
+
+
 def test_what_is_beyond_white_is_white() -> None:
     """Where real images' white is grey to a generator."""
     evaluation, images = made_evaluation(), torch.full((3, 64, 64), 255, dtype=torch.uint8)
@@ -468,7 +510,7 @@ def test_a_picture_has_room_for_so_many() -> None:
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Any:
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A trained run, of which the audit asks what it needs."""
     evaluation, images = made_evaluation(), pictures(5, 6)
 
@@ -480,7 +522,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Any:
         return f"{len(panels)} panels, {panels[0][0]}".encode()
 
     monkeypatch.setattr(audit, "sample_images", sampled)
-    monkeypatch.setattr(audit, "trained_on", lambda place: "g")
+    monkeypatch.setattr(audit, "trained_on", lambda place: {tmp_path: "g"}[place.path])
     monkeypatch.setattr("xraygan.audit.figure.draw_pairs", written)
     made = SimpleNamespace(
         graph=evaluation.graph,
@@ -497,7 +539,7 @@ def test_an_audit_is_written_whole_and_its_use_of_the_data_noted(
     place, uses, shown = RunDirectory(tmp_path), [], Shown()
     (tmp_path / "audit.json").write_text("of before")
     monkeypatch.setattr(audit, "note_use", lambda *given: uses.append(given))
-    found = audit.audit(session, place, 7, 6, 9, shown)  # type: ignore[arg-type]
+    found = audit.audit(session, place, 7, 5, 9, shown)  # type: ignore[arg-type]
     assert (tmp_path / "audit.json").read_text() == as_json(found)
     assert (tmp_path / "audit.png").read_bytes() == (
         b"4 panels, generated | nearest training image, in pixels"
@@ -506,7 +548,7 @@ def test_an_audit_is_written_whole_and_its_use_of_the_data_noted(
     assert uses == [(place, 7, session.data, ["other pixels"])]
 
     evaluation = session.evaluation("test")
-    images = pictures(5, 6)
+    images = pictures(5, 6)[:5]
     held = HeldOut.draw(evaluation.train, evaluation.test, drawn("held-out"))
     quiet: Any = Shown()
     there = compare(evaluation, spaces(evaluation), images, held, 9, quiet)
@@ -517,7 +559,7 @@ def test_an_audit_is_written_whole_and_its_use_of_the_data_noted(
         "step": 7,
         "xraygan": __version__,
         "protocol": {
-            **audit._protocol(evaluation, held, 6, 9),
+            **audit._protocol(evaluation, held, 5, 9),
             "fingerprint": "f",
             "trained_on_fingerprint": "g",
             "data_differs": ["other pixels"],
@@ -530,6 +572,43 @@ def test_an_audit_is_written_whole_and_its_use_of_the_data_noted(
     }
     assert "these are not the images of the training: other pixels" in found["notes"]
     assert [what for what, *_ in shown.passes] == [what for what, *_ in quiet.passes]
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"), [("f", []), ("g", ["differs"]), (None, ["is unknown"])]
+)
+def test_an_audit_notes_data_that_may_be_others_than_those_of_the_training(
+    trained: str | None,
+    said: list[str],
+    session: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit, "trained_on", lambda place: trained)
+    monkeypatch.setattr(audit, "note_use", lambda *given: None)
+    session.differs = []
+    found = audit.audit(session, RunDirectory(tmp_path), 7, 6, 9, Shown())  # type: ignore[arg-type]
+    about = [note for note in found["notes"] if "fingerprint" in note]
+    assert about == [
+        "it is not known whether these are the images of the training: the fingerprint in "
+        f"environment.json {how}"
+        for how in said
+    ]
+
+
+def test_a_former_audit_is_gone_before_a_new_picture_is_there(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may be killed between the two files, and the figures would be of other images."""
+    (tmp_path / "audit.json").write_text("of before")
+
+    def killed(self: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(UserError, match="cannot be written"):
+        audit.audit(session, RunDirectory(tmp_path), 7, 6, 9, Shown())  # type: ignore[arg-type]
+    assert not (tmp_path / "audit.json").exists()
 
 
 def test_what_cannot_be_audited_or_written_is_said(
@@ -564,6 +643,26 @@ def test_no_more_images_are_held_out_than_are_needed(monkeypatch: pytest.MonkeyP
     ] in (2, 3)
 
 
+def test_without_a_test_image_to_hold_out_it_is_said_what_to_do() -> None:
+    said = (
+        r"^\[data\]: no test image has the labels of a training image\. .* give the dataset a test "
+        "split with the same classes$"
+    )
+    with pytest.raises(UserError, match=said):
+        HeldOut.draw(split(1, ["a"], [0]), split(2, ["p"], [1]), np.random.default_rng(0))
+
+
+def test_held_out_images_without_a_partner_are_no_pairs() -> None:
+    """The one image that is drawn of the patient may be the one with other labels."""
+    train, test, counts = split(1, ["a", "a"], [0, 1]), split(2, ["p"], [0]), set()
+    for seed in range(20):
+        held = HeldOut.draw(train, test, np.random.default_rng(seed))
+        assert held.members.dtype == held.non_members.dtype == np.int64  # they index, also none
+        assert held.rows.tolist() == [0] and held.members.tolist() in ([], [0])
+        counts.add((len(held.members), len(held.non_members)))
+    assert counts == {(0, 0), (1, 1)}
+
+
 def test_images_of_a_patient_are_drawn_at_random() -> None:
     found, orders = set(), set()
     for seed in range(40):
@@ -587,7 +686,7 @@ def test_figures_of_copies_are_those_of_their_definitions() -> None:
     """Of distances with a clear threshold: one in a hundred of 250 held-out images, the second."""
     real = np.stack([np.linspace(0.5, 0.9, 250), np.ones(250)], 1)
     fake = np.stack([[0.1, 0.2, 0.3, 0.501, 0.6, 0.7], np.ones(6)], 1) * 2
-    rows = np.array([0, 0, 1, 2, 3, 4])[:, None].repeat(2, 1)
+    rows = np.stack([[0, 0, 1, 2, 3, 4], [5, 6, 5, 6, 5, 6]], 1)
     held = Neighbours(real, np.arange(250)[:, None].repeat(2, 1))
     found, flagged = flag_copies(Neighbours(fake, rows), held, 0.05, np.random.default_rng(0))
     assert flagged.tolist() == [True] * 4 + [False] * 2
@@ -633,6 +732,10 @@ def test_a_claim_of_copies_needs_both_its_grounds(monkeypatch: pytest.MonkeyPatc
         )
         found, _ = flag_copies(made, held, level, np.random.default_rng(0))
         assert found["copies"] is called, (level, low)
+    for count in (4, 6):  # so many are enough at a level that they just reach, be it all
+        level = chance_of_flags(count, 6, 250, 2)
+        found, _ = flag_copies(made, held, level, np.random.default_rng(0))
+        assert found["needed"] == count
 
 
 def test_what_a_grouped_share_varies_by_is_counted_in_groups() -> None:
@@ -695,6 +798,11 @@ def test_a_measured_auc_counts_the_smaller_sample() -> None:
         variance = bootstrap_variance(resamples, 9)
         assert found == {"auc": auc(ours, theirs), "interval": auc_interval(
             auc(ours, theirs), variance, m, n)}  # fmt: skip
+    groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    found = auc_with_interval(auc, np.random.default_rng(3), x, y, groups=groups)
+    resamples = memorization.resample(auc, np.random.default_rng(3), x, y, groups=groups)
+    expected = auc_interval(auc(x, y), bootstrap_variance(resamples, 3), 3, 30)
+    assert found["interval"] == expected
 
 
 def test_unlike_the_data_is_below_half_the_median_of_held_out_images() -> None:
@@ -802,6 +910,7 @@ def test_notes_of_figures_that_tell_little() -> None:
     for changed, said in (({}, 1), ({"p": 0.026}, 0), ({"copies": True}, 0)):
         found = noted({"pixels": space(**{"p": 0.025, **changed})}, members())
         assert [note.startswith(chance) for note in found] == [True] * said
+        assert all(note.endswith(": look at audit.png") for note in found)
     assert noted({"pixels": space()}, {"pairs": 0}) == [
         "no membership: no held-out image has the same labels as a training image"
     ]
@@ -810,6 +919,7 @@ def test_notes_of_figures_that_tell_little() -> None:
         found = noted({"pixels": space()}, who)
         assert len(found) == said
         assert all("any generator (membership control, AUC 0.555): member" in n for n in found)
+        assert all(n.endswith(" does not enter the verdict") for n in found)
 
 
 def test_notes_of_too_few_images() -> None:

@@ -290,6 +290,9 @@ def test_a_term_is_held_to_it_once_all_its_networks_learn() -> None:
     graph.evaluate(taken(graph, learning=frozenset({"generator"})))
     with pytest.raises(PluginFault, match="classifier and generator"):
         graph.evaluate(taken(graph, learning=frozenset({"generator", "classifier", "own"})))
+    exactly = graph_of([mine])
+    with pytest.raises(PluginFault, match="classifier and generator"):
+        exactly.evaluate(taken(exactly, learning=mine.trains))
     logged = graph_of([term("mine", lambda step: step.real.mean(), choice=choice("scores.mine"))])
     logged.evaluate(taken(logged))
 
@@ -332,9 +335,13 @@ def test_a_step_can_be_gone_through_again_where_that_is_asked() -> None:
     assert first["discriminator"] is None
     again = weights(graph.differentiate(step, losses, keep=True))
     assert again["generator"] == first["generator"] and again["discriminator"] is not None
-    graph.differentiate(step, losses)
-    with pytest.raises(RuntimeError, match="second time"):
+    # The last pass frees the graph, also where no gradient goes on through the generator.
+    for learning in (frozenset(graph.optimizers), frozenset({"discriminator"})):
+        step = taken(graph, learning=learning)
+        _, losses = graph.evaluate(step)
         graph.differentiate(step, losses)
+        with pytest.raises(RuntimeError, match="second time"):
+            graph.differentiate(step, losses)
 
 
 def test_a_parameter_through_which_a_network_makes_images_gets_both_its_gradients() -> None:

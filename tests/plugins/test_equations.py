@@ -65,6 +65,7 @@ def eq_7(logits: Tensor, marginal_scale: float = 1.0) -> float:
 def test_eq_7(seed: int, n: int, dtype: torch.dtype) -> None:
     logits = normal(seed, n, 5).to(dtype)
     agree(mean_kl_to_marginal(logits), eq_7(logits))
+    assert mean_kl_to_marginal(logits).dtype == dtype  # although it is computed in float64
     # The released scripts count every image twice in the marginal.
     agree(mean_kl_to_marginal(logits, 2.0), eq_7(logits, 2.0))
 
@@ -179,6 +180,7 @@ def test_the_released_mmd(n: int, dtype: torch.dtype) -> None:
     x, y = (normal(seed, n, 5).softmax(1).to(dtype) for seed in (0, 100))
     squared = released_mmd_squared(x.double().tolist(), y.double().tolist())
     agree(mmd_released(x, y), math.sqrt(squared))
+    assert mmd_released(x, y).dtype == dtype
     assert float(mmd_released(x, x)) == 0.0
 
 

@@ -181,6 +181,21 @@ def test_bfloat16_features_are_multiplied_in_blocks() -> None:
         assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
+def test_blocks_are_of_positions_not_of_images_or_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[torch.Size] = []
+
+    def noted(block: Tensor, scale: float) -> Tensor:
+        first.append(block.shape)
+        return scale * block.transpose(1, 2) @ block
+
+    monkeypatch.setattr("xraygan_scores.style.BLOCK", 2)
+    monkeypatch.setattr("xraygan_scores.style._scaled_product", noted)
+    flat = normal(0, 3, 5, 4).bfloat16()  # more images, positions and channels than a block has
+    exact = flat.double().transpose(1, 2) @ flat.double() * 0.25
+    assert (_products(flat, 0.25) - exact).abs().max() < 1e-5 * exact.abs().max()
+    assert first == [(3, 2, 4)]
+
+
 def test_the_precision_of_products_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before, told = torch.get_float32_matmul_precision(), []
     tell = torch.set_float32_matmul_precision

@@ -201,6 +201,7 @@ def test_parameters_that_are_not_finite_are_not_saved(
         getattr(graph.networks["classifier"], where)[-1] = value
     said = (
         f"^{tmp_path}: step 4: {where} of the classifier is not finite, so no checkpoint is saved; "
+        "the one before it is intact. A lower learning rate may help$"
     )
     with pytest.raises(UserError, match=said):
         save(tmp_path, 4, graph)
@@ -359,6 +360,10 @@ def test_values_that_are_no_numbers_are_named(
             found.load(graph_of(2))
         assert str(caught.value).startswith(
             f"{path.parent}: {what} holds values that are not numbers (NaN or infinite), so"
+        )
+        assert str(caught.value).endswith(
+            ". Choose an earlier checkpoint with --checkpoint STEP, or delete this one and "
+            "continue training from the one before it with --resume"
         )
     else:
         found.load(graph_of(2))

@@ -161,8 +161,9 @@ def test_a_mean_at_the_end_of_its_range_has_room_on_both_sides(value: float) -> 
 def test_all_runs_have_to_say_that_a_figure_is_a_share() -> None:
     share, wide = run(0.9, 0.9 + HARD, limits=SHARE), run(0.96, 0.96 + HARD, limits=[0.0, 2.0])
     inside, outside = run(0.96, 0.9 + HARD), run(1.5, 0.9 + HARD)
-    for other in (wide, outside):
-        found = mean_over_seeds(seeds(share, other), "m")
+    small = run(0.2, 0.9 + HARD, limits=SHARE)  # so that the mean itself may be a share
+    for first, other in ((share, wide), (share, outside), (small, outside)):
+        found = mean_over_seeds(seeds(first, other), "m")
         assert found.variance is not None and found.patients is not None
         mean, width = found.value, found.variance.half_width()
         low, high = found.patients

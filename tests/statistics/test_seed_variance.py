@@ -128,6 +128,7 @@ def test_training_that_hardly_varies_leaves_the_normal_quantile() -> None:
 def test_p_ends_where_no_level_is_reached() -> None:
     variance = SeedVariance(1e-4, 1e-4, 3)
     assert variance.p_value(1e6) == variance.p_value(-1e6) == 1e-9
+    assert variance.p_value(1.0) < 0.01  # also of a difference of exactly one
     assert SeedVariance(1e-4, 0.0, 1).p_value(1e-15) == 1.0
 
 
@@ -137,6 +138,10 @@ def test_the_difference_that_is_found_of_patients_alone() -> None:
     assert variance.detectable() == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-4)
     assert variance.detectable(0.01, 0.9) == pytest.approx(0.01 * (2.575829 + 1.281552), rel=1e-4)
     assert SeedVariance(0.0, 0.0, 3).detectable() == 0.0
+    large = SeedVariance(50.0**2, 0.0, 1)  # not a share, but a distance of images
+    assert large.detectable() == pytest.approx(50 * (1.959964 + 0.841621), rel=1e-4)
+    alone = SeedVariance(0.01**2 / 2, 0.01**2 / 2, 1)  # one seed shows no spread of its own
+    assert alone.detectable() == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-4)
 
 
 @pytest.mark.parametrize(("level", "count"), [(0.05, 3), (0.3, 3), (0.05, 2)])
@@ -181,6 +186,9 @@ def test_how_many_seeds_find_a_difference() -> None:
     assert with_seeds(at_a_level).detectable(0.3) <= 0.01
     assert with_seeds(at_a_level - 1).detectable(0.3) > 0.01
     assert variance.seeds_for(1.0) == 2
+    for difference in (0.013, 0.02):
+        enough = [n for n in range(2, 20) if with_seeds(n).detectable() <= difference]
+        assert variance.seeds_for(difference) == enough[0]
     few_patients = SeedVariance(0.01**2, 0.01**2, 3)
     assert few_patients.seeds_for(0.01) is None
 
@@ -188,7 +196,7 @@ def test_how_many_seeds_find_a_difference() -> None:
 def test_holm_is_the_published_example() -> None:
     """Holm (1979): each p times how many are left, and never below a smaller one's."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.5, 0.6]) == holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
 
 

@@ -83,6 +83,7 @@ class Graph:
         )
 
     def gradients(self, current: Any) -> tuple[dict[str, Tensor], dict]:
+        assert current.record  # the step that is built for it
         self.network.running_mean += 1  # type: ignore[operator]
         if self.fault is not None:
             raise self.fault
@@ -96,7 +97,7 @@ class Graph:
         self.updates.append(given)
 
     def describe_term_origin(self, name: str) -> str:
-        return "the score 'loss' of other 1.0" if name == "loss" else ""
+        return f"the score {name!r} of other 1.0" if name != "logged" else ""
 
 
 class Batches:
@@ -378,6 +379,11 @@ def test_leaving_out_ends_when_it_is_of_no_use(tmp_path: Path) -> None:
     assert str(caught.value).startswith(
         f"{tmp_path / 'run'}: none of the last 20 steps was finite, up to step 41, so skipping more"
     )
+    for way in (
+        "a lower weight of the terms that the log names; [run]",
+        'on_nonfinite = "stop" saves',
+    ):
+        assert way in str(caught.value)
     assert loop.meter.skipped == 20
 
 
@@ -585,13 +591,14 @@ def test_a_gpu_is_waited_for_only_before_something_is_kept(
     asked: list[int] = []
     guard = SimpleNamespace(first=lambda: asked.append(1))
     loop = loop_with(tmp_path, guard=guard, device=device, **words)
-    loop._check_finite(done, wait=surely)
+    waits = {"wait": True} if surely else {}
+    loop._check_finite(done, **waits)
     assert bool(asked) is looks
     if looks:
         loop.guard = SimpleNamespace(first=lambda: 0)  # the first step may be it
         stopped: list[int] = []
         loop._stop = stopped.append
-        loop._check_finite(done, wait=surely)
+        loop._check_finite(done, **waits)
         assert stopped == [0]
 
 
@@ -654,6 +661,10 @@ def test_a_step_that_is_finite_the_second_time_is_told_from_the_first(
     assert loop._describe_unrepeated(1) == (
         "the term 'logged' was inf, and is finite when the step is computed again"
     )
+    loop.guard = SimpleNamespace(terms=lambda step: {"loss": math.nan, "waits": math.inf})
+    assert "(the score 'loss' of other 1.0, the score 'waits' of other 1.0), and is" in (
+        loop._describe_unrepeated(1)
+    )
     loop.guard = SimpleNamespace(terms=lambda step: {})
     assert loop._describe_unrepeated(1) == "a gradient is too large"
 
@@ -685,10 +696,10 @@ def test_the_newest_checkpoint_is_taken_up(
     assert loop.meter.steps == 2 and loop.meter.counts == {"loss": 2}
     assert caplog.messages == ["at step 0 of 6, on cpu", "at step 4 of 6, on cpu"]
     caplog.clear()
-    first = loop_with(tmp_path, ranks=Ours(0, 3))
+    first = loop_with(tmp_path, ranks=Ours(0, 2))
     assert first._load_latest() == 4
     assert first.meter.steps == 0  # with more, each rank would need its own
-    assert caplog.messages == ["at step 4 of 6, on cpu on each of 3 ranks"]
+    assert caplog.messages == ["at step 4 of 6, on cpu on each of 2 ranks"]
     caplog.clear()
     other = loop_with(tmp_path, ranks=Ours(1, 3), callbacks=None)
     assert other._load_latest() == 4 and not caplog.messages
