@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from conftest import SMALL, real_data
+from resumed import digests_of_both
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -31,10 +32,7 @@ from xraygan.parts.weights import read_weights
 from xraygan.recipe.loading import load
 from xraygan.rundir import checkpoint
 from xraygan.testing import check_classifier, check_extractor
-from xraygan.training import engine
-from xraygan.training.trainer import Trainer
 from xraygan.utils.planning import planning
-from xraygan.utils.progress import Display
 
 LITE = "tf_efficientnet_lite0"
 DINO = "vit_small_patch14_dinov2.lvd142m"
@@ -303,32 +301,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the whole graph: scores and pseudo-labels read the frozen network's maps and logits."""
-    monkeypatch.setattr(engine, "finalize", lambda *of, **how: None)  # it draws and measures
     sets = [*RUN, f"run.accumulate={accumulate}", "classifier.weights=random"]
-    recipe, silent = load("ucgan_full", sets), Display(quiet=True)
+    recipe = load("ucgan_full", sets)
     start = assemble(recipe, prepare(recipe).task).networks["classifier"].state_dict()
-    engine.run(recipe, tmp_path / "whole", display=silent)
-
-    class Killed(BaseException):
-        pass
-
-    take_step = Trainer.step
-
-    def killed(self: Trainer, step: int) -> dict[str, Tensor]:
-        if step == 2:
-            raise Killed
-        return take_step(self, step)
-
-    monkeypatch.setattr(Trainer, "step", killed)
-    with pytest.raises(Killed):
-        engine.run(recipe, tmp_path / "killed", display=silent)
-    monkeypatch.setattr(Trainer, "step", take_step)
-    engine.run(recipe, tmp_path / "killed", resume=True, display=silent)
-
-    found = [checkpoint.latest(tmp_path / d / "checkpoints") for d in ("whole", "killed")]
-    whole, resumed = (one.manifest.files for one in found if one is not None)
+    whole, resumed = digests_of_both(recipe, tmp_path, monkeypatch)
     assert whole == resumed
-    last = found[0]
+    last = checkpoint.latest(tmp_path / "whole" / "checkpoints")
     assert last is not None
     for name in ("classifier", "classifier.average"):
         state = last.tensors(name)
