@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 
-def doubling(side: int) -> Tensor:
+def doubling(side: int, device: torch.device | None = None) -> Tensor:
     """The matrix ``(2 side, side)`` of linear interpolation to twice the size, corners aligned."""
-    unit = torch.eye(side)[:, None]
+    unit = torch.eye(side, device=device)[:, None]
     return nn.functional.interpolate(unit, 2 * side, mode="linear", align_corners=True)[:, 0].T
 
 
@@ -58,7 +58,7 @@ class Mixing(nn.Module):
                 # As a product with a matrix: the gradient of interpolation has no fixed order on a
                 # GPU.
                 coarse = maps[-1]
-                rows = doubling(coarse.shape[-1]).to(coarse.device, coarse.dtype)
+                rows = doubling(coarse.shape[-1], coarse.device).to(coarse.dtype)
                 x = x + rows @ coarse @ rows.mT
             maps.append(scale_mixing(x))
         return maps[::-1]

@@ -27,7 +27,7 @@ class ScaleDiscriminator(nn.Module):
     """One scale's discriminator: 4 x 4 convolutions of stride 2 down to 4 x 4, then the logit
 
     Spectral normalization, and batch norm and LeakyReLU 0.2 after each convolution but the last,
-    as in Sauer et al., arXiv:2111.01007, App. of the networks.
+    as in Sauer et al., arXiv:2111.01007.
 
     Args:
         channels: those of its maps.
