@@ -157,7 +157,7 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()
         count, skip = self.config.accumulate, self.config.on_nonfinite == "skip"
         restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
-        buffers = [b.clone() for b in self.graph.buffers()] if restorable else []
+        buffers = [b.clone() for b in self.graph.buffers()] if restorable else None
         try:
             values, records, gradients = self._micro_batch_gradients(step, 0)
             for index in range(1, count):
@@ -301,7 +301,9 @@ class Trainer:
                 '[run] on_nonfinite = "stop" saves the batch and the networks for inspection'
             )
 
-    def _restore_buffers(self, saved: list[Tensor]) -> None:
+    def _restore_buffers(self, saved: list[Tensor] | None) -> None:
+        if saved is None:  # of a step that was not expected to be abandoned
+            return
         for buffer, value in zip(self.graph.buffers(), saved, strict=True):
             buffer.copy_(value)
 
