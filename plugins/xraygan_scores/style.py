@@ -144,19 +144,26 @@ class _StyleScore(Score):
         """Style loss of feature maps against those of the real batch.
 
         Raises:
-            UserError: the extractor does not return one of the layers.
+            UserError: the extractor does not return one of the layers, or not as a map.
         """
-        layers = self.layers or step.extractors[self.extractor].style_layers or tuple(maps)
-        if missing := [layer for layer in layers if layer not in maps]:
-            raise UserError(
-                f"layers: the extractor {self.extractor!r} has no {missing[0]!r}; it has "
-                + ", ".join(maps)
-            )
+        recommended = step.extractors[self.extractor].style_layers
+        layers = self.layers or recommended or tuple(k for k, x in maps.items() if x.ndim == 4)
+        for layer in layers:
+            self._check_map("layers", layer, maps)
         real_grams = step.cached(
             ("gram", self.extractor, layers, self.formula),
             lambda: self._grams(step.features(self.extractor, "real"), layers),
         )
         return style_loss(maps, real_grams, self.formula)
+
+    def _check_map(self, key: str, layer: str, maps: Mapping[str, Tensor]) -> None:
+        """Refuse a layer that the extractor does not return, or not for each position."""
+        there = [name for name, x in maps.items() if x.ndim == 4]  # (N, C, H, W)
+        if layer not in there:
+            names = ", ".join(there)
+            raise UserError(
+                f"{key}: the extractor {self.extractor!r} has no map {layer!r}; it has {names}"
+            )
 
     def _grams(self, maps: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
         return {layer: gram_matrix(maps[layer], self.formula) for layer in layers}
@@ -231,14 +238,10 @@ class StyleTransfer(_StyleScore):
         stylized = step.run(self.transfer, pair)
         maps = step.features(self.extractor, stylized)
         style = self.style_loss(step, maps)
-        layer = (
-            self.content_layer or step.extractors[self.extractor].content_layer or list(maps)[-1]
-        )
-        if layer not in maps:
-            raise UserError(
-                f"content_layer: the extractor {self.extractor!r} has no {layer!r}; it has "
-                + ", ".join(maps)
-            )
+        recommended = step.extractors[self.extractor].content_layer
+        last = next((name for name, x in reversed(maps.items()) if x.ndim == 4), "")
+        layer = self.content_layer or recommended or last
+        self._check_map("content_layer", layer, maps)
         return style + content_loss(maps[layer], step.features(self.extractor, "fake")[layer])
 
 

@@ -44,7 +44,7 @@ class Maps:
         grey = of.mean(dim=1, keepdim=True)
         pooled = F.avg_pool2d(grey, 2)
         return {"a": torch.cat([grey, grey.square()], 1), "b": torch.cat([pooled, pooled.cos()], 1),
-                "c": torch.cat([pooled.sin()] * 3, 1)}  # fmt: skip
+                "c": torch.cat([pooled.sin()] * 3, 1), "vector": grey.mean(dim=(2, 3))}  # fmt: skip
 
     def cached(self, key: Any, make: Any) -> Any:
         if key not in self.kept:
@@ -84,11 +84,17 @@ def test_scores_say_which_layers_there_are() -> None:
     step: Any = Maps()
     with pytest.raises(UserError) as caught:
         GramStyle(extractor="net", layers=("a", "d", "e"))(step)
-    assert str(caught.value) == "layers: the extractor 'net' has no 'd'; it has a, b, c"
+    assert str(caught.value) == "layers: the extractor 'net' has no map 'd'; it has a, b, c"
     with pytest.raises(UserError) as caught:
         StyleTransfer(extractor="net", content_layer="d", width=1)(step)
-    said = "content_layer: the extractor 'net' has no 'd'; it has a, b, c"
+    said = "content_layer: the extractor 'net' has no map 'd'; it has a, b, c"
     assert str(caught.value) == said
+    for key, score in (
+        ("layers", GramStyle(extractor="net", layers=("vector",))),
+        ("content_layer", StyleTransfer(extractor="net", content_layer="vector", width=1)),
+    ):
+        with pytest.raises(UserError, match=rf"^{key}: .* has no map 'vector'; it has a, b, c$"):
+            score(step)  # it has no positions
 
 
 def test_the_scores_own_choices() -> None:
