@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .samples import DistanceScore, squared_distances
+from .samples import DistanceScore, LabelWeight, squared_distances
 
 #: squared distances below this share of the largest are rounding errors
 ROUNDING = 1e-14
@@ -46,6 +46,9 @@ class EnergyDistance(DistanceScore):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: how much the labels count: label vectors times this number are appended to the rows,
+            so that images are compared together with their labels, real ones and the conditions of
+            generated ones; 0 for the images alone.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class EnergyDistance(DistanceScore):
         exponent: Annotated[float, Field(gt=0, lt=2)] = 1.0,
         extractor: str = "",
         layer: str = "",
+        labels: LabelWeight = 0.0,
     ) -> None:
-        super().__init__(extractor, layer)
+        super().__init__(extractor, layer, labels)
         self.exponent = exponent
 
     def distance(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .samples import DistanceScore, squared_distances
+from .samples import DistanceScore, LabelWeight, squared_distances
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,6 +63,9 @@ class PolynomialMMD(DistanceScore):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: how much the labels count: label vectors times this number are appended to the rows,
+            so that images are compared together with their labels, real ones and the conditions of
+            generated ones; 0 for the images alone.
     """
 
     def __init__(
@@ -71,8 +74,9 @@ class PolynomialMMD(DistanceScore):
         degree: Annotated[int, Field(ge=1, le=100)] = 3,
         extractor: str = "",
         layer: str = "",
+        labels: LabelWeight = 0.0,
     ) -> None:
-        super().__init__(extractor, layer)
+        super().__init__(extractor, layer, labels)
         self.degree = degree
 
     def distance(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
@@ -96,6 +100,9 @@ class MixtureMMD(DistanceScore):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: how much the labels count: label vectors times this number are appended to the rows,
+            so that images are compared together with their labels, real ones and the conditions of
+            generated ones; 0 for the images alone.
     """
 
     def __init__(
@@ -111,8 +118,9 @@ class MixtureMMD(DistanceScore):
         relative_to: Literal["median", "mean", "nothing"] = "median",
         extractor: str = "",
         layer: str = "",
+        labels: LabelWeight = 0.0,
     ) -> None:
-        super().__init__(extractor, layer)
+        super().__init__(extractor, layer, labels)
         self.bandwidths = bandwidths
         self.relative_to = relative_to
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from xraygan import Score, Step, UserError
 from xraygan.plugin_api import as_float32
+
+LabelWeight = Annotated[float, Field(ge=0)]
 
 
 class DistanceScore(Score):
@@ -18,12 +23,18 @@ class DistanceScore(Score):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: label vectors times this number are appended to the rows; 0 for none.
 
     Raises:
         UserError: ``layer`` without ``extractor``.
     """
 
-    def __init__(self, extractor: str, layer: str) -> None:
+    @classmethod
+    def networks_read(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        classifier = options["extractor"] in ("", "classifier")
+        return ("generator", "classifier") if classifier else ("generator",)
+
+    def __init__(self, extractor: str, layer: str, labels: float) -> None:
         super().__init__()
         if layer and not extractor:
             raise UserError(
@@ -32,6 +43,7 @@ class DistanceScore(Score):
             )
         self.extractor = extractor
         self.layer = layer
+        self.labels = labels
 
     @abstractmethod
     def distance(self, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
@@ -48,6 +60,18 @@ class DistanceScore(Score):
         return self.distance(x.double(), y.double(), step.rng).to(x.dtype)
 
     def _rows(self, step: Step, images: str) -> Tensor:
+        rows = self._described(step, images)
+        if not self.labels:
+            return rows
+        if not step.networks["generator"].conditional:
+            raise UserError(
+                f"labels is {self.labels:g}, but the generator is not conditional, so its images "
+                "have no labels; set labels to 0, or choose a conditional generator"
+            )
+        labels = step.task.one_hot(step.labels if images == "real" else step.fake_labels)
+        return torch.cat([rows, self.labels * labels.to(rows)], dim=1)
+
+    def _described(self, step: Step, images: str) -> Tensor:
         if not self.extractor:
             return step.real_probs if images == "real" else step.fake_probs
         key = ("xraygan_distances", self.extractor, self.layer, images)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .samples import DistanceScore, squared_distances
+from .samples import DistanceScore, LabelWeight, squared_distances
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, power: int = 2) -> Tensor:
@@ -77,6 +77,9 @@ class SlicedWasserstein(DistanceScore):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: how much the labels count: label vectors times this number are appended to the rows,
+            so that images are compared together with their labels, real ones and the conditions of
+            generated ones; 0 for the images alone.
     """
 
     def __init__(
@@ -86,8 +89,9 @@ class SlicedWasserstein(DistanceScore):
         power: Literal[1, 2] = 2,
         extractor: str = "",
         layer: str = "",
+        labels: LabelWeight = 0.0,
     ) -> None:
-        super().__init__(extractor, layer)
+        super().__init__(extractor, layer, labels)
         self.projections = projections
         self.power = power
 
@@ -118,6 +122,9 @@ class Sinkhorn(DistanceScore):
         extractor: a name of [extractors], to compare its features; empty for the classifier's class
             distributions.
         layer: the extractor's map to compare, averaged over its positions; empty for the last.
+        labels: how much the labels count: label vectors times this number are appended to the rows,
+            so that images are compared together with their labels, real ones and the conditions of
+            generated ones; 0 for the images alone.
     """
 
     def __init__(
@@ -127,8 +134,9 @@ class Sinkhorn(DistanceScore):
         iterations: Annotated[int, Field(gt=0, le=100_000)] = 50,
         extractor: str = "",
         layer: str = "",
+        labels: LabelWeight = 0.0,
     ) -> None:
-        super().__init__(extractor, layer)
+        super().__init__(extractor, layer, labels)
         self.epsilon = epsilon
         self.iterations = iterations
 

@@ -132,7 +132,10 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
 class _StyleScore(Score):
     """The base of both style scores: the extractor and its layers."""
 
-    reads = ("generator",)
+    @classmethod
+    def networks_read(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        own = options["extractor"] == "classifier"
+        return ("generator", "classifier") if own else ("generator",)
 
     def __init__(self, extractor: str, layers: Sequence[str], formula: Formula) -> None:
         super().__init__()

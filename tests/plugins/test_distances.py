@@ -11,6 +11,7 @@ import numpy as np
 import ot
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from xraygan_distances.energy import EnergyDistance, energy_distance
 from xraygan_distances.kernels import MixtureMMD, PolynomialMMD
+from xraygan_distances.pixels import Pixels
 from xraygan_distances.samples import DistanceScore, squared_distances
 from xraygan_distances.transport import (
     Sinkhorn,
@@ -33,7 +35,7 @@ from xraygan_distances.transport import (
 from xraygan import Task, UserError
 from xraygan.graph.build import assemble
 from xraygan.recipe.loading import load
-from xraygan.testing import check_score
+from xraygan.testing import check_extractor, check_score
 from xraygan.testing.stand_ins import Bench
 from xraygan.utils.seeding import rng
 
@@ -369,3 +371,56 @@ def test_an_extractor_is_built_where_one_is_named() -> None:
         graph = assemble(recipe, Task(32, ("Pneumonia", "Edema", "Hernia"), exclusive=True))
         assert list(graph.extractors) == built
         assert "sinkhorn" in {term.name for term in graph.terms}
+
+
+# -- of pixels -------------------------------------------------------------------------------------
+
+
+def test_the_extractor_of_pixels() -> None:
+    check_extractor(Pixels, sizes=(32, 64))
+    check_extractor(Pixels, sizes=(32,), square=5)
+    images = normal(0, 2, 1, 8, 8)
+    rows = Pixels(square=2)(images)["pixels"]
+    assert rows.shape == (2, 16)
+    for n in range(2):
+        for i in range(16):
+            y, x = 2 * (i // 4), 2 * (i % 4)
+            square = [float(images[n, 0, y + a, x + b]) for a in (0, 1) for b in (0, 1)]
+            assert float(rows[n, i]) == pytest.approx(sum(square) / 4 / 4, rel=1e-12)
+    whole = Pixels(square=1)(images)["pixels"]
+    difference = (images[0] - images[1]).square().mean().sqrt()
+    torch.testing.assert_close(torch.linalg.norm(whole[0] - whole[1]), difference)
+    with pytest.raises(UserError, match="square: 9 pixels are more than the 8 pixels of an image"):
+        Pixels(square=9)(images)
+
+
+def test_a_distance_of_pixels_is_that_of_the_images() -> None:
+    step = Bench().step()
+    step.extractors["pixels"] = Pixels(square=4)
+    rows = [
+        F.avg_pool2d(images, 4).flatten(1).double() / (images.shape[-1] // 4)
+        for images in (step.real, step.fake)
+    ]
+    found = EnergyDistance(extractor="pixels")(step)
+    torch.testing.assert_close(found, energy_distance(*rows).float(), rtol=1e-5, atol=1e-7)
+
+
+@every_score
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_images_are_compared_together_with_their_labels(score: Any, exclusive: bool) -> None:
+    step = Bench(exclusive=exclusive).step()
+    step.networks["generator"].conditional = True
+    rows = []
+    for probs, labels in (
+        (step.real_probs, step.labels),
+        (step.fake_probs, step.fake_labels),
+    ):
+        vectors = torch.eye(len(step.task.classes))[labels] if exclusive else labels
+        rows.append(torch.cat([probs, 3 * vectors], dim=1))
+    step.rng = rng("cpu", 0, "directions")
+    found = score(labels=3.0)(step)
+    torch.testing.assert_close(found, distance(score(), *rows))
+    assert not torch.allclose(found, distance(score(), step.real_probs, step.fake_probs))
+    step.networks["generator"].conditional = False
+    with pytest.raises(UserError, match=r"labels is 3, but the generator is not conditional"):
+        score(labels=3.0)(step)

@@ -178,7 +178,7 @@ def test_another_plugin_leaves_the_formers_options_behind() -> None:
 
 
 def test_false_drops_a_table_of_the_extended_recipe(tmp_path: Path) -> None:
-    text = 'extends = "quickstart"\nlabeler = false\n[scores]\ngram = false\n'
+    text = 'extends = "ucgan_full"\nlabeler = false\nscores.gram = false\nmetrics.fid = false\n'
     choices = load(write(tmp_path, "a.toml", text)).choices
     assert "labeler" not in choices and "scores.gram" not in choices
     assert "metrics.fid" not in choices and "metrics.auc" in choices
@@ -199,3 +199,16 @@ def test_the_resolved_recipe_stands_alone(tmp_path: Path) -> None:
     again = load(write(tmp_path, "resolved.toml", text))
     assert tomllib.loads(tomli_w.dumps(again.resolved())) == tomllib.loads(text)
     assert Path(first.resolved()["data"]["root"]).is_absolute()
+
+
+def test_a_score_needs_the_networks_that_it_reads_with_its_options() -> None:
+    without = ["classifier=false", "data.root=there"]
+    assert "classifier" not in load("projected", without).choices  # distances of pixels
+    for score in ("energy_distance", "gram", "style_transfer"):
+        for extractor in ("classifier", *([""] if score == "energy_distance" else [])):
+            sets = [*without, f"scores.{score}.extractor='{extractor}'"]
+            with pytest.raises(UserError) as caught:
+                load("projected", sets)
+            assert f"[scores.{score}]: needs a [classifier], and the recipe has none" in str(
+                caught.value
+            )

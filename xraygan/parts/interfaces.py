@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +153,11 @@ class Score(nn.Module, ABC):
     exclusive_only: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("generator", "classifier")
     averages: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def networks_read(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The networks that it reads with these options of the recipe; :attr:`reads` by default."""
+        return cls.reads
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:

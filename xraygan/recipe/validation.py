@@ -240,7 +240,7 @@ class Checker:
                         f"a score cannot be called {choice.name!r}, which is taken; rename the "
                         'table, and set plugin = "NAME" to name its score',
                     )
-                reads = cls.reads  # type: ignore[attr-defined]
+                reads = cls.networks_read(choice.options)  # type: ignore[attr-defined]
                 if cls.exclusive_only and not exclusive:  # type: ignore[attr-defined]
                     self.add_fault(
                         key, 'needs exclusive classes, but [data] label_policy is "multi"'
