@@ -92,8 +92,6 @@ def test_the_recipes_on_the_pages_are_recipes(tmp_path: Path) -> None:
         if "[project.entry-points" in text or re.search(r"scores\.(mean_gap|my_distance)", text):
             continue  # tests of plugins and of their scaffold run these
         path = tmp_path / f"{number}.toml"
-        if text.startswith("# at the end of mine.toml"):  # which the tutorial copied
-            text = files.find_shipped("quickstart").read_text(encoding="utf-8") + text
         path.write_text(text, encoding="utf-8")
         assert tomllib.loads(text), page
         if "[table]" in text:

@@ -22,12 +22,14 @@ COARSEST = 4  # side of the map that becomes a logit, in pixels
 MAX_CHANNELS = 512
 PROJECTED = 64  # length of a scale's features on which the label is projected
 
+Norm = Literal["none", "batch"]
+
 
 class ScaleDiscriminator(nn.Module):
     """One scale's discriminator: 4 x 4 convolutions of stride 2 down to 4 x 4, then the logit
 
-    Spectral normalization, and batch norm and LeakyReLU 0.2 after each convolution but the last,
-    as in Sauer et al., arXiv:2111.01007.
+    Spectral normalization, and LeakyReLU 0.2 after each convolution but the last, behind a batch
+    norm where ``norm`` asks for it, as in Sauer et al., arXiv:2111.01007.
 
     Args:
         channels: those of its maps.
@@ -36,7 +38,14 @@ class ScaleDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: int, side: int, width: int, conditions: int, *, minibatch_std: bool
+        self,
+        channels: int,
+        side: int,
+        width: int,
+        conditions: int,
+        *,
+        norm: Norm,
+        minibatch_std: bool,
     ) -> None:
         super().__init__()
         self.minibatch_std = minibatch_std
@@ -45,7 +54,8 @@ class ScaleDiscriminator(nn.Module):
         while side > COARSEST:
             layer = nn.Conv2d(channels, after, 4, stride=2, padding=1, bias=False)
             self.blocks.append(spectral_norm(layer))
-            self.blocks.append(nn.BatchNorm2d(after))
+            if norm == "batch":
+                self.blocks.append(nn.BatchNorm2d(after))
             self.blocks.append(nn.LeakyReLU(0.2, inplace=True))
             channels, after, side = after, min(2 * after, MAX_CHANNELS), side // 2
         outputs = PROJECTED if conditions else 1
@@ -75,6 +85,7 @@ class _Projected(Discriminator):
         weights: Literal["imagenet", "random"] | Path = "imagenet",
         size: Annotated[int, Field(ge=0, le=1024)] = 0,
         width: Annotated[int, Field(gt=0, le=1024)] = 64,
+        norm: Norm = "none",
         minibatch_std: bool = False,
     ) -> None:
         super().__init__()
@@ -93,7 +104,12 @@ class _Projected(Discriminator):
         maps = zip(self.mixing.channels, STRIDES, strict=True)
         self.scales = nn.ModuleList(
             ScaleDiscriminator(
-                channels, side // stride, width, conditions, minibatch_std=minibatch_std
+                channels,
+                side // stride,
+                width,
+                conditions,
+                norm=norm,
+                minibatch_std=minibatch_std,
             )
             for channels, stride in maps
         )
@@ -119,8 +135,10 @@ class ProjectedDiscriminator(_Projected):
     and its generated images agree with real ones in the features of that network: measure them in
     those of another.
 
-    Gradient penalties are defined for each image, and with the batch norm of the small
-    discriminators a logit depends on the other images too: use it without r1 and r2.
+    The published discriminators have batch norms. As real and generated images pass one after the
+    other, a batch norm scales each kind to the same variance and so hides from the discriminator
+    that the generated images vary less; docs/stability.md has what was measured. Without it the
+    gradient penalties r1 and r2 can be used as well.
 
     Source: Sauer et al., arXiv:2111.01007 (Projected GAN); there the loss is of each scale's logit,
     and here of their mean. Minibatch standard deviation: Karras et al., arXiv:1710.10196.
@@ -135,6 +153,7 @@ class ProjectedDiscriminator(_Projected):
             detail.
         width: channels of the mixed features of the finest scale; coarser ones have 2, 4 and 8
             times as many.
+        norm: of the small discriminators: "none", or "batch" for the published batch norms.
         minibatch_std: append the mean standard deviation of the batch as a map to the input of each
             logit, so that the discriminator detects a generator without variety. With several ranks
             or `run.accumulate` it is that of each rank or part.
@@ -161,6 +180,7 @@ class ConditionalProjectedDiscriminator(_Projected):
             detail.
         width: channels of the mixed features of the finest scale; coarser ones have 2, 4 and 8
             times as many.
+        norm: of the small discriminators: "none", or "batch" for the published batch norms.
         minibatch_std: append the mean standard deviation of the batch as a map to the input of each
             logit, so that the discriminator detects a generator without variety. With several ranks
             or `run.accumulate` it is that of each rank or part.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,13 +95,24 @@ def test_the_matrix_of_interpolation_is_pytorchs_with_aligned_corners() -> None:
 # -- the logits ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("norm", ["none", "batch"])
 @torch.no_grad()
-def test_a_scales_logit_against_a_loop() -> None:
-    scale = ScaleDiscriminator(3, 8, 2, 0, minibatch_std=False).double().eval()
-    norm = scale.blocks[1]
-    for seed, value in enumerate((norm.weight, norm.bias, norm.running_mean)):
-        value.copy_(normal(seed, 2))
-    norm.running_var.copy_(normal(9, 2).square() + 0.5)
+def test_a_scales_logit_against_a_loop(norm: Any) -> None:
+    scale = ScaleDiscriminator(3, 8, 2, 0, norm=norm, minibatch_std=False).double().eval()
+    mean, variance, gain, bias = (
+        torch.zeros(2),
+        torch.ones(2).double() - 1e-5,
+        torch.ones(2),
+        torch.zeros(2),
+    )
+    if norm == "batch":
+        layer = scale.blocks[1]
+        mean, variance, gain, bias = (
+            layer.running_mean, layer.running_var, layer.weight, layer.bias
+        )  # fmt: skip
+        for seed, value in enumerate((mean, gain, bias)):
+            value.copy_(normal(seed, 2))
+        variance.copy_(normal(9, 2).square() + 0.5)
     maps = normal(4, 2, 3, 8, 8)
     found = scale(maps, None)
     first, last = scale.blocks[0].weight, scale.last.weight
@@ -110,9 +122,9 @@ def test_a_scales_logit_against_a_loop() -> None:
             for y in range(4):
                 for x in range(4):
                     window = padded[:, 2 * y : 2 * y + 4, 2 * x : 2 * x + 4]
-                    value = float((first[j] * window).sum()) - float(norm.running_mean[j])
-                    value = value / math.sqrt(float(norm.running_var[j]) + 1e-5)
-                    value = value * float(norm.weight[j]) + float(norm.bias[j])
+                    value = float((first[j] * window).sum()) - float(mean[j])
+                    value = value / math.sqrt(float(variance[j]) + 1e-5)
+                    value = value * float(gain[j]) + float(bias[j])
                     total += float(last[0, j, y, x]) * (value if value > 0 else 0.2 * value)
         assert float(found[n]) == pytest.approx(total, rel=1e-9)
 
@@ -146,6 +158,17 @@ def test_the_logit_is_the_mean_of_the_scales() -> None:
     logits = network(torch.randn(2, 1, 64, 64))
     assert len(each) == 4
     torch.testing.assert_close(logits, sum(each) / 4)
+
+
+@torch.no_grad()
+def test_an_image_is_judged_by_itself_unless_there_are_batch_norms() -> None:
+    images = torch.randn(4, 1, 64, 64)
+    for norm, alone in (("none", True), ("batch", False)):
+        network = ProjectedDiscriminator(task(), norm=norm, **SMALL).eval()
+        for module in network.scales.modules():
+            module.training = isinstance(module, torch.nn.BatchNorm2d)
+        first = [network(images[:count])[0] for count in (2, 4)]
+        assert torch.allclose(*first, rtol=1e-4, atol=1e-6) == alone, norm
 
 
 def test_with_the_deviation_an_image_is_judged_among_its_batch() -> None:

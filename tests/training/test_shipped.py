@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from xraygan.recipe.files import shipped
-from xraygan.recipe.loading import load
-from xraygan.recipe.loading import Recipe
+from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.training.trainer import Trainer
