@@ -148,7 +148,7 @@ class TrainingStep(Step):
         from which dropout draws: there each part of the batch has other numbers.
         """
         outer, part = self.rng, self.shard[0]
-        self.rng = rng_of(outer.device, self._seed, *purpose)
+        self.rng = rng_of(self.real.device, self._seed, *purpose)
         try:
             with global_stream(self.real.device, self._seed, "dropout", *purpose, part):
                 yield

@@ -1,0 +1,113 @@
+"""No step of a shipped recipe waits for a GPU, on a pretended one (:mod:`pretended_gpu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pretended_gpu import GPU
+from pretended_run import Found, on_a_gpu, watch
+
+from xraygan.data.batches import Batches
+from xraygan.graph.step import TrainingStep
+from xraygan.recipe.files import shipped
+
+#: file and function -> why its waits are accepted
+ACCEPTED = {
+    "xraygan/data/batches.py:Batches.batch": "rows, labels and metadata are copied in each step",
+    "xraygan/data/batches.py:Batches.batch.<locals>.<dictcomp>": "see above",
+    "xraygan/data/batches.py:augment": "the crops are drawn by the processor",
+    "plugins/xraygan_timm/networks.py:TimmClassifier.forward": "a batch norm with momentum = None",
+    "plugins/xraygan_dcgan/per_class.py:by_class": "the number of images of each class is read",
+    "plugins/xraygan_pseudolabel/labelers.py:FillUp.label": "the weights of classes are copied",
+}
+
+#: recipes that are quick to check, and have most kinds of parts between them
+QUICK = ("cgan", "li_patch_grid")
+
+
+def unexplained(found: Found) -> str:
+    return "\n".join(f"{where}: {what}" for where, what in _new(found))
+
+
+def _new(found: Found) -> list[tuple[str, str]]:
+    return [key for key in (*found.waits, *found.wrong) if _place(key[0]) not in ACCEPTED]
+
+
+def _place(where: str) -> str:
+    return where.rsplit(":", 1)[0]
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in shipped()]
+)
+def test_no_step_of_a_shipped_recipe_waits_for_a_gpu(name: str, tmp_path: Path) -> None:
+    found = watch(on_a_gpu(name), tmp_path)
+    assert found.operations, "nothing ran on the GPU"
+    assert not unexplained(found)
+
+
+@pytest.mark.slow
+def test_micro_batches_and_unlabelled_images_do_not_wait_either(tmp_path: Path) -> None:
+    found = watch(on_a_gpu("cucgan", "run.accumulate=2"), tmp_path)
+    assert not unexplained(found)
+
+
+# -- faults that are planted are found -------------------------------------------------------------
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def _after_the_latents(fault: Callable[[torch.Tensor], object]) -> Plant:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        fake_of = TrainingStep.__dict__["fake"].func
+
+        def fake(step: TrainingStep) -> torch.Tensor:
+            made = fake_of(step)
+            fault(made)
+            return made
+
+        patch.setattr(
+            TrainingStep, "fake", property(lambda step: step.cached("f", lambda: fake(step)))
+        )
+
+    return plant
+
+
+def _pageable_rows(patch: pytest.MonkeyPatch) -> None:
+    batch_of = Batches.batch
+
+    def batch(self: Batches, *given: object) -> object:
+        torch.zeros(3).to(GPU, non_blocking=True)
+        return batch_of(self, *given)  # type: ignore[arg-type]
+
+    patch.setattr(Batches, "batch", batch)
+
+
+@pytest.mark.parametrize(
+    ("plant", "what"),
+    [
+        (_after_the_latents(lambda made: made.sum().item()), "a number is read"),
+        (_after_the_latents(lambda made: made.cpu()), "copy to the processor"),
+        (_after_the_latents(lambda made: torch.equal(made, made)), "aten::equal"),
+        (_after_the_latents(lambda made: made[torch.arange(2)]), "index in the processor's memory"),
+        (_after_the_latents(lambda made: made.double().flatten(1) @ made.flatten(1).T), "mm of"),
+        (_pageable_rows, "pageable memory"),
+    ],
+)
+def test_a_planted_fault_is_found(
+    plant: Plant, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    found = watch(on_a_gpu("cgan"), tmp_path, phases=(0.5,))
+    assert any(what in w for where, w in _new(found)), found.describe()
+
+
+def test_a_tensor_on_the_processor_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _after_the_latents(lambda made: made + torch.zeros(made.shape))(monkeypatch)
+    with pytest.raises(RuntimeError, match=r"two different devices|Expected all tensors"):
+        watch(on_a_gpu("cgan"), tmp_path, phases=(0.5,))
