@@ -1,4 +1,4 @@
-"""A GPU that is not there: a training step on FakeTensors of ``cuda:0``, and what it would wait for.
+"""A GPU that is not there: a step on FakeTensors of ``cuda:0``, and what it would wait for.
 
 FakeTensors have shapes, types and devices but no numbers. So every operation of a step follows
 PyTorch's own rules for a GPU, autocast included: it refuses tensors of different devices here as it

@@ -89,7 +89,7 @@ def training(recipe: Recipe, folder: Path) -> Iterator[tuple[Trainer, Watch]]:
         data = _images(recipe)
         graph = assemble(recipe, data.task, GPU, autocast)
         session = Session(recipe, GPU, graph, lambda: data)
-        # Only what follows the step belongs to the callbacks, which wait for the GPU to write files.
+        # The callbacks write files after steps, and wait for the GPU.
         trainer = Trainer(session, RunDirectory(folder), Display(quiet=True))
         trainer.callbacks = None
         trainer.config = trainer.config.model_copy(
@@ -98,7 +98,7 @@ def training(recipe: Recipe, folder: Path) -> Iterator[tuple[Trainer, Watch]]:
             )
         )
         yield trainer, seen
-        del trainer, session, graph, data
+        del trainer, session, graph
         gc.collect()  # fake tensors must not outlive their mode
 
 

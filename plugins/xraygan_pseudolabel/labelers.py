@@ -253,4 +253,5 @@ class FillUp(Labeler):
         labels = step.fake_labels
         if self.share is not None:
             step.record("fill_up_share", self.share)
-        return labels, self.weights.to(labels.device)[labels]
+        self.weights = self.weights.to(labels.device)  # once: a GPU is waited for
+        return labels, self.weights[labels]

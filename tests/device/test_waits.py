@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pretended_gpu
 import pytest
 import torch
 from pretended_gpu import GPU
@@ -16,12 +17,8 @@ from xraygan.recipe.files import shipped
 
 #: file and function -> why its waits are accepted
 ACCEPTED = {
-    "xraygan/data/batches.py:Batches.batch": "rows, labels and metadata are copied in each step",
-    "xraygan/data/batches.py:Batches.batch.<locals>.<dictcomp>": "see above",
-    "xraygan/data/batches.py:augment": "the crops are drawn by the processor",
     "plugins/xraygan_timm/networks.py:TimmClassifier.forward": "a batch norm with momentum = None",
     "plugins/xraygan_dcgan/per_class.py:by_class": "the number of images of each class is read",
-    "plugins/xraygan_pseudolabel/labelers.py:FillUp.label": "the weights of classes are copied",
 }
 
 #: recipes that are quick to check, and have most kinds of parts between them
@@ -53,6 +50,14 @@ def test_no_step_of_a_shipped_recipe_waits_for_a_gpu(name: str, tmp_path: Path) 
 def test_micro_batches_and_unlabelled_images_do_not_wait_either(tmp_path: Path) -> None:
     found = watch(on_a_gpu("cucgan", "run.accumulate=2"), tmp_path)
     assert not unexplained(found)
+
+
+def test_images_that_do_not_fit_into_the_gpu_are_copied_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretended_gpu, "FREE", 0)
+    found = watch(on_a_gpu("cgan"), tmp_path, phases=(0.5,))
+    assert found.operations["aten::_to_copy"] and not found.waits, found.describe()
 
 
 # -- faults that are planted are found -------------------------------------------------------------

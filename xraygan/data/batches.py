@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xraygan.recipe.schema import Augmentation, Data
 from xraygan.utils.seeding import rng
+from xraygan.utils.tensors import sent
 
 from .datamodule import ImageSplit, StoredImages, to_range
 
@@ -30,8 +31,9 @@ class Batches:
         exclusive: whether each image has exactly one class.
         batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
         seed: the run's seed.
-        device: of the batches. The images are stored there too, if they fit into half of its free
-            memory.
+        device: of the batches. Labels, metadata and the order of an epoch are kept there, and the
+            images too, if they fit into half of its free memory. What remains is copied from pinned
+            memory, so that no step waits for a GPU.
         stream: a prefix of the names of its random streams; each split needs another.
     """
 
@@ -56,13 +58,17 @@ class Batches:
         self.images: StoredImages | Tensor = split.images
         if device.type == "cuda" and split.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self.images = split.images.to(device)
-        self.labels = split.labels(exclusive=exclusive)
-        self.metadata = {k: torch.from_numpy(v) for k, v in split.metadata.items()}
+        self.labels = split.labels(exclusive=exclusive).to(device)
+        self.metadata = {k: torch.from_numpy(v).to(device) for k, v in split.metadata.items()}
         self._rarity = _rarity(split.label_matrix, config.sampling)
-        self._epoch: tuple[int, Tensor] | None = None
+        self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def indices(self, step: int) -> Tensor:
-        """The rows ``(N,)`` that step 0, 1, 2, ... trains on."""
+        """The rows ``(N,)`` that step 0, 1, 2, ... trains on, on the processor."""
+        return self._order(step)[0]
+
+    def _order(self, step: int) -> tuple[Tensor, Tensor]:
+        """The rows ``(N,)`` of a step, on the processor and on the device."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             source = rng("cpu", self.seed, f"{self.stream}order", epoch)
@@ -70,8 +76,9 @@ class Batches:
                 order = torch.randperm(self.count, generator=source)
             else:
                 order = torch.multinomial(self._rarity, self.count, True, generator=source)
-            self._epoch = (epoch, order)
-        return self._epoch[1][position * self.batch_size : (position + 1) * self.batch_size]
+            self._epoch = (epoch, order, sent(order, self.device))
+        rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        return self._epoch[1][rows], self._epoch[2][rows]
 
     def batch(
         self, step: int, shard: tuple[int, int] = (0, 1)
@@ -82,14 +89,17 @@ class Batches:
             shard: an index and a count: which of how many equal parts of the batch.
         """
         part = rows_of(self.batch_size, shard)
-        rows = self.indices(step)[part]
-        images = self.images[rows.to(self.images.device)].to(self.device)[:, None]
+        at_hand, rows = (order[part] for order in self._order(step))
+        if self.images.device.type == self.device.type:
+            images = self.images[rows][:, None]
+        else:
+            images = sent(self.images[at_hand], self.device)[:, None]
         images = to_range(images, self.config.value_range)
         if self.config.augmentation is not None:
             source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
             images = augment(images, self.config.augmentation, source, part, self.batch_size)
-        metadata = {name: values[rows].to(self.device) for name, values in self.metadata.items()}
-        return images, self.labels[rows].to(self.device), metadata
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return images, self.labels[rows], metadata
 
 
 def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
@@ -149,6 +159,6 @@ def augment(
     theta = torch.stack(
         [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
     ).view(n, 2, 3)
-    theta = theta.expand(batch_size or len(images), 2, 3)[part].to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    theta = theta.expand(batch_size or len(images), 2, 3)[part]
+    grid = F.affine_grid(sent(theta, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

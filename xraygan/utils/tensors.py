@@ -1,4 +1,4 @@
-"""Tensor types that losses and metrics compute in."""
+"""Tensor types that losses and metrics compute in, and copies to the device."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def as_float32(tensor: Tensor) -> Tensor:
     Networks may run in bfloat16; losses and probabilities are computed in float32 or better.
     """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, copied without waiting: a GPU reads it from pinned memory later."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
