@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,7 +21,27 @@ def to_grid(maps: Tensor, grid: int) -> Tensor:
     size = maps.shape[-1]
     if size < grid:
         return F.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
-    return maps if size == grid else F.adaptive_max_pool2d(maps, grid)
+    if size == grid:
+        return maps
+    if maps.device.type == "cpu":
+        return F.adaptive_max_pool2d(maps, grid)
+    return window_maxima(window_maxima(maps, grid, 3), grid, 2)
+
+
+def window_maxima(maps: Tensor, count: int, dim: int) -> Tensor:
+    """The maxima of the windows of ``adaptive_max_pool2d`` along one dimension.
+
+    Along the columns, then the rows: its values, and its gradients, which go to the first maximum.
+    CUDA adds up the gradients of that function in no fixed order where windows overlap.
+
+    Args:
+        count: the windows; window i of maps of size h is from floor(i h / count) to before
+            ceil((i + 1) h / count).
+    """
+    size = maps.shape[dim]
+    bounds = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+    maxima = [maps.narrow(dim, a, b - a).max(dim=dim).values for a, b in bounds]
+    return torch.stack(maxima, dim=dim)
 
 
 def image_logits(patches: Tensor, lowest: float = 0.0) -> Tensor:

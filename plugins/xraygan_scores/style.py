@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from xraygan import Score, Step, UserError
 from xraygan.plugin_api import as_float32
 
+from .padding import ReflectedConv2d
+
 Formula = Literal["paper", "released"]
 
 
@@ -268,7 +270,7 @@ class TransferNetwork(nn.Module):
             *_convolution(4 * width, 2 * width, 3),
             nn.Upsample(scale_factor=2, mode="nearest"),
             *_convolution(2 * width, width, 3),
-            nn.Conv2d(width, channels, 9, padding=4, padding_mode="reflect"),
+            ReflectedConv2d(width, channels, 9, padding=4),
         )
 
     def forward(self, pair: Tensor) -> Tensor:
@@ -288,7 +290,7 @@ class _Residual(nn.Module):
 
 def _convolution(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     return [
-        nn.Conv2d(before, after, kernel, stride, kernel // 2, padding_mode="reflect"),
+        ReflectedConv2d(before, after, kernel, stride, kernel // 2),
         nn.InstanceNorm2d(after, affine=True),
         nn.ReLU(inplace=True),
     ]

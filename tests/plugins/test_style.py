@@ -140,9 +140,9 @@ def test_the_transfer_network_is_johnsons() -> None:
     """Its layers, as the supplement of arXiv:1603.08155 lists them."""
     network = TransferNetwork(1, 4)
     kinds = [type(layer).__name__ for layer in network.layers]
-    block = ["Conv2d", "InstanceNorm2d", "ReLU"]
+    block = ["ReflectedConv2d", "InstanceNorm2d", "ReLU"]
     assert kinds == [
-        *block * 3, *["_Residual"] * 5, "Upsample", *block, "Upsample", *block, "Conv2d",
+        *block * 3, *["_Residual"] * 5, "Upsample", *block, "Upsample", *block, "ReflectedConv2d",
     ]  # fmt: skip
     about = [
         (c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.padding[0])
@@ -167,7 +167,7 @@ def test_the_transfer_network_is_johnsons() -> None:
     inner = [layer for layer in residual.layers if isinstance(layer, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels, c.kernel_size) for c in inner] == [(16, 16, (3, 3))] * 2
     names = [type(layer).__name__ for layer in residual.layers]
-    assert names == [*block, "Conv2d", "InstanceNorm2d"]
+    assert names == [*block, "ReflectedConv2d", "InstanceNorm2d"]
     x = normal(0, 1, 16, 4, 4).float()
     torch.testing.assert_close(residual(x), F.relu(x + residual.layers(x)))
     pair = normal(0, 1, 2, 16, 16).float()

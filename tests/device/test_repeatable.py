@@ -1,0 +1,36 @@
+"""What stands in for operations whose gradients differ from run to run on a GPU equals them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from xraygan_resnet.patch_grid import window_maxima
+from xraygan_scores.padding import reflected
+
+
+def _with_gradient(made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    weights = torch.linspace(-1, 1, made.numel(), dtype=made.dtype).view(made.shape)
+    return made, torch.autograd.grad((made * weights).sum(), maps)[0]
+
+
+@pytest.mark.parametrize("padding", [1, 4])
+def test_reflected_borders_are_those_of_pytorch(padding: int) -> None:
+    maps = torch.randn(2, 3, 7, 9, dtype=torch.float64, requires_grad=True)
+    ours, slope = _with_gradient(reflected(maps, padding), maps)
+    theirs, expected = _with_gradient(F.pad(maps, [padding] * 4, mode="reflect"), maps)
+    assert torch.equal(ours, theirs)
+    assert (slope - expected).abs().max() < 5e-15
+    nhwc = maps.detach().to(memory_format=torch.channels_last)
+    assert reflected(nhwc, padding).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("size", "count"), [(7, 3), (8, 4), (13, 5), (9, 8)])
+def test_maxima_of_windows_are_those_of_pytorch(size: int, count: int) -> None:
+    maps = torch.randint(0, 4, (2, 3, size, size)).double().requires_grad_()  # many equal maxima
+    made = window_maxima(window_maxima(maps, count, 3), count, 2)
+    ours, slope = _with_gradient(made, maps)
+    theirs, expected = _with_gradient(F.adaptive_max_pool2d(maps, count), maps)
+    assert torch.equal(ours, theirs)
+    assert (slope - expected).abs().max() < 1e-14
