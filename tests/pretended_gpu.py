@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from xraygan_dcgan import per_class
 
 import xraygan
 
@@ -38,6 +38,16 @@ FREE = 75 << 30  # bytes of its memory
 _SHAPED_BY_VALUES = {
     "aten::nonzero", "aten::masked_select", "aten::_unique", "aten::_unique2", "aten::unique_dim",
     "aten::unique_consecutive", "aten::bincount",
+}  # fmt: skip
+
+#: operations whose gradient CUDA adds up in no fixed order (``torch.use_deterministic_algorithms``)
+_NOT_REPEATABLE = {
+    "aten::reflection_pad1d", "aten::reflection_pad2d", "aten::reflection_pad3d",
+    "aten::_adaptive_avg_pool2d", "aten::_adaptive_avg_pool3d", "aten::adaptive_max_pool2d",
+    "aten::avg_pool3d", "aten::fractional_max_pool2d", "aten::max_unpool2d",
+    "aten::upsample_linear1d", "aten::upsample_bilinear2d", "aten::upsample_bicubic2d",
+    "aten::_upsample_bilinear2d_aa", "aten::grid_sampler_2d", "aten::nll_loss2d_forward",
+    "aten::_ctc_loss", "aten::histc", "aten::put_",
 }  # fmt: skip
 
 #: operations that need floating arguments of one type
@@ -126,6 +136,8 @@ class Watch(TorchDispatchMode):
         if on_gpu and self.on:
             self.operations[name] += 1
         self._check_types(name, tensors)
+        if name in _NOT_REPEATABLE and on_gpu and any(t.requires_grad for t in tensors):
+            self.wrong[source_line(), f"the gradient of {name} is not the same in each run"] += 1
         if name == "aten::_local_scalar_dense":
             if on_gpu:
                 self.note("a number is read (item, float, bool, tolist)")
@@ -206,11 +218,11 @@ def _moved(module: nn.Module, *where: Any, memory_format: Any = None, **named: A
     return module
 
 
-def _equal_counts(watch: Watch, classes: Tensor, minlength: int) -> Any:
-    if classes.device.type == "cuda":
-        watch.note("the values decide the result of aten::bincount")
-    share, rest = divmod(len(classes), minlength)
-    return np.array([share + (i < rest) for i in range(minlength)])
+def _equal_counts(watch: Watch, classes: Tensor, number: int) -> list[int]:
+    """As many of each class, in place of the function that reads their numbers."""
+    watch.note("a number is read (item, float, bool, tolist)")
+    share, rest = divmod(len(classes), number)
+    return [share + (i < rest) for i in range(number)]
 
 
 def _empty_gradients(
@@ -238,7 +250,7 @@ def pretended_gpu() -> Iterator[Watch]:
             (cuda, "is_current_stream_capturing", lambda: False),
             (cuda, "default_generators", (Generator(GPU),)),
             (torch, "Generator", Generator),
-            (torch, "bincount", partial(_equal_counts, watch)),
+            (per_class, "count", partial(_equal_counts, watch)),
             (torch.autograd, "grad", _empty_gradients),
             (nn.Module, "to", _moved),
         ):

@@ -33,6 +33,16 @@ def require_exclusive_on_one_rank(task: Task) -> None:
         )
 
 
+def count(classes: Tensor, number: int) -> list[int]:
+    """How many of the class indices ``(N,)`` are 0, 1, ..., number - 1.
+
+    A GPU is waited for once: the sizes of the networks' batches must be known. ``torch.bincount``
+    would wait for the largest index too.
+    """
+    each = torch.arange(number, device=classes.device)
+    return (classes[:, None] == each).sum(dim=0).tolist()
+
+
 def by_class(networks: nn.ModuleList, inputs: Tensor, labels: Tensor | None) -> Tensor:
     """Apply the network of its class to each row of the inputs; keep the order of the inputs.
 
@@ -48,8 +58,7 @@ def by_class(networks: nn.ModuleList, inputs: Tensor, labels: Tensor | None) -> 
         raise ValueError("a network for each class needs labels")
     classes = labels[:, : len(networks)].argmax(dim=1)
     order = classes.argsort(stable=True)
-    counts = torch.bincount(classes, minlength=len(networks)).tolist()
-    parts = zip(networks, inputs[order].split(counts), strict=True)
+    parts = zip(networks, inputs[order].split(count(classes, len(networks))), strict=True)
     outputs = [network(part) for network, part in parts if len(part)]
     return torch.cat(outputs)[order.argsort()]
 
