@@ -48,7 +48,7 @@ class Run(Table):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="floating-point precision of the networks (mixed precision for bf16); auto is "
-        "bf16 on a GPU that supports it, otherwise fp32",
+        "bf16 on a GPU that computes in it, otherwise fp32",
     )
     compile: Literal["off", "default", "graphs"] = Field(
         "off",

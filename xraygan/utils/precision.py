@@ -79,8 +79,11 @@ def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractCo
         UserError: the device has no such mode.
     """
     if name == "auto":
+        # Cards before Ampere (T4, V100) imitate bf16, more slowly than they compute in float32. They
+        # have no TF32 either.
         gpu = device.type == "cuda"
-        name = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+        native = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        name = "bf16" if native else "fp32"
     if name == "tf32" and device.type != "cuda":
         raise UserError('[run] precision: "tf32" is a mode of NVIDIA GPUs; use "fp32" or "bf16"')
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
