@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from xraygan_resnet.patch_grid import window_maxima
 from xraygan_scores.padding import reflected
+
+from xraygan.graph.parameters import copies, copy_each, update_ema
 
 
 def _with_gradient(made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,3 +40,38 @@ def test_maxima_of_windows_are_those_of_pytorch(size: int, count: int) -> None:
     theirs, expected = _with_gradient(F.adaptive_max_pool2d(maps, count), maps)
     assert torch.equal(ours, theirs)
     assert (slope - expected).abs().max() < 1e-14
+
+
+def test_averages_are_updated_by_few_launches_to_the_same_bits() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    network(torch.randn(4, 3, 9, 9))
+    ema = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.data.add_(torch.randn_like(parameter))
+    network(torch.randn(4, 3, 9, 9))
+    expected = [a.detach().lerp(p, 1 - 0.9) for a, p in zip(
+        ema.parameters(), network.parameters(), strict=True)]  # fmt: skip
+    with Launches() as launches:
+        update_ema(ema, network, 0.9)
+    assert launches.names == ["_foreach_lerp_", "_foreach_copy_", "_foreach_copy_"]
+    assert all(map(torch.equal, ema.parameters(), expected))
+    assert all(map(torch.equal, ema.buffers(), network.buffers()))
+    kept = copies(list(network.buffers()))
+    network(torch.randn(4, 3, 9, 9))
+    assert not all(map(torch.equal, network.buffers(), kept))
+    copy_each(list(network.buffers()), kept)
+    assert all(map(torch.equal, network.buffers(), ema.buffers()))
+
+
+class Launches(TorchDispatchMode):
+    """Notes the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))

@@ -12,6 +12,7 @@ from torch import Tensor
 from xraygan.data.batches import Batches
 from xraygan.distributed.ranks import DistributedContext, Gradients, RankFailed
 from xraygan.errors import UserError
+from xraygan.graph.parameters import copies, copy_each
 from xraygan.graph.step import TrainingStep
 from xraygan.parts.interfaces import Augmenter
 from xraygan.parts.plugin_errors import PluginFault
@@ -157,7 +158,7 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()
         count, skip = self.config.accumulate, self.config.on_nonfinite == "skip"
         restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
-        buffers = [b.clone() for b in self.graph.buffers()] if restorable else None
+        buffers = copies(self.graph.buffers()) if restorable else None
         try:
             values, records, gradients = self._micro_batch_gradients(step, 0)
             for index in range(1, count):
@@ -304,8 +305,7 @@ class Trainer:
     def _restore_buffers(self, saved: list[Tensor] | None) -> None:
         if saved is None:  # of a step that was not expected to be abandoned
             return
-        for buffer, value in zip(self.graph.buffers(), saved, strict=True):
-            buffer.copy_(value)
+        copy_each(self.graph.buffers(), saved)
 
     # -- resuming, and saving when the run ends early ----------------------------------------------
 

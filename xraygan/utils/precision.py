@@ -79,8 +79,8 @@ def choose_precision(name: str, device: torch.device) -> Callable[[], AbstractCo
         UserError: the device has no such mode.
     """
     if name == "auto":
-        # Cards before Ampere (T4, V100) imitate bf16, more slowly than they compute in float32. They
-        # have no TF32 either.
+        # Cards before Ampere (T4, V100) imitate bf16, more slowly than they compute in float32.
+        # They have no TF32 either.
         gpu = device.type == "cuda"
         native = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         name = "bf16" if native else "fp32"
