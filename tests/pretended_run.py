@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -68,7 +71,37 @@ def on_a_gpu(name: str, *changes: str) -> Recipe:
 
 
 def watch(recipe: Recipe, folder: Path, phases: tuple[float, ...] = PHASES) -> Found:
-    """Take a first step, in which optimizers make their state, then watch one of each phase."""
+    """Take a first step, in which optimizers make their state, then watch one of each phase.
+
+    In a process of its own, which ends without cleaning up: PyTorch does not always free fake
+    tensors of a GPU without a driver, and what they leave behind would end this process.
+
+    Raises:
+        RuntimeError: a step failed; the message is the traceback.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if not child:
+        gc.disable()
+        torch.set_num_threads(1)
+        try:
+            sender.send(_watch(recipe, folder, phases))
+        except BaseException:
+            sender.send(traceback.format_exc())
+        finally:
+            os._exit(0)
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:
+        found = "the process ended early"
+    os.waitpid(child, 0)
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
+def _watch(recipe: Recipe, folder: Path, phases: tuple[float, ...]) -> Found:
     with training(recipe, folder) as (trainer, seen):
         trainer.meter.update(trainer.step(0))
         seen.on = True
@@ -98,8 +131,6 @@ def training(recipe: Recipe, folder: Path) -> Iterator[tuple[Trainer, Watch]]:
             )
         )
         yield trainer, seen
-        del trainer, session, graph
-        gc.collect()  # fake tensors must not outlive their mode
 
 
 def _images(recipe: Recipe) -> ImageData:
