@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.graph.penalties import image_gradients as image_gradients
     from xraygan.graph.penalties import zero_centred_penalty as zero_centred_penalty
     from xraygan.parts.layers import ConditionalNorm as ConditionalNorm
+    from xraygan.parts.layers import doubled as doubled
     from xraygan.parts.layers import with_deviation as with_deviation
     from xraygan.parts.registry import installed as installed
     from xraygan.parts.weights import GREY_MEAN as GREY_MEAN
@@ -140,6 +141,7 @@ _HOMES = {
     "GREY_STD": "xraygan.parts.weights",
     "resize_square": "xraygan.utils.images",
     "ConditionalNorm": "xraygan.parts.layers",
+    "doubled": "xraygan.parts.layers",
     "with_deviation": "xraygan.parts.layers",
     "as_float32": "xraygan.utils.tensors",
     # Losses: penalties on the discriminator's gradient towards images.

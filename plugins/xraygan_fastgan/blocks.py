@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from xraygan.plugin_api import ConditionalNorm
+from xraygan.plugin_api import ConditionalNorm, doubled
 
 POOLED = 4  # side to which skip-layer excitation pools a coarse map
 
@@ -85,7 +85,7 @@ class Up(nn.Module):
         self.noises = nn.ModuleList(NoiseInjection(side) if deep else nn.Identity() for _ in widths)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        x = doubled(x)
         layers = zip(self.convolutions, self.noises, self.norms, strict=True)
         for convolve, noise, norm in layers:
             x = F.glu(norm(noise(convolve(x)), condition), dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xraygan import UserError
-from xraygan.plugin_api import ConditionalNorm
+from xraygan.plugin_api import ConditionalNorm, doubled
 
 SIZES = (32, 64, 128, 256, 512)
 COARSEST = 4  # side of the coarsest feature map, in pixels
@@ -109,9 +109,9 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         first, second = self.norms
-        y = self.first(_doubled(F.relu(first(x, condition))))
+        y = self.first(doubled(F.relu(first(x, condition))))
         y = self.second(F.relu(second(y, condition)))
-        return self.attention(_doubled(self.shortcut(x)) + y)
+        return self.attention(doubled(self.shortcut(x)) + y)
 
 
 class Down(nn.Module):
@@ -138,7 +138,3 @@ class Down(nn.Module):
         y = self.second(F.relu(self.first(F.relu(x))))
         y = self.shortcut(x) + y
         return self.attention(F.avg_pool2d(y, 2) if self.halves else y)
-
-
-def _doubled(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, scale_factor=2, mode="nearest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xraygan.utils.tensors import as_float32
@@ -35,6 +36,17 @@ class ConditionalNorm(nn.Module):
         if not self.conditional:
             return x
         return self.gain(condition)[:, :, None, None] * x + self.bias(condition)[:, :, None, None]
+
+
+def doubled(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, h, w)`` at twice the size, ``(N, C, 2 h, 2 w)``: each value four times.
+
+    In the type of the maps: CUDA's autocast would compute this in float32, and what follows too.
+    """
+    if maps.device.type != "cuda":
+        return F.interpolate(maps, scale_factor=2, mode="nearest")
+    with torch.autocast("cuda", enabled=False):
+        return F.interpolate(maps, scale_factor=2, mode="nearest")
 
 
 def with_deviation(maps: Tensor) -> Tensor:
