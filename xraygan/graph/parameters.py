@@ -33,7 +33,8 @@ def flattened(value: Tensor, parameter: Tensor) -> Tensor:
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """ema = decay * ema + (1 - decay) * network, for parameters; buffers are copied."""
-    averages, parameters = list(ema.parameters()), list(network.parameters())
+    averages: list[Tensor] = list(ema.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     if averages:
         torch._foreach_lerp_(averages, parameters, 1 - decay)
     copy_each(list(ema.buffers()), list(network.buffers()))
