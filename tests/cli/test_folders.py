@@ -412,3 +412,30 @@ def test_unreadable_images_can_be_left_out(
     assert content["metrics"] == expected
     folder = content["protocol"]["folders"]["images"]
     assert (folder["images"], folder["left_out"]) == (24, {"images that cannot be read": 1})
+
+
+def test_dicom_without_an_ending_and_images_in_subfolders_are_read(tmp_path: Path) -> None:
+    from malformed_images import NOISE, dicom
+
+    from xraygan.data.folders import list_images
+
+    dump(tmp_path / "b" / "c", pictures(1, 1))
+    dicom(tmp_path / "b" / "1.2.840", NOISE)
+    dump(tmp_path / ".hidden", pictures(1, 1))
+    (tmp_path / "b" / "LICENSE").write_text("text", encoding="utf-8")
+    (tmp_path / "b" / "scan.DCM").write_bytes(b"no DICOM")  # named when it is read
+    paths, others = list_images(tmp_path, "--images")
+    assert paths == ["b/1.2.840", "b/c/00000.png", "b/scan.DCM"]
+    assert others == {"files that are no images, such as b/LICENSE": 1}
+
+
+def test_an_image_that_a_link_brings_from_outside_is_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump(tmp_path / "made", pictures(3, 1))
+    (tmp_path / "made" / "link.png").symlink_to(folders / "real" / "00000.png")
+    said = xraygan(
+        capsys, "evaluate", "--images", tmp_path / "made", "--reference", folders / "real", *SIZE,
+        "--extractor", "pixels", code=2,
+    )  # fmt: skip
+    assert "'link.png' leads out of this folder by a symbolic link" in said
