@@ -288,7 +288,10 @@ def test_held_out_files_that_are_training_files_are_named(
         capsys, "audit", "--images", folders / "made", "--training", folders / "real",
         "--held-out", tmp_path / "held", *SIZE, "-q",
     )  # fmt: skip
-    assert "note: 1 held-out files are also training files, as 'again.png' is '00007.png'" in said
+    assert (
+        "note: held-out files that are also training files: 1, as 'again.png' is '00007.png'"
+        in said
+    )
     assert "--out FOLDER keeps every figure" in said
 
 
@@ -314,6 +317,31 @@ def test_a_patient_has_one_held_out_image(
     assert "60 training images, 15 held out" in said and "no patients are known" not in said
 
 
+def test_held_out_images_of_other_classes_are_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = table(folders, tmp_path, {})
+    rows = pd.read_csv(file)
+    rows.loc[rows["path"].str.startswith("held"), "label"] = "Edema"
+    rows.to_csv(file, index=False)
+    said = xraygan(
+        capsys, "audit", "--images", folders / "made", "--training", tmp_path / "real",
+        "--held-out", tmp_path / "held", "--table", file, *SIZE, code=2,
+    )  # fmt: skip
+    assert f"{file}: no held-out image has the labels of a training image" in said
+
+
+def test_a_table_elsewhere_is_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = table(folders, tmp_path, {})
+    said = xraygan(
+        capsys, "audit", "--images", folders / "made", "--training", folders / "real",
+        "--held-out", tmp_path / "held", "--table", file, *SIZE, code=2,
+    )  # fmt: skip
+    assert f"{file}: {folders / 'real'} is not below the table's folder" in said
+
+
 @pytest.mark.parametrize(
     ("patients", "skip", "expected"),
     [
@@ -321,7 +349,7 @@ def test_a_patient_has_one_held_out_image(
         (
             {"held/00001.png": "p", "real/00001.png": "p"},
             "",
-            "1 patients have images in --training",
+            "the patient 'p' has images in --training",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 from xraygan._version import __version__
 from xraygan.data.folders import FolderImages
 from xraygan.errors import UserError
+from xraygan.evaluation.folders import FolderEvaluation
 from xraygan.session.folders import (
     FolderOptions,
     measuring_recipe,
@@ -63,13 +64,7 @@ def audit_folders(
     folders = {"--images": images, "--training": training, "--held-out": held_out}
     evaluation, read = open_folders(recipe, options, folders, display, table)
     _check_patients(read["--training"], read["--held-out"], table)
-    try:
-        held = HeldOut.draw(evaluation.train, evaluation.test, random_source(seed, "held-out"))
-    except UserError:
-        raise UserError(
-            f"{table}: no held-out image has the labels of a training image; the audit needs "
-            "held-out images of the same classes"
-        ) from None
+    held = _draw(evaluation, seed, table)
     embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
     if options.extractor is not None:
         embeds["features"] = partial(evaluation.embed, options.extractor)
@@ -88,6 +83,21 @@ def audit_folders(
     return content, found.picture
 
 
+def _draw(evaluation: FolderEvaluation, seed: int, table: Path | None) -> HeldOut:
+    """The held-out images of the audit.
+
+    Raises:
+        UserError: none of them has the labels of a training image.
+    """
+    try:
+        return HeldOut.draw(evaluation.train, evaluation.test, random_source(seed, "held-out"))
+    except UserError:
+        raise UserError(
+            f"{table}: no held-out image has the labels of a training image; the audit needs "
+            "held-out images of the same classes"
+        ) from None
+
+
 def _held_out(table: Path | None) -> str:
     if table is None:
         return "all files of the folder, each as a patient of its own"
@@ -104,10 +114,10 @@ def _check_patients(training: FolderImages, held_out: FolderImages, table: Path 
         return
     both = np.intersect1d(training.split.patients, held_out.split.patients)
     if len(both):
+        others = f" (as {len(both) - 1} others)" if len(both) > 1 else ""
         raise UserError(
-            f"{table}: {len(both)} patients have images in --training {training.folder} and in "
-            f"--held-out {held_out.folder}, {str(both[0])!r} the first; held-out images must be of "
-            "other patients"
+            f"{table}: the patient {str(both[0])!r} has images in --training {training.folder} and "
+            f"in --held-out {held_out.folder}{others}; held-out images must be of other patients"
         )
 
 
@@ -117,7 +127,7 @@ def _notes(found: Examined, read: dict[str, FolderImages], table: Path | None) -
     if shared := shared_files(read["--training"], read["--held-out"]):
         (first, second), count = shared[0], len(shared)
         lines.append(
-            f"{count} held-out files are also training files, as {second!r} is {first!r}: copies "
-            "of training images are hidden behind them; remove them from --held-out"
+            f"held-out files that are also training files: {count}, as {second!r} is {first!r}. "
+            "They hide copies of training images; remove them from --held-out"
         )
     return lines + notes(*found.tests, "folders", "folders")

@@ -100,8 +100,7 @@ def _evaluate_folders(
     check_out_file(out)
     options = FolderOptions(image_size, extractor, overrides)
     content = evaluate_folders(images, reference, options, Display(quiet=quiet))
-    if out is not None:
-        write_json(out, content)
     print_folders(content)
     if out is not None:
+        write_json(out, content)
         click.echo(f"{out} has every figure")
