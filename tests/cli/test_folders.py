@@ -196,6 +196,21 @@ def test_a_few_images_have_no_control_and_the_table_says_so(
     assert "--images: left out: files that are no images, such as generated.csv: 1" in said
 
 
+def test_metrics_that_need_a_run_have_no_figure(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = (
+        "auc", "classification", "calibration", "inception_score", "frechet_classifier",
+        "frechet_per_class", "classification_accuracy_score", "copies",
+    )  # fmt: skip
+    sets = [f"metrics.{name}.plugin={name}" for name in names]
+    sets += ["metrics.frechet_per_class.extractor=pixels", "metrics.ms_ssim=false"]
+    metrics = figures(capsys, folders, *(x for text in sets for x in ("--set", text)))["metrics"]
+    assert sorted(metrics) == ["copies/pixels", *FIGURES[:6]]
+    assert metrics["copies/pixels"]["value"] is None
+    assert "no test image has the labels" in metrics["copies/pixels"]["note"]
+
+
 def test_an_extractor_is_read_once_an_image(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +405,11 @@ AUDIT = ["audit", "--images", "MADE", "--training", "REAL", "--held-out", "HELD"
         ([*EVALUATE, "--set", "generator.width=8"], "--set generator.width: without a run"),
         ([*EVALUATE, "--set", "data.root=x"], "--set data.root: without a run"),
         ([*EVALUATE, "--set", "metrics.kid.wide=1"], "[metrics.kid] wide: unknown option"),
+        ([*EVALUATE, "--set", "extractors.pixels.square=64"], "square: 64 pixels are more than"),
+        (
+            [*AUDIT, "--extractor", "pixels", "--set", "extractors.pixels.square=64"],
+            "[extractors.pixels] cannot measure: square: 64 pixels are more than",
+        ),
         ([*EVALUATE, "--images", "MISSING"], "MISSING: there is no such folder of images"),
         ([*EVALUATE, "--images", "FILE"], "this is a file; name a folder of images"),
         ([*EVALUATE, "--reference", "EMPTY"], "the folder is empty; name a folder of PNG, JPEG"),

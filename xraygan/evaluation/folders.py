@@ -97,7 +97,7 @@ class FolderEvaluation(RunEvaluation):
         starts = range(0, len(images), size)
         try:
             parts = [self.extract(network, images[i : i + size]) for i in starts]
-        except NotImplementedError as error:
+        except (NotImplementedError, UserError) as error:
             raise UserError(f"[extractors.{extractor}] cannot measure: {error}") from None
         features = torch.from_numpy(np.concatenate(parts))
         if not features.isfinite().all():  # NaN would be nearest to no image
@@ -192,8 +192,8 @@ def _figures(evaluation: FolderEvaluation) -> Object:
         if not isinstance(error, UserError):
             raise error
     if errors:
-        count = f"{len(errors)} metrics" if len(errors) > 1 else "a metric"
-        failures = "".join(f"\n  {failure(error)}" for error in errors.values())
-        raise UserError(f"{count} failed:{failures}")
+        # Metrics that read one extractor fail for one reason.
+        failures = dict.fromkeys(f"\n  {failure(error)}" for error in errors.values())
+        raise UserError(f"could not be measured: {', '.join(errors)}:{''.join(failures)}")
     metrics: Object = content["metrics"]
     return metrics
