@@ -80,12 +80,14 @@ def test_figures_are_those_of_torch_fidelity(
 ) -> None:
     pytest.importorskip("torch_fidelity", reason="comes with the extra dev")
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-    from torch_fidelity.metric_kid import polynomial_mmd
+    from torch_fidelity.metric_kid import kid_features_to_metric
 
     real, made = features(pictures(60, 2)), features(pictures(60, 1, 34.0))
-    both = (fid_features_to_statistics(torch.from_numpy(x)) for x in (real, made))
-    frechet = fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
-    kid = polynomial_mmd(real, made, 3, None, 1)
+    both = [torch.from_numpy(x) for x in (real, made)]
+    statistics = [fid_features_to_statistics(x) for x in both]
+    frechet = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    one_set = {"kid_subsets": 1, "kid_subset_size": 60, "verbose": False}  # of all images
+    kid = kid_features_to_metric(*both, **one_set)["kernel_inception_distance_mean"]
     found = figures(capsys, folders)["metrics"]
     assert found["frechet/pixels"]["value"] == pytest.approx(frechet, rel=1e-6)
     assert found["kid/pixels"]["value"] == pytest.approx(kid, rel=1e-6)
