@@ -65,9 +65,8 @@ def recipe_of(system: str, data: Path | None, ruler: Path | None, fast: bool) ->
     from xraygan.recipe.loading import load
 
     sets = ["data.validation=0.1", "classifier=false", "run.precision=fp32", *SYSTEMS[system]]
-    sets += ["data.plugin=phantom", "data.images=120"]
-    if data is not None:
-        sets[-2:] = ["data.plugin=zhang", f"data.root={data}"]
+    phantom = ("data.plugin=phantom", "data.images=120")
+    sets += phantom if data is None else ("data.plugin=zhang", f"data.root={data}")
     weights = "random" if ruler is None else str(ruler)
     sets += ["extractors.ruler.plugin=resnet18", f"extractors.ruler.weights={weights}"]
     left_out = ("auc", "classification", "density_coverage", "copies")
