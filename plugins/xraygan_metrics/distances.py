@@ -140,9 +140,11 @@ class FrechetPerClass(FeatureMetric):
         self.least = least
 
     def networks(self, evaluation: Evaluation) -> tuple[str, ...]:
-        if evaluation.networks["generator"].conditional or self.extractor == "classifier":
+        networks = evaluation.networks
+        if networks["generator"].conditional or self.extractor == "classifier":
             return (self.extractor,)
-        return self.extractor, "classifier"  # the classifier predicts the images' classes
+        # The classifier, if there is one, predicts the images' classes.
+        return (self.extractor, *({"classifier"} & set(networks)))
 
     def measure(
         self, evaluation: Evaluation, real: np.ndarray, generated: np.ndarray, space: str

@@ -391,7 +391,7 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 
 def test_the_protocol_says_what_was_compared() -> None:
-    assert audit._protocol(made_evaluation(), HELD, 6, 9) == {
+    assert audit.protocol(made_evaluation(), HELD, 6, 9) == {
         "dataset": "phantom",
         "training_images": 7,
         "training_patients": 5,
@@ -559,7 +559,7 @@ def test_an_audit_is_written_whole_and_its_use_of_the_data_noted(
         "step": 7,
         "xraygan": __version__,
         "protocol": {
-            **audit._protocol(evaluation, held, 5, 9),
+            **audit.protocol(evaluation, held, 5, 9),
             "fingerprint": "f",
             "trained_on_fingerprint": "g",
             "data_differs": ["other pixels"],
@@ -674,7 +674,7 @@ def test_images_of_a_patient_are_drawn_at_random() -> None:
 
 
 def test_each_purpose_has_a_stream_of_its_own() -> None:
-    found = audit._random(9, "membership", "control").random(3).tolist()
+    found = audit.random_source(9, "membership", "control").random(3).tolist()
     assert found == drawn("membership", "control").random(3).tolist()
     assert found != drawn("membership", "distance").random(3).tolist()
 

@@ -314,7 +314,8 @@ def test_a_rehearsal_is_silent_about_weights(
 ) -> None:
     save_file(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.safetensors")
     local = f"classifier.weights={tmp_path / 'resnet18.safetensors'}"
-    dry_build(load("quickstart", [local]), Task(64, ("A", "B", "C", "D"), True))
+    sets = ["classifier.plugin=resnet18", local]
+    dry_build(load("quickstart", sets), Task(64, ("A", "B", "C", "D"), True))
     assert not [str(warning.message) for warning in recwarn]
 
 

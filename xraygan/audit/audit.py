@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,31 +74,24 @@ def audit(
     Raises:
         UserError: the run has no generator, or there are no held-out images.
     """
-    from .figure import draw_pairs  # matplotlib takes seconds to import
-
     if "generator" not in session.graph.networks:
         raise UserError(f"{run_dir.path}: the run has no generator, so it cannot be audited")
     evaluation = session.evaluation("test")
-    held = HeldOut.draw(evaluation.train, evaluation.test, _random(seed, "held-out"))
+    held = HeldOut.draw(evaluation.train, evaluation.test, random_source(seed, "held-out"))
     images = sample_images(session, count, None, seed, display)[0].images
-    embeds = spaces(evaluation)
-    compared = compare(evaluation, embeds, images, held, seed, display)
-    members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
-    resembles = measure_resemblance(evaluation, images, held, display)
-    trained, fingerprint = trained_on(run_dir), session.data.fingerprint
+    embeds, trained = spaces(evaluation), trained_on(run_dir)
+    fingerprint, differs = session.data.fingerprint, session.differs
+    found = examine(evaluation, embeds, images, held, seed, display)
     content = {
-        **verdict(compared, members, resembles),
+        **found.verdict,
         "step": step,
         "xraygan": __version__,
-        "protocol": _protocol(evaluation, held, count, seed) | _data(session, run_dir),
-        "copies": {name: space.figures for name, space in compared.items()},
-        "membership": members,
-        "resemblance": resembles,
-        "notes": notes(compared, members, resembles, trained, fingerprint, session.differs),
-        "nearest": _pairs(compared, evaluation),
+        "protocol": protocol(evaluation, held, count, seed) | _data(session, run_dir),
+        **found.figures,
+        "notes": notes(*found.tests, trained, fingerprint, differs),
+        "nearest": found.nearest,
     }
-    picture = draw_pairs(_panels(compared, evaluation, images, held))
-    files = {run_dir.audit_picture: picture, run_dir.audit: as_json(content).encode()}
+    files = {run_dir.audit_picture: found.picture, run_dir.audit: as_json(content).encode()}
     try:
         write_together(files, remove=[run_dir.audit])
         note_use(run_dir, step, session.data, session.differs)
@@ -108,6 +101,56 @@ def audit(
 
 
 # -- figures ---------------------------------------------------------------------------------------
+
+
+class Examined(NamedTuple):
+    """What an audit found.
+
+    Attributes:
+        verdict: the keys ``verdict`` and ``says`` of ``audit.json``.
+        figures: its keys ``copies``, ``membership`` and ``resemblance``.
+        nearest: its key ``nearest``.
+        tests: what :func:`xraygan.audit.verdict.notes` reads.
+        picture: the content of ``audit.png``.
+    """
+
+    verdict: Object
+    figures: Object
+    nearest: list[Object]
+    tests: tuple[dict[str, Compared], Object, Object]
+    picture: bytes
+
+
+def examine(
+    evaluation: RunEvaluation,
+    embeds: Mapping[str, Embed],
+    images: Tensor,
+    held: HeldOut,
+    seed: int,
+    display: Display,
+    names: Sequence[str] | None = None,
+) -> Examined:
+    """Compare generated images with training and held-out images, wherever they are from.
+
+    Args:
+        embeds: the spaces in which copies are searched.
+        images: ``(N, S, S)`` uint8, generated.
+        seed: seed of the draws.
+        names: N names of the images; those of ``xraygan generate`` by default.
+    """
+    from .figure import draw_pairs  # matplotlib takes seconds to import
+
+    compared = compare(evaluation, embeds, images, held, seed, display)
+    members = _membership(evaluation, embeds["pixels"], images, held, seed, display)
+    resembles = measure_resemblance(evaluation, images, held, display)
+    figures = {
+        "copies": {name: space.figures for name, space in compared.items()},
+        "membership": members,
+        "resemblance": resembles,
+    }
+    tests = (compared, members, resembles)
+    picture = draw_pairs(_panels(compared, evaluation, images, held))
+    return Examined(verdict(*tests), figures, _pairs(compared, evaluation, names), tests, picture)
 
 
 def compare(
@@ -133,7 +176,7 @@ def compare(
             both = nearest_neighbors(queries, part, len(train), min(NEIGHBOURS, len(train)))
         generated = Neighbours(both.distances[:cut], both.rows[:cut])
         held_out = Neighbours(both.distances[cut:], both.rows[cut:])
-        random = _random(seed, name)
+        random = random_source(seed, name)
         figures, flags = flag_copies(generated, held_out, LEVEL / len(embeds), random)
         compared[name] = Compared(generated, held_out, figures, flags)
     return compared
@@ -191,7 +234,7 @@ def _membership(
         scores["discriminator"] = -np.concatenate(
             [logits, _discriminate(evaluation, test, held.non_members)]
         )
-    random = {name: _random(seed, "membership", name) for name in scores}
+    random = {name: random_source(seed, "membership", name) for name in scores}
     results = {n: membership(s[:count], s[count:], random[n]) for n, s in scores.items()}
     leaks = results["relative"]["p"] <= LEVEL and not splits_differ(results)
     return {"pairs": count, "level": LEVEL, "leaks": leaks, **results}
@@ -223,7 +266,7 @@ def _discriminate(evaluation: RunEvaluation, split: ImageSplit, rows: np.ndarray
     return result
 
 
-def _protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -> Object:
+def protocol(evaluation: RunEvaluation, held: HeldOut, count: int, seed: int) -> Object:
     train, size = evaluation.train, evaluation.task.image_size
     side = min(SIDE, size)
     return {
@@ -255,16 +298,18 @@ def _data(session: Session, run_dir: RunDirectory) -> Object:
 # -- pairs -----------------------------------------------------------------------------------------
 
 
-def _pairs(compared: dict[str, Compared], evaluation: Evaluation) -> list[Object]:
-    """Each generated image, as ``xraygan generate`` names it, with its nearest training image; in
-    each space the relatively nearest pair comes first."""
+def _pairs(
+    compared: dict[str, Compared], evaluation: Evaluation, names: Sequence[str] | None = None
+) -> list[Object]:
+    """Each generated image, as ``xraygan generate`` names it by default, with its nearest training
+    image; in each space the relatively nearest pair comes first."""
     pairs = []
     for name, space in compared.items():
         neighbours, distances = space.generated, relative(space.generated)
         pairs += [
             {
                 "space": name,
-                "generated": f"{i:06d}.png",
+                "generated": names[i] if names else f"{i:06d}.png",
                 "training": evaluation.train.paths[neighbours.rows[i, 0]],
                 "distance": float(neighbours.distances[i, 0]),
                 "relative_distance": float(distances[i]),
@@ -316,7 +361,7 @@ def closest_pairs(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def _random(seed: int, *purpose: str) -> np.random.Generator:
+def random_source(seed: int, *purpose: str) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "audit", *purpose))
 
 

@@ -1,4 +1,4 @@
-"""``xraygan evaluate``: measure a run again."""
+"""``xraygan evaluate``: measure a run again, or folders of images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,73 @@ from pathlib import Path
 
 import click
 
-from .options import checkpoint_option, quiet_option, run_argument, set_option
-from .printing import print_metrics
+from .folders import (
+    check_out_file,
+    folder_option,
+    image_size_option,
+    measures_folders,
+    optional_run_argument,
+)
+from .options import SafePath, checkpoint_option, quiet_option, set_option
+from .printing import print_folders, print_metrics
 
 
 @click.command()
-@run_argument
+@optional_run_argument
+@folder_option("--images", "Measure the generated images of a folder instead of a run.")
+@folder_option("--reference", "With --images: the folder of real images to compare with.")
+@click.option(
+    "--extractor",
+    metavar="NAME",
+    default="timm",
+    show_default=True,
+    help="With --images: the extractor in whose features images are compared.",
+)
+@image_size_option
+@click.option(
+    "--out",
+    metavar="FILE.json",
+    type=SafePath(dir_okay=False),
+    help="With --images: a new file for the figures.",
+)
 @checkpoint_option
 @set_option
 @quiet_option
-def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: bool) -> None:
-    """Measure a checkpoint of RUN on its test images.
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    directory: Path,
+    images: Path | None,
+    reference: Path | None,
+    extractor: str,
+    image_size: int,
+    out: Path | None,
+    which: str,
+    overrides: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Measure a checkpoint of RUN on its test images, or images of any generator.
 
-    Rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. Use --set to change
-    the metrics and [evaluation], for example metrics.fid.weights=PATH. With --set
+    With RUN, rewrites evaluation.json, predictions.csv, bootstrap.csv and report.html. Use --set to
+    change the metrics and [evaluation], for example metrics.fid.weights=PATH. With --set
     evaluation.split=val it measures the validation images and writes evaluation-val.json,
     predictions-val.csv and bootstrap-val.csv beside the files of the test images.
+
+    With --images and --reference, compares the images of two folders: Frechet distance, KID,
+    precision, recall, density, coverage and MS-SSIM, and beside them the same figures of one half
+    of the reference images against the other half. Use --set for the options of the metrics and of
+    the extractor, for example extractors.timm.weights=PATH.
     """
+    folders = {"--images": images, "--reference": reference}
+    own = ("--extractor", "--image-size", "--out")
+    if measures_folders(context, folders, own, ("--checkpoint",)):
+        assert images is not None and reference is not None
+        _evaluate_folders(images, reference, extractor, image_size, out, overrides, quiet)
+    else:
+        _evaluate_run(directory, which, overrides, quiet)
+
+
+def _evaluate_run(directory: Path, which: str, overrides: tuple[str, ...], quiet: bool) -> None:
     from xraygan.rundir.disk_errors import disk_errors
     from xraygan.session.session import restore_session
     from xraygan.training.final_evaluation import evaluate_run
@@ -32,3 +82,25 @@ def evaluate(directory: Path, which: str, overrides: tuple[str, ...], quiet: boo
     with run_dir.locked(), disk_errors(run_dir):
         evaluation = evaluate_run(session, run_dir, step)
     print_metrics(evaluation)
+
+
+def _evaluate_folders(
+    images: Path,
+    reference: Path,
+    extractor: str,
+    image_size: int,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    from xraygan.session.folders import FolderOptions, evaluate_folders
+    from xraygan.utils.atomic_files import write_json
+    from xraygan.utils.progress import Display
+
+    check_out_file(out)
+    options = FolderOptions(image_size, extractor, overrides)
+    content = evaluate_folders(images, reference, options, Display(quiet=quiet))
+    print_folders(content)
+    if out is not None:
+        write_json(out, content)
+        click.echo(f"{out} has every figure")

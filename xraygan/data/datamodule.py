@@ -95,6 +95,16 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def take(self, rows: np.ndarray) -> ImageSplit:
+        """Some of its images, in the order of their rows ``(n,)`` int64."""
+        return ImageSplit(
+            images=self.images.take(torch.from_numpy(rows)),
+            label_matrix=self.label_matrix[rows],
+            patients=self.patients[rows],
+            paths=[self.paths[row] for row in rows],
+            metadata={name: column[rows] for name, column in self.metadata.items()},
+        )
+
     def fingerprint(self) -> str:
         """A sha256 over the paths, patients, labels and pixels of its images, in their order."""
         rows = [self.paths, self.patients.tolist(), self.label_matrix.tolist()]
@@ -360,19 +370,21 @@ def _warn_of_gaps(recipe: Recipe, data: ImageData, index: pd.DataFrame, training
 def _build_splits(pixels: Tensor, table: pd.DataFrame, task: Task) -> dict[str, ImageSplit]:
     """The splits by name; validation and unlabelled images only if there are any."""
     splits = {
-        name: _build_split(pixels, table, (table["split"] == name).to_numpy(), task)
+        name: build_split(pixels, table, (table["split"] == name).to_numpy(), task.classes)
         for name in SPLITS
     }
     return {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
 
 
-def _build_split(pixels: Tensor, table: pd.DataFrame, mask: np.ndarray, task: Task) -> ImageSplit:
+def build_split(
+    pixels: Tensor, table: pd.DataFrame, mask: np.ndarray, classes: Sequence[str]
+) -> ImageSplit:
     """The split of the rows of a table where ``mask`` is True."""
     rows = table[mask]
     # A label vector for each combination of labels, of which there are far fewer than images.
     combinations = {labels: i for i, labels in enumerate(dict.fromkeys(rows["labels"]))}
-    vectors = [[name in labels for name in task.classes] for labels in combinations]
-    matrix = np.array(vectors, dtype=np.uint8).reshape(-1, len(task.classes))
+    vectors = [[name in labels for name in classes] for labels in combinations]
+    matrix = np.array(vectors, dtype=np.uint8).reshape(len(vectors), len(classes))
     return ImageSplit(
         images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(mask))),
         label_matrix=matrix[[combinations[labels] for labels in rows["labels"]]],

@@ -122,9 +122,20 @@ def load(
     return _check_tree(path, tree, origins, registry, files=files)
 
 
-def load_tree(tree: Tree, path: Path) -> Recipe:
-    """Check a recipe that is given as its tables, as if they were in the file ``path``."""
-    return _check_tree(path, *merge_with_base(dict(tree), path, ()), None)
+def load_tree(
+    tree: Tree, path: Path, overrides: Iterable[str] = (), *, trains: bool = True
+) -> Recipe:
+    """Check a recipe that is given as its tables, as if they were in the file ``path``.
+
+    Args:
+        overrides: as for :func:`load`.
+        trains: whether something is to be trained; otherwise the recipe needs no network.
+
+    Raises:
+        RecipeError: with every fault that was found.
+    """
+    merged, origins = apply_overrides(*merge_with_base(dict(tree), path, ()), overrides)
+    return _check_tree(path, merged, origins, None, trains=trains)
 
 
 def _check_tree(
@@ -134,6 +145,7 @@ def _check_tree(
     registry: Registry | None,
     *,
     files: bool = True,
+    trains: bool = True,
 ) -> Recipe:
-    checker = Checker(path, origins, registry or installed(), files=files)
+    checker = Checker(path, origins, registry or installed(), files=files, trains=trains)
     return Recipe(path, *checker.check(tree))

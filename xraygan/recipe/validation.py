@@ -54,6 +54,7 @@ class Checker:
         origins: key -> the file or override that set it.
         registry: where parts are looked up.
         files: whether the files that options name must exist.
+        trains: whether something is to be trained, so that there must be a network.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Checker:
     registry: Registry
     faults: list[str] = field(default_factory=list)
     files: bool = True
+    trains: bool = True
 
     def check(self, tree: Tree) -> tuple[schema.RecipeConfig, dict[str, PartConfig]]:
         """The checked tables, and the chosen parts by table name.
@@ -196,7 +198,7 @@ class Checker:
                 self.add_fault((kind,), f"is missing: [{present[0]}] needs it")
         if "augmenter" in choices and "discriminator" not in choices:
             self.add_fault(("augmenter",), "needs a [discriminator], and the recipe has none")
-        if "classifier" not in choices and "generator" not in choices:
+        if self.trains and "classifier" not in choices and "generator" not in choices:
             self.add_fault(
                 ("classifier",), "is missing: a run trains a generator, a classifier or both"
             )

@@ -68,7 +68,7 @@ class Session:
         cls, recipe: Recipe, display: Display, ranks: DistributedContext | None = None
     ) -> Session:
         """Prepare the data and build the networks."""
-        device, autocast = _modes(recipe)
+        device, autocast = modes(recipe)
         dry_build(recipe, task_of(recipe, open_dataset(recipe)))
         data = prepare(recipe, display.progress)
         graph = assemble(recipe, data.task, device, autocast, ranks)
@@ -86,7 +86,7 @@ class Session:
         Args:
             measure: whether metrics will be computed, so that extractors are needed.
         """
-        device, autocast = _modes(recipe)
+        device, autocast = modes(recipe)
         task = recorded_task(run_dir, recipe)
         data = prepare(recipe, display.progress, training=False) if task is None else None
         task = task or cast(ImageData, data).task
@@ -217,7 +217,7 @@ def _check_same_networks(run_dir: RunDirectory, before: Recipe, now: Recipe) -> 
         )
 
 
-def _modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
+def modes(recipe: Recipe) -> tuple[torch.device, Callable[[], AbstractContextManager]]:
     """Configure PyTorch as ``[run]`` says; returns the device and the mixed-precision context."""
     make_deterministic()
     keep_freed_memory()
