@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -14,7 +14,9 @@ from torch import Tensor
 from xraygan import Task
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.graph.build import assemble
+from xraygan.graph.streams import Streams
 from xraygan.recipe.loading import Recipe, load
+from xraygan.training.capture import CapturedSteps, Taken
 from xraygan.training.nonfinite import NonFiniteGuard
 from xraygan.utils.precision import (
     choose_device,
@@ -22,7 +24,7 @@ from xraygan.utils.precision import (
     keep_freed_memory,
     make_deterministic,
 )
-from xraygan.utils.seeding import rng
+from xraygan.utils.seeding import derive_seed, rng
 
 CLASSES = ("Pneumonia", "Edema", "Hernia")
 SMALL = (
@@ -57,10 +59,12 @@ class Case:
         size = recipe.tables.data.image_size
         task = Task(size, CLASSES, exclusive=True)
         self.graph = assemble(recipe, task, self.device, self.autocast)
-        if words.compile != "off":
-            mode = {"default": "default", "graphs": "reduce-overhead"}[words.compile]
+        if words.compile == "default":
             for network in (*self.graph.networks.values(), *self.graph.extractors.values()):
-                network.compile(mode=mode)
+                network.compile()
+        self.captured: CapturedSteps | None = None
+        if words.compile == "graphs" and self.device.type == "cuda":
+            self.captured = CapturedSteps(self.device, list(self.graph.optimizers.values()))
         source = rng(self.device, 0, "benchmark")
         count = words.batch_size
         self.real = torch.rand(count, 1, size, size, generator=source, device=self.device) * 2 - 1
@@ -70,14 +74,19 @@ class Case:
 
     def train(self) -> dict[str, Tensor]:
         """One training step; returns its terms."""
-        torch.compiler.cudagraph_mark_step_begin()
-        latent = rng(self.device, 0, "latent", self.steps)
-        step = self.graph.step(self.real, self.labels, latent)
-        values, gradients = self.graph.gradients(step)
-        found_inf = self.guard.update(self.steps, values, gradients)
-        self.graph.update(gradients, self.steps, found_inf)
+        self.graph.prepare(self.steps, 0.0)
+        given, seed = [self.real, self.labels], derive_seed(0, "latent", self.steps)
         self.steps += 1
-        return values
+        if self.captured:
+            return self.captured.take("step", given, seed, self.take)
+        return self.take(given, Streams(self.device, seed)).values
+
+    def take(self, batch: Sequence[Tensor], streams: Streams) -> Taken:
+        """The step of a batch."""
+        values, gradients = self.graph.gradients(self.graph.step(*batch, streams))
+        self.guard.check(0, values, gradients)
+        self.graph.apply(gradients, self.guard.found_inf)
+        return Taken(values, [])
 
     def latent(self, step: int) -> Tensor:
         """What the generator is given in that step."""

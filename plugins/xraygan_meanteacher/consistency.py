@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import torch
@@ -13,9 +12,11 @@ from torch import Tensor
 from xraygan import Score, Step
 
 
-def sigmoid_ramp(progress: float, length: float) -> float:
-    """exp(-5 (1 - t/T)^2) for t < T, then 1; t is ``progress`` and T ``length``."""
-    return math.exp(-5 * (1 - progress / length) ** 2) if progress < length else 1.0
+def sigmoid_ramp(elapsed: Tensor, length: float) -> Tensor:
+    """exp(-5 (1 - t/T)^2) for t < T, then 1; t is ``elapsed``, ``()``, and T ``length``."""
+    if not length:
+        return torch.ones_like(elapsed)
+    return torch.exp(-5 * (1 - elapsed / length).clamp(min=0) ** 2)
 
 
 def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ class MeanTeacher(Score):
         with torch.no_grad():
             teacher = step.classify(self.perturb(images, step), averaged=True)
         probs, target = (step.task.probabilities(out["logits"]) for out in (student, teacher))
-        return sigmoid_ramp(step.progress, self.ramp_up) * F.mse_loss(probs, target)
+        weight = sigmoid_ramp(step.elapsed, self.ramp_up).to(probs.dtype)
+        return weight * F.mse_loss(probs, target)
 
     def perturb(self, images: Tensor, step: Step) -> Tensor:
         """Move the images and add noise, with random numbers for each image."""

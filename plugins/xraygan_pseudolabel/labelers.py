@@ -201,8 +201,8 @@ class Condition(Labeler):
         self.start = start
 
     def label(self, step: Step) -> tuple[Tensor, Tensor]:
-        counts = float(step.progress >= self.start)
-        return step.fake_labels, step.fake.new_full((step.batch_size,), counts)
+        counts = (step.elapsed >= self.start).to(step.fake.dtype)
+        return step.fake_labels, counts.expand(step.batch_size)
 
 
 def missing(counts: Sequence[int]) -> tuple[int, ...]:

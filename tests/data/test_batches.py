@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from xraygan import Dataset, UserError
 from xraygan.data import datamodule as store
-from xraygan.data.batches import Batches, augment
+from xraygan.data.batches import Batches, transformations, transformed
 from xraygan.data.datamodule import ImageData, ImageSplit
 from xraygan.recipe.loading import load
 from xraygan.recipe.schema import Augmentation, Data
@@ -251,7 +251,8 @@ def test_how_often_each_class_is_drawn(
 
 
 def crop(images: torch.Tensor, seed: int = 0, **words: object) -> torch.Tensor:
-    return augment(images, Augmentation(**words), rng("cpu", seed, "test", 0))
+    theta = transformations(Augmentation(**words), rng("cpu", seed, "test", 0), len(images))
+    return transformed(images, theta)
 
 
 def test_a_crop_of_everything_changes_nothing() -> None:

@@ -121,7 +121,7 @@ def test_a_step_is_over_the_networks_of_its_graph() -> None:
     assert step.ranks is ranks and step._choices == choices and step._taken == {"a", "b"}
     assert step._fake_statistics
     assert torch.equal(step.real, step_of().real) and step.labels.tolist() == [0, 1, 2, 0]
-    assert step._seed == rng("cpu", 7, "latent").initial_seed()
+    assert step._streams.seed == rng("cpu", 7, "latent").initial_seed()
     real = graph_of([term("a", judged), term("classification", judged)])
     assert not taken(real)._fake_statistics and taken(real).averages == {}
     assert (
@@ -593,7 +593,7 @@ def test_an_average_of_a_network() -> None:
     with torch.no_grad():
         its.weight.fill_(3)
         its.running_var.fill_(9)  # type: ignore[union-attr, operator]
-    update_ema(mine, its, 0.75)
+    update_ema(mine, its, 0.25)
     assert float(mine.weight) == 1.5 and float(mine.running_var) == 9  # type: ignore[arg-type]
 
 

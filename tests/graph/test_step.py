@@ -406,7 +406,7 @@ def test_features_are_extracted_once_for_each_batch() -> None:
     other = step.real + 1
     assert step.features("any", other) is step.features("any", other)
     assert extractor.calls == [(step, "real"), (step, other)]
-    seed = derive_seed(step._seed, "dropout", "once", "features", "any", "real", 0)
+    seed = derive_seed(step._streams.seed, "dropout", "once", "features", "any", "real", 0)
     drawn = torch.rand((), generator=torch.Generator().manual_seed(seed))
     assert torch.equal(found["map"], step.real.mean(dim=(2, 3)) + drawn)
     three = step_of(real=step.real[:3], labels=step.labels[:3], extractors={"any": Extracts()})

@@ -43,7 +43,7 @@ def step_of(graph: TrainingGraph, number: int = 0, **context: object) -> Trainin
 
 @given(st.floats(0, 1), st.floats(0.01, 1))
 def test_the_weight_rises_to_one(progress: float, length: float) -> None:
-    weight = sigmoid_ramp(progress, length)
+    weight = float(sigmoid_ramp(torch.tensor(progress, dtype=torch.float64), length))
     if progress >= length:
         assert weight == 1
     else:

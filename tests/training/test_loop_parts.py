@@ -29,7 +29,7 @@ from xraygan.training import nonfinite
 from xraygan.training.callbacks import Callbacks, MetricAccumulator
 from xraygan.training.trainer import Trainer, _scaled, _sum
 from xraygan.utils.progress import Display
-from xraygan.utils.seeding import derive_seed, rng
+from xraygan.utils.seeding import derive_seed
 from xraygan.utils.signals import Interrupted
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -108,8 +108,11 @@ class Batches:
     def __init__(self, name: str = "train") -> None:
         self.name = name
 
-    def batch(self, step: int, shard: tuple[int, int]) -> tuple[Any, Any, Any]:
-        return ((self.name, step, shard), "labels", "metadata")
+    def draw(self, step: int, shard: tuple[int, int]) -> Any:
+        return (self.name, step, shard)
+
+    def gather(self, drawn: Any) -> tuple[Any, Any, Any]:
+        return drawn, "labels", "metadata"
 
 
 class Kept:
@@ -158,7 +161,7 @@ def loop_with(tmp_path: Path, **changes: Any) -> Any:
     loop.run_dir, loop.display, loop.graph = RunDirectory(tmp_path / "run"), Shown(), Graph()
     loop.device, loop.ranks, loop.total = CPU, DistributedContext(), 6
     loop.batches, loop.unlabelled, loop.callbacks = Batches(), None, Kept()
-    loop.meter, loop._skipped_in_a_row = MetricAccumulator(2), 0
+    loop.meter, loop._skipped_in_a_row, loop.captured = MetricAccumulator(2), 0, None
     for name, value in changes.items():
         setattr(loop, name, value)
     loop.guard = changes.get("guard") or nonfinite.NonFiniteGuard(CPU, DistributedContext())
@@ -230,8 +233,8 @@ def test_networks_are_compiled_but_what_draws_numbers_is_not(tmp_path: Path) -> 
         def __init__(self) -> None:
             self.modes: list[str] = []
 
-        def compile(self, *, mode: str) -> None:
-            self.modes.append(mode)
+        def compile(self) -> None:
+            self.modes.append("compiled")
 
     class Draws(Augmenter):
         def forward(self, images: Tensor, step: Any) -> Tensor:
@@ -240,7 +243,7 @@ def test_networks_are_compiled_but_what_draws_numbers_is_not(tmp_path: Path) -> 
         def compile(self, *_: Any, **__: Any) -> None:
             raise AssertionError
 
-    for given, mode in (("default", ["default"]), ("graphs", ["reduce-overhead"]), ("off", [])):
+    for given, mode in (("default", ["compiled"]), ("graphs", []), ("off", [])):
         loop, network, extractor = loop_with(tmp_path, compile=given), Network(), Network()
         loop.graph.networks = {"generator": network, "augmenter": Draws()}
         loop.graph.extractors = {"vgg": extractor}
@@ -266,7 +269,7 @@ def test_a_step_is_of_its_part_of_the_batch(tmp_path: Path) -> None:
         (real, labels, source), more = loop.graph.steps[-1]
         shard = (2 * part + 1, 6)
         assert (real, labels) == (("train", step, shard), "labels")
-        assert source.initial_seed() == rng(CPU, 3, "latent", step).initial_seed()
+        assert (source.device, source.seed) == (CPU, derive_seed(3, "latent", step))
         assert torch.initial_seed() == derive_seed(3, "step", step, 2 * part + 1)
         assert more == {
             "metadata": "metadata",
@@ -419,18 +422,26 @@ def test_batch_norms_are_put_back_for_a_step_that_will_be_taken_again(
 
 
 @pytest.mark.parametrize(
-    ("compiled", "device", "marked"), [("graphs", GPU, 1), ("graphs", CPU, 0), ("default", GPU, 0)]
+    ("words", "device", "ranks", "reason"),
+    [
+        ({}, GPU, DistributedContext(), None),
+        ({"compile": "off"}, GPU, DistributedContext(), ""),
+        ({}, CPU, DistributedContext(), ""),
+        ({"accumulate": 2}, GPU, DistributedContext(), "[run] accumulate"),
+        ({"on_nonfinite": "skip"}, GPU, DistributedContext(), "[run] on_nonfinite"),
+        ({}, GPU, Ours(0, 2), "several ranks"),
+    ],
 )
-def test_cuda_graphs_are_told_of_a_steps_begin(
-    compiled: str, device: Any, marked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    marks: list[int] = []
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
-    loop = loop_with(tmp_path, compile=compiled)
-    loop._micro_batch_gradients = lambda *_: ({}, {}, {"generator": [torch.zeros(()), None]})
-    loop.device = device
-    loop.step(0)
-    assert len(marks) == marked
+def test_steps_are_captured_on_one_gpu_and_the_log_says_why_not(
+    words: dict[str, Any], device: Any, ranks: Any, reason: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    loop = loop_with(tmp_path, **({"compile": "graphs"} | words), device=device, ranks=ranks)
+    loop.graph.optimizers = {}
+    captured = loop._captured_steps()
+    assert (captured is not None) == (reason is None)
+    assert bool(caplog.text) == bool(reason) and (reason or "") in caplog.text
 
 
 # -- a run -----------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ Everything is a function of the seed and the step, so that a run can be resumed 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,30 @@ from .datamodule import ImageSplit, StoredImages, to_range
 
 #: exponent of 1 / (class count) in the probability of an image
 _RARITY = {"balanced": 1.0, "inverse": 2.0}
+
+
+class Drawn(NamedTuple):
+    """What a batch is made of, on the device.
+
+    Attributes:
+        rows: of the images in their split, ``(n,)`` int64.
+        images: ``(n, S, S)`` uint8, if the split's images are not on the device.
+        theta: the affine transformations of their augmentation, ``(n, 2, 3)``, if there is one.
+    """
+
+    rows: Tensor
+    images: Tensor | None
+    theta: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        """Those that there are."""
+        return [tensor for tensor in self if tensor is not None]
+
+    def of(self, tensors: Iterator[Tensor]) -> Drawn:
+        """The same with the next of other tensors in the places of its own."""
+        rows, images, theta = (None if own is None else next(tensors) for own in self)
+        assert rows is not None
+        return Drawn(rows, images, theta)
 
 
 class Batches:
@@ -88,18 +114,29 @@ class Batches:
         Args:
             shard: an index and a count: which of how many equal parts of the batch.
         """
+        return self.gather(self.draw(step, shard))
+
+    def draw(self, step: int, shard: tuple[int, int] = (0, 1)) -> Drawn:
+        """What :meth:`gather` makes the batch of a step from: all that depends on the step."""
         part = rows_of(self.batch_size, shard)
         at_hand, rows = (order[part] for order in self._order(step))
-        if self.images.device.type == self.device.type:
-            images = self.images[rows][:, None]
-        else:
-            images = sent(self.images[at_hand], self.device)[:, None]
-        images = to_range(images, self.config.value_range)
+        images = theta = None
+        if self.images.device.type != self.device.type:
+            images = sent(self.images[at_hand], self.device)
         if self.config.augmentation is not None:
             source = rng("cpu", self.seed, f"{self.stream}augmentation", step)
-            images = augment(images, self.config.augmentation, source, part, self.batch_size)
-        metadata = {name: values[rows] for name, values in self.metadata.items()}
-        return images, self.labels[rows], metadata
+            drawn = transformations(self.config.augmentation, source, self.batch_size)
+            theta = sent(drawn[part], self.device)
+        return Drawn(rows, images, theta)
+
+    def gather(self, drawn: Drawn) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The images, labels and metadata of a batch, by operations of the device alone."""
+        images = self.images[drawn.rows] if drawn.images is None else drawn.images
+        images = to_range(images[:, None], self.config.value_range)
+        if drawn.theta is not None:
+            images = transformed(images, drawn.theta)
+        metadata = {name: values[drawn.rows] for name, values in self.metadata.items()}
+        return images, self.labels[drawn.rows], metadata
 
 
 def _rarity(labels: np.ndarray, sampling: str) -> Tensor | None:
@@ -124,26 +161,16 @@ def rows_of(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(part * share, (part + 1) * share)
 
 
-def augment(
-    images: Tensor,
-    config: Augmentation,
-    source: torch.Generator,
-    part: slice = slice(None),
-    batch_size: int | None = None,
-) -> Tensor:
-    """Crop ``(N, C, S, S)`` images at random, resize the crops back to S bilinearly, mirror some.
+def transformations(config: Augmentation, source: torch.Generator, count: int) -> Tensor:
+    """Affine transformations ``(count, 2, 3)`` that crop images at random and mirror some.
 
     The area (a share of the image's) is uniform in ``scale``, the logarithm of width over height
     uniform in that of ``ratio``. Of ten tries the first that fits into the image is taken, else the
     whole image, as torchvision's RandomResizedCrop does.
-
-    Args:
-        part: which rows of a batch the images are; crops are drawn for the whole of it.
-        batch_size: its rows; those of ``images`` by default.
     """
     # Ten candidate crops are drawn for each image at once; the first that fits is kept. Crop and
     # mirroring together are one affine transformation, which a bilinear sampling applies.
-    n = 1 if config.shared else batch_size or len(images)
+    n = 1 if config.shared else count
     area = torch.empty(n, 10).uniform_(*config.scale, generator=source)
     low, high = (math.log(bound) for bound in config.ratio)
     ratio = torch.empty(n, 10).uniform_(low, high, generator=source).exp()
@@ -159,6 +186,10 @@ def augment(
     theta = torch.stack(
         [mirrored * width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1
     ).view(n, 2, 3)
-    theta = theta.expand(batch_size or len(images), 2, 3)[part]
-    grid = F.affine_grid(sent(theta, images.device), list(images.shape), align_corners=False)
+    return theta.expand(count, 2, 3)
+
+
+def transformed(images: Tensor, theta: Tensor) -> Tensor:
+    """Images ``(N, C, S, S)``, bilinearly resampled to their :func:`transformations`."""
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

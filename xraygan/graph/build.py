@@ -218,7 +218,10 @@ def _build_optimizer(config: schema.Optimizer, network: nn.Module) -> torch.opti
     See :func:`xraygan.graph.parameters.flattened` for the reason.
     """
     parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
-    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    # On a GPU the fused optimizers read their rate there, and so it may change in a captured step.
+    gpu = bool(parameters) and parameters[0].device.type == "cuda"
+    rate = torch.tensor(config.lr, device=parameters[0].device) if gpu else config.lr
+    common: dict[str, Any] = {"lr": rate, "weight_decay": config.weight_decay, "fused": True}
     if config.name == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **common)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam

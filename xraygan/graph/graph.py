@@ -28,6 +28,7 @@ from xraygan.parts.task import Task
 from .parameters import flattened, trained_parameters, update_ema
 from .side_effects import GraphLeakCheck
 from .step import TrainingStep
+from .streams import Streams
 from .terms import Term
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,9 @@ class TrainingGraph:
         self.prior_steps = dict(prior_steps or {})
         self.states = dict(states or {})
         self.choices = dict(choices or {})
+        self._rates = {name: float(o.defaults["lr"]) for name, o in self.optimizers.items()}
+        #: network -> the share of it that its average takes on: a tensor where its rate is one
+        self._shares: dict[str, float | Tensor] = {}
         self._in_steps = [c for c in self.choices.values() if c.part.kind not in NOT_IN_STEPS]
         self.has_third_party = not all(map(is_own, self._in_steps))
         self.leak_check = GraphLeakCheck(self._in_steps)
@@ -105,7 +109,7 @@ class TrainingGraph:
         self._fake_statistics = all(t.name != "classification" for t in self.terms)
 
     def step(
-        self, real: Tensor, labels: Tensor, rng: torch.Generator, **context: Any
+        self, real: Tensor, labels: Tensor, rng: torch.Generator | Streams, **context: Any
     ) -> TrainingStep:
         """A step over this graph's networks; ``context`` goes to its constructor."""
         return TrainingStep(
@@ -361,16 +365,51 @@ class TrainingGraph:
         """Let the augmenter adapt, each network's optimizer step, and the moving averages follow.
 
         Args:
+            step: steps done before this one.
+            found_inf: as :meth:`apply` has it.
+            progress: how much of the run is done, in [0, 1), for learning rates that change.
+        """
+        self.prepare(step, progress)
+        self.apply(gradients, found_inf)
+
+    def prepare(self, step: int, progress: float) -> None:
+        """Set what an update takes from the number of its step: rates of learning and of averages.
+
+        On a GPU they are tensors, so that :meth:`apply` is the same in every step.
+
+        Args:
             step: steps done before this one. An average forgets faster in the first steps
                 (decay at most 1 - 1 / (step + 1), as Tarvainen and Valpola have it), so that the
                 initial weights do not linger; steps of another run that it started from count.
-            found_inf: ``()`` float32 on the device; if it is 1, no parameter and no state of an
-                optimizer changes. The fused optimizers read it there, without waiting for a GPU.
-            progress: how much of the run is done, in [0, 1), for learning rates that change.
+            progress: as :meth:`update` has it.
         """
         for name, factor in self.schedules.items():  # waiting networks too, for the log
-            optimizer = self.optimizers[name]
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * factor(progress)
+            group = self.optimizers[name].param_groups[0]
+            group["lr"] = self._set(group["lr"], self._rates[name] * factor(progress))
+        for name, decay in self.ema_decays.items():
+            steps = self.prior_steps.get(name, 0) + step
+            share = 1 - min(decay, 1 - 1 / (steps + 1))
+            before = self._shares.get(name)
+            if before is None and isinstance(self.optimizers[name].param_groups[0]["lr"], Tensor):
+                before = torch.zeros_like(self.optimizers[name].param_groups[0]["lr"])
+            self._shares[name] = self._set(before, share)
+
+    @staticmethod
+    def _set(target: float | Tensor | None, value: float) -> float | Tensor:
+        return target.fill_(value) if isinstance(target, Tensor) else value
+
+    def learning_rates(self) -> dict[str, float]:
+        """Network -> its current learning rate; waits for a GPU."""
+        return {name: float(o.param_groups[0]["lr"]) for name, o in self.optimizers.items()}
+
+    def apply(self, gradients: Gradients, found_inf: Tensor | None = None) -> None:
+        """Let the augmenter adapt, each network's optimizer step, and the moving averages follow,
+        after :meth:`prepare`.
+
+        Args:
+            found_inf: ``()`` float32 on the device; if it is 1, no parameter and no state of an
+                optimizer changes. The fused optimizers read it there, without waiting for a GPU.
+        """
         if AUGMENTER in self.networks:  # first: if it fails, no network has changed yet
             with plugin_errors(self.choices.get(AUGMENTER), "adapt()"):
                 self.networks[AUGMENTER].adapt(found_inf)
@@ -385,10 +424,9 @@ class TrainingGraph:
                 optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for name, decay in self.ema_decays.items():
+        for name, share in self._shares.items():
             if name in gradients:
-                steps = self.prior_steps.get(name, 0) + step
-                update_ema(self.ema[name], self.networks[name], min(decay, 1 - 1 / (steps + 1)))
+                update_ema(self.ema[name], self.networks[name], share)
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -31,12 +31,22 @@ def flattened(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * network, for parameters; buffers are copied."""
+def update_ema(ema: nn.Module, network: nn.Module, share: float | Tensor) -> None:
+    """ema = ema + share * (network - ema), for parameters; buffers are copied.
+
+    Args:
+        share: 1 - decay; a tensor ``()`` on the networks' device where its value is not to be
+            waited for.
+    """
     averages: list[Tensor] = list(ema.parameters())
     parameters: list[Tensor] = list(network.parameters())
-    if averages:
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
+    if averages and isinstance(share, Tensor):
+        changes = torch._foreach_sub(parameters, averages)
+        torch._foreach_mul_(changes, share)
+        torch._foreach_add_(averages, changes)
+    elif averages:
+        assert not isinstance(share, Tensor)
+        torch._foreach_lerp_(averages, parameters, share)
     copy_each(list(ema.buffers()), list(network.buffers()))
 
 

@@ -23,12 +23,11 @@ from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import plugin_errors
 from xraygan.parts.step import Batch, Step, T
 from xraygan.parts.task import Task
-from xraygan.utils.seeding import global_stream
-from xraygan.utils.seeding import rng as rng_of
 from xraygan.utils.tensors import as_float32
 
 from .passes import is_compiled, keep_running_statistics, key_words
 from .side_effects import ChangeDetector
+from .streams import Streams
 
 
 class TrainingStep(Step):
@@ -39,12 +38,13 @@ class TrainingStep(Step):
             n = N / R of the batch of N.
         labels: their labels, ``(n,)`` int64, or ``(n, K)`` float where a real image can have
             several findings.
-        rng: source of this step's random numbers, on the device of ``real``. Each term draws from a
-            stream of its own, and so does each tensor that is shared (:meth:`drawing`); their seeds
-            are derived from this one's.
+        rng: source of this step's random numbers, on the device of ``real``; or the streams of the
+            step. Each term draws from a stream of its own, and so does each tensor that is shared
+            (:meth:`drawing`); their seeds are derived from this one's.
         metadata: what the dataset says of each image: ``age``, ``sex`` and ``view``, each ``(n,)``
             float as :func:`xraygan.data.metadata.metadata_columns` has them.
         progress: how much of the run is done, in [0, 1).
+        elapsed: the same as a tensor, which by default is made.
         learning: the networks that are updated in this step; a generator that is not among them
             generates without keeping a graph.
         autocast: makes the context in which networks run (mixed precision).
@@ -68,9 +68,10 @@ class TrainingStep(Step):
         extractors: Mapping[str, Extractor],
         real: Tensor,
         labels: Tensor,
-        rng: torch.Generator,
+        rng: torch.Generator | Streams,
         metadata: Mapping[str, Tensor] | None = None,
         progress: float = 0.0,
+        elapsed: Tensor | None = None,
         learning: frozenset[str] | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         unlabelled: Tensor | None = None,
@@ -85,10 +86,17 @@ class TrainingStep(Step):
         self.networks = networks
         self.extractors = extractors
         self.real = real
-        self.rng = rng
-        self._seed = rng.initial_seed()
+        self._streams: Streams
+        if isinstance(rng, Streams):
+            self.rng, self._streams = rng.root(), rng
+        else:
+            self.rng, self._streams = rng, Streams(real.device, rng.initial_seed())
         self.metadata = dict(metadata or {})
-        self.progress = progress
+        self._progress = progress
+        if elapsed is None:
+            elapsed = torch.full((), progress, dtype=torch.float64, device=real.device)
+        self.elapsed = elapsed
+        self.progress_readers: set[str] = set()
         self.unlabelled = unlabelled
         self.averages = dict(averages or {})
         self.learning = frozenset(networks) if learning is None else learning
@@ -100,12 +108,18 @@ class TrainingStep(Step):
         self._choices = choices or {}
         self._taken = taken
         self.records: dict[str, Tensor] = {}
+        self._part = ""
         self._kept: dict[Hashable, Any] = {}
         self.watch = ChangeDetector()
 
     @property
     def batch_size(self) -> int:
         return self.real.shape[0] * self.ranks.count
+
+    @property
+    def progress(self) -> float:  # type: ignore[override]  # nobody sets it
+        self.progress_readers.add(self._part)
+        return self._progress
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,8 +138,12 @@ class TrainingStep(Step):
         a change of the step's tensors in place.
         """
         choice = self._choices.get(part) if isinstance(part, str) else part
-        with plugin_errors(choice, what), self.watch.over(self, choice):
-            yield
+        outer, self._part = self._part, choice.table if choice else self._part
+        try:
+            with plugin_errors(choice, what), self.watch.over(self, choice):
+                yield
+        finally:
+            self._part = outer
 
     def gather(self, rows: Tensor) -> Tensor:
         return gather(rows, self.ranks)
@@ -148,9 +166,9 @@ class TrainingStep(Step):
         from which dropout draws: there each part of the batch has other numbers.
         """
         outer, part = self.rng, self.shard[0]
-        self.rng = rng_of(self.real.device, self._seed, *purpose)
+        self.rng = self._streams.generator(*purpose)
         try:
-            with global_stream(self.real.device, self._seed, "dropout", *purpose, part):
+            with self._streams.dropout(*purpose, part):
                 yield
         finally:
             self.rng = outer

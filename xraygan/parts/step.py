@@ -60,6 +60,8 @@ class Step(ABC):
         rng: the source of the part's random numbers, on the device of ``real``. Each part has a
             stream of its own: what others draw does not change it.
         progress: the share of the run that is done, in [0, 1).
+        elapsed: the same as a tensor, ``()`` float64 on the device of ``real``. A step whose parts
+            read it instead of ``progress`` can be captured as a CUDA graph (``[run] compile``).
     """
 
     task: Task
@@ -72,6 +74,7 @@ class Step(ABC):
     metadata: Mapping[str, Tensor]
     rng: torch.Generator
     progress: float
+    elapsed: Tensor
 
     @property
     @abstractmethod

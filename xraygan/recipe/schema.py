@@ -52,8 +52,9 @@ class Run(Table):
     )
     compile: Literal["off", "default", "graphs"] = Field(
         "off",
-        description="compile the networks with torch.compile: off, default, or graphs, which also "
-        "uses CUDA graphs and helps with small batches",
+        description="default compiles the networks with torch.compile; graphs captures a whole "
+        "training step as a CUDA graph on one GPU and replays it, which is faster for small "
+        "batches and gives the same results; off does neither",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$")] = Field(
         "auto", description="device to run on: auto, cpu, cuda or cuda:INDEX"

@@ -174,7 +174,6 @@ class Callbacks:
     def log(self, done: int, metrics: IntervalMetrics) -> None:
         """Write one line of ``metrics.jsonl``."""
         terms = {term.name for term in self.graph.terms}
-        rates = {n: o.param_groups[0]["lr"] for n, o in self.graph.optimizers.items()}
         # Records and terms that train no network may be NaN: JSON has no number for it.
         values = {n: v if math.isfinite(v) else None for n, v in metrics.values.items()}
         line: dict[str, Any] = {
@@ -182,7 +181,7 @@ class Callbacks:
             "progress": done / self.total,
             "terms": {n: v for n, v in values.items() if n in terms},
             "records": {n: v for n, v in values.items() if n not in terms},
-            "lr": rates,
+            "lr": self.graph.learning_rates(),
             "images_per_second": round(metrics.images_per_second, 2),
             "seconds": round(metrics.seconds, 3),
         }
@@ -234,8 +233,12 @@ class MetricAccumulator:
 
     def update(self, values: Mapping[str, Tensor]) -> None:
         """Add one step's values, ``()`` each; none for a step that was skipped."""
+        known = [name for name in values if name in self.sums]
+        if known:  # one launch on a GPU, where one for each value would take longer than the step
+            sums = [self.sums[name] for name in known], [values[name] for name in known]
+            self.sums |= zip(known, torch._foreach_add(*sums), strict=True)
         for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums.setdefault(name, value)
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
 

@@ -45,17 +45,36 @@ class NonFiniteGuard:
 
     def update(self, step: int, values: Mapping[str, Tensor], gradients: Gradients) -> Tensor:
         """Note one step's terms and gradients (averaged over ranks); returns :attr:`found_inf`."""
+        self.keep(step, list(values), self.check(step, values, gradients))
+        return self.found_inf
+
+    def check(
+        self, step: int | Tensor, values: Mapping[str, Tensor], gradients: Gradients
+    ) -> Tensor:
+        """Set :attr:`found_inf`, on the device alone.
+
+        Args:
+            step: its number; a tensor ``()`` where the operations are to be the same in each step.
+
+        Returns:
+            The values and the gradients' norms, one row, for :meth:`keep`.
+        """
         every = [gradient for row in gradients.values() for gradient in row]
         norms = torch._foreach_norm([gradient for gradient in every if gradient is not None])
         scalars = [value.reshape(()).float() for value in (*values.values(), *norms)]
-        if scalars:
-            stacked = torch.stack(scalars)
-            self._unread[step] = (list(values), stacked.detach())
-            bad = 1 - stacked.isfinite().all().float()
-            bad = self.ranks.largest_tensor(bad)
-            self._first = torch.where((self._first < 0) & (bad > 0), step, self._first)
-            self.found_inf = torch.maximum(self.found_inf, bad)
-        return self.found_inf
+        if not scalars:
+            return torch.zeros(0, device=self.found_inf.device)
+        stacked = torch.stack(scalars).detach()
+        bad = 1 - stacked.isfinite().all().float()
+        bad = self.ranks.largest_tensor(bad)
+        self._first.copy_(torch.where((self._first < 0) & (bad > 0), step, self._first))
+        self.found_inf.copy_(torch.maximum(self.found_inf, bad))
+        return stacked
+
+    def keep(self, step: int, names: list[str], row: Tensor) -> None:
+        """Remember what :meth:`check` returned, and the names of its values, for :meth:`terms`."""
+        if len(row):
+            self._unread[step] = (names, row)
 
     def first(self) -> int | None:
         """The first non-finite step, if there was one; waits for the device."""
@@ -73,8 +92,8 @@ class NonFiniteGuard:
 
     def reset(self) -> None:
         """Let optimizers step again."""
-        self.found_inf = torch.zeros_like(self.found_inf)
-        self._first = torch.full_like(self._first, -1)
+        self.found_inf.zero_()
+        self._first.fill_(-1)
         self._unread.clear()
 
 

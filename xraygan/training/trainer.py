@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from xraygan.data.batches import Batches
+from xraygan.data.batches import Batches, Drawn
 from xraygan.distributed.ranks import DistributedContext, Gradients, RankFailed
 from xraygan.errors import UserError
 from xraygan.graph.parameters import copies, copy_each
 from xraygan.graph.step import TrainingStep
+from xraygan.graph.streams import Streams
 from xraygan.parts.interfaces import Augmenter
 from xraygan.parts.plugin_errors import PluginFault
 from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.utils.progress import Display
-from xraygan.utils.seeding import derive_seed, rng
+from xraygan.utils.seeding import derive_seed
 from xraygan.utils.signals import Interrupted, record_signals
 
 from . import nonfinite
 from .callbacks import Callbacks, MetricAccumulator
+from .capture import CapturedSteps, Taken
 from .collapse_monitor import discriminator_accuracy
+
+#: the name under which a step that is captured gives what the guard remembers
+_CHECKED = "checked by the guard"
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +64,11 @@ class Trainer:
         self.total = self.config.total(self.batches.steps_per_epoch)
         self.guard = nonfinite.NonFiniteGuard(self.device, self.ranks)
         self.meter = MetricAccumulator(self.config.batch_size)
+        self._number = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._elapsed = torch.zeros((), dtype=torch.float64, device=self.device)
         self._skipped_in_a_row = 0
         self._compile()
+        self.captured = self._captured_steps()
         self.callbacks = Callbacks(session, run_dir, self.total) if self.ranks.first else None
 
     def _batches(self, split: str) -> Batches:
@@ -75,11 +84,31 @@ class Trainer:
         )
 
     def _compile(self) -> None:
-        modes = {"default": "default", "graphs": "reduce-overhead"}
-        if self.config.compile != "off":
+        if self.config.compile == "default":
             for network in (*self.graph.networks.values(), *self.graph.extractors.values()):
                 if not isinstance(network, Augmenter):  # which draws random numbers from the step
-                    network.compile(mode=modes[self.config.compile])
+                    network.compile()
+
+    def _captured_steps(self) -> CapturedSteps | None:
+        """What captures steps as CUDA graphs, if they are to be; the log says what prevents it."""
+        if self.config.compile != "graphs" or self.device.type != "cuda":
+            return None
+        reasons = {
+            "a batch is computed in parts ([run] accumulate)": self.config.accumulate > 1,
+            'steps may be skipped ([run] on_nonfinite = "skip")': self._may_skip,
+            "several ranks train together": self.ranks.count > 1,
+        }
+        if any(reasons.values()):
+            _log.warning(
+                '[run] compile = "graphs": steps are not captured as a CUDA graph, since %s',
+                " and ".join(reason for reason, holds in reasons.items() if holds),
+            )
+            return None
+        return CapturedSteps(self.device, list(self.graph.optimizers.values()))
+
+    @property
+    def _may_skip(self) -> bool:
+        return self.config.on_nonfinite == "skip"
 
     def run(self) -> None:
         """Train to the last step, from the newest checkpoint if there is one.
@@ -154,9 +183,9 @@ class Trainer:
             RankFailed: another rank ended; the step was not taken.
             UserError: too many steps in a row were not finite.
         """
-        if self.config.compile == "graphs" and self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
-        count, skip = self.config.accumulate, self.config.on_nonfinite == "skip"
+        if self.captured:
+            return self._captured_step(step, self.captured)
+        count, skip = self.config.accumulate, self._may_skip
         restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
         buffers = copies(self.graph.buffers()) if restorable else None
         try:
@@ -169,9 +198,7 @@ class Trainer:
                 values = {name: value / count for name, value in values.items()}
                 gradients = _scaled(gradients, 1 / count)
             gradients = self.graph.mean_over_ranks(gradients)
-            trained = {t.name: values[t.name] for t in self.graph.terms
-                       if t.trains and t.name in values}  # fmt: skip
-            found_inf = self.guard.update(step, trained, gradients)
+            found_inf = self.guard.update(step, self._trained_terms(values), gradients)
             if skip and self.guard.first() is not None:
                 self._restore_buffers(buffers)
                 self._skip_step(step, values)
@@ -183,11 +210,52 @@ class Trainer:
             raise
         return {**values, **records}
 
+    def _trained_terms(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the terms from which networks learn."""
+        terms = [term.name for term in self.graph.terms if term.trains]
+        return {name: values[name] for name in terms if name in values}
+
+    def _captured_step(self, step: int, captured: CapturedSteps) -> dict[str, Tensor]:
+        """:meth:`step` of one micro-batch on one GPU, replayed as soon as it is captured."""
+        seed, progress, learning = self.config.seed, step / self.total, self._learning(step)
+        self.graph.prepare(step, progress)
+        self._number.fill_(step)
+        self._elapsed.fill_(progress)
+        torch.manual_seed(derive_seed(seed, "step", step))
+        drawn = [batches.draw(step) for batches in (self.batches, self.unlabelled) if batches]
+        given = [tensor for one in drawn for tensor in one.tensors()]
+
+        def take(inputs: Sequence[Tensor], streams: Streams) -> Taken:
+            left = iter(inputs)
+            own = [one.of(left) for one in drawn]
+            current = self._step_of(own, streams, progress, learning, elapsed=self._elapsed)
+            values, records, gradients = self._gradients_of(current)
+            row = self.guard.check(self._number, self._trained_terms(values), gradients)
+            self.graph.apply(gradients, self.guard.found_inf)
+            readers = sorted(current.progress_readers)
+            bound = [f"[{table}] follows the run's progress" for table in readers]
+            return Taken({**values, **records, _CHECKED: row}, bound)
+
+        fragile = self.graph.has_third_party and not captured.is_replayed(learning)
+        buffers = copies(self.graph.buffers()) if fragile else None
+        try:
+            values = captured.take(learning, given, derive_seed(seed, "latent", step), take)
+        except PluginFault:
+            self._restore_buffers(buffers)
+            raise
+        row = values.pop(_CHECKED)
+        self.guard.keep(step, list(self._trained_terms(values)), row)
+        return values
+
     def _micro_batch_gradients(
         self, step: int, index: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
         """Values, records and gradients of this rank's rows of one micro-batch of a step."""
-        current = self._build_step(step, index)
+        return self._gradients_of(self._build_step(step, index))
+
+    def _gradients_of(
+        self, current: TrainingStep
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
         values, gradients = self.graph.gradients(current)
         if "discriminator" in current.learning:
             accuracy = discriminator_accuracy(current.real_scores, current.fake_scores)
@@ -201,25 +269,44 @@ class Trainer:
         Which images, which random numbers and which networks learn is a function of the seed and
         the step alone, so the same step can be built again, after a resume or for a diagnosis.
         """
-        seed, progress = self.config.seed, step / self.total
-        phase = self.session.recipe.tables.schedule.phase(progress)
+        seed = self.config.seed
+        index = micro_batch * self.ranks.count + self.ranks.index
+        shard = (index, self.config.accumulate * self.ranks.count)
+        drawn = [b.draw(step, shard) for b in (self.batches, self.unlabelled) if b]
+        # For code that draws from PyTorch's global generator outside of any term.
+        torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
+        streams = Streams(self.device, derive_seed(seed, "latent", step))
+        return self._step_of(drawn, streams, step / self.total, self._learning(step), shard)
+
+    def _learning(self, step: int) -> frozenset[str]:
+        """The networks that learn in a step."""
+        phase = self.session.recipe.tables.schedule.phase(step / self.total)
         generator, discriminator = phase.due(step)
         due = {"generator": generator, "discriminator": discriminator}
         due |= dict.fromkeys(phase.waits, False)
-        index = micro_batch * self.ranks.count + self.ranks.index
-        shard = (index, self.config.accumulate * self.ranks.count)
-        real, labels, metadata = self.batches.batch(step, shard)
-        unlabelled = self.unlabelled.batch(step, shard)[0] if self.unlabelled else None
-        # For code that draws from PyTorch's global generator outside of any term.
-        torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
+        return frozenset(n for n in self.graph.optimizers if due.get(n, True))
+
+    def _step_of(
+        self,
+        drawn: Sequence[Drawn],
+        streams: Streams,
+        progress: float,
+        learning: frozenset[str],
+        shard: tuple[int, int] = (0, 1),
+        elapsed: Tensor | None = None,
+    ) -> TrainingStep:
+        """The step of a batch, and of one of images without labels if the recipe asks for it."""
+        real, labels, metadata = self.batches.gather(drawn[0])
+        unlabelled = self.unlabelled.gather(drawn[1])[0] if self.unlabelled else None
         return self.graph.step(
             real,
             labels,
-            rng(self.device, seed, "latent", step),
+            streams,
             metadata=metadata,
             unlabelled=unlabelled,
             progress=progress,
-            learning=frozenset(n for n in self.graph.optimizers if due.get(n, True)),
+            elapsed=elapsed,
+            learning=learning,
             shard=shard,
         )
 
