@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,6 +17,32 @@ from .backbones import Backbone
 
 def named(maps: list[Tensor]) -> dict[str, Tensor]:
     return {f"stage{k}": x for k, x in enumerate(maps, start=1)}
+
+
+class Standardised(nn.BatchNorm1d):
+    """Fixed features ``(N, D)``, each by the mean and the variance of the batch; in evaluation by
+    the averages of these over all training batches.
+
+    The features never change, so every batch counts the same, as with ``momentum = None``. But
+    PyTorch then reads the number of batches on the processor, which waits for a GPU.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, affine=False, momentum=None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        if self.momentum is None:  # it is 0 for generated images, which are not counted
+            with torch.no_grad():
+                variance, mean = torch.var_mean(input.float(), dim=0)
+                self.num_batches_tracked.add_(1)
+                share = 1 / self.num_batches_tracked.float()
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance, share)
+        return F.batch_norm(input, None, None, training=True, eps=self.eps)
 
 
 class TimmClassifier(Classifier):
@@ -62,8 +90,7 @@ class TimmClassifier(Classifier):
         self.task = task
         self.backbone = Backbone(model, weights, task.image_size, size=size, frozen=frozen)
         width = self.backbone.width
-        # momentum = None: the features never change, so every batch counts the same.
-        self.norm = nn.BatchNorm1d(width, affine=False, momentum=None) if frozen else nn.Identity()
+        self.norm = Standardised(width) if frozen else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(width, len(task.classes))
         if frozen:  # a convex problem: it starts from even probabilities

@@ -17,7 +17,6 @@ from xraygan.recipe.files import shipped
 
 #: file and function -> why its waits are accepted
 ACCEPTED = {
-    "plugins/xraygan_timm/networks.py:TimmClassifier.forward": "a batch norm with momentum = None",
     "plugins/xraygan_pseudolabel/labelers.py:FillUp.label": "the weights are copied once in a run",
     "plugins/xraygan_dcgan/per_class.py:by_class": "the number of images of each class is read",
 }

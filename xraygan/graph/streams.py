@@ -82,6 +82,10 @@ class FixedStreams(Streams):
 
     def __init__(self, device: torch.device, purposes: Iterable[tuple[Purpose, bool]]) -> None:
         super().__init__(device, 0)
+        # Neither a generator nor a state of one can be made while a graph is captured.
+        self._root = torch.Generator(device)
+        # The states of PyTorch's own generator, the current one last.
+        self._states = [_global(device).graphsafe_get_state()] if device.type == "cuda" else []
         self._made = [(purpose, used, torch.Generator(device)) for purpose, used in purposes]
         self._next = 0
 
@@ -98,14 +102,34 @@ class FixedStreams(Streams):
                 made.manual_seed(derive_seed(seed, *purpose))
 
     def root(self) -> torch.Generator:
-        return torch.Generator(self.device)  # cannot be seeded while a graph is captured
+        return self._root
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return self._take(purpose)[1]
 
     def dropout(self, *purpose: str | int) -> AbstractContextManager[None]:
         used, made = self._take(("dropout", *purpose))
-        return _drawing_from(made) if used else nullcontext()
+        return self._drawing_from(made) if used else nullcontext()
+
+    @contextmanager
+    def _drawing_from(self, made: torch.Generator) -> Iterator[None]:
+        """Let PyTorch's own generator draw the numbers of another within this context."""
+        own = _global(self.device)
+        if self.device.type != "cuda":
+            before = own.get_state()
+            own.set_state(made.get_state())
+            try:
+                yield
+            finally:
+                own.set_state(before)
+            return
+        self._states.append(made)
+        own.graphsafe_set_state(made)
+        try:
+            yield
+        finally:
+            self._states.pop()
+            own.graphsafe_set_state(self._states[-1])
 
     def _take(self, purpose: Purpose) -> tuple[bool, torch.Generator]:
         expected, used, made = self._made[self._next]
@@ -113,26 +137,6 @@ class FixedStreams(Streams):
             raise RuntimeError(f"random numbers for {purpose}, where {expected} came before")
         self._next += 1
         return used, made
-
-
-@contextmanager
-def _drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let PyTorch's own generator of a device draw the numbers of another within this context."""
-    own = _global(generator.device)
-    if generator.device.type == "cuda":  # also while a graph is captured
-        outer = own.graphsafe_get_state()
-        own.graphsafe_set_state(generator)
-        try:
-            yield
-        finally:
-            own.graphsafe_set_state(outer)
-    else:
-        before = own.get_state()
-        own.set_state(generator.get_state())
-        try:
-            yield
-        finally:
-            own.set_state(before)
 
 
 def _global(device: torch.device) -> torch.Generator:
