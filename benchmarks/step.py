@@ -10,6 +10,7 @@ import torch
 from common import Report, benchmark, in_turn, median, seconds_of
 from plain import PlainLoop
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from xraygan import Task
 from xraygan.distributed.ranks import DistributedContext
@@ -225,9 +226,26 @@ def main(fast: bool, batch: int, size: int, precision: str, mode: str, repetitio
         "(relative, fp32)."
     )
     if device.type == "cuda":
+        kernels = kernel_seconds(case.train)
+        report.add("kernels of the step", kernels, "s")
+        report.add("training step", seconds["step"], "s", kernels, "kernels of the step")
+        bare_kernels = kernel_seconds(*passes.values())
+        report.add("kernels of the bare passes", bare_kernels, "s")
+        report.add("training step", seconds["step"], "s", bare_kernels, "kernels of the passes")
         peak = peak_memory(recipe, precision)
         report.add("peak memory of a step", peak, "GiB")
     return report
+
+
+def kernel_seconds(*calls: Callable[[], object], times: int = 5) -> float:
+    """The seconds that a GPU computes in each round of calls, without pauses between kernels."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        for _ in range(times):
+            for call in calls:
+                call()
+        torch.cuda.synchronize()
+    kernels = [event for event in found.events() or () if event.device_type.name == "CUDA"]
+    return float(sum(event.self_device_time_total for event in kernels)) / times / 1e6
 
 
 def peak_memory(recipe: Recipe, precision: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from resumed import digests_of_both
 from shipped_recipes import on_the_phantom
 
@@ -22,6 +23,7 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.training import engine
 from xraygan.training.trainer import Trainer
+from xraygan.utils.precision import choose_precision
 from xraygan.utils.progress import Display
 
 pytestmark = [
@@ -128,6 +130,21 @@ def test_the_papers_step_stays_below_two_gigabytes(tmp_path: Path) -> None:
     for step in range(8):
         trainer.step(step)
     assert torch.cuda.max_memory_allocated() - before < 2 << 30
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_float32_products_are_not_rounded_to_tf32(precision: str) -> None:
+    """Scores are computed in float32 in every mode but "tf32", whose numbers have 10 bits."""
+    choose_precision(precision, torch.device("cuda"))
+    a, b = torch.randn(2, 512, 512, device="cuda").unbind()
+    images, kernels = torch.randn(4, 64, 32, 32, device="cuda"), torch.randn(64, 64, 3, 3).cuda()
+    for found, exact in (
+        (a @ b, a.double() @ b.double()),
+        (a.new_zeros(()) + torch.bmm(a[None], b[None])[0], a.double() @ b.double()),
+        (F.conv2d(images, kernels), F.conv2d(images.double(), kernels.double())),
+    ):
+        error = float((found - exact).norm() / exact.norm())
+        assert error < 1e-5, error
 
 
 @pytest.mark.parametrize("name", ["ucgan_full", "projected_ucgan"])
