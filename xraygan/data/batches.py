@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xraygan.recipe.schema import Augmentation, Data
+from xraygan.utils.precision import memory_for_images
 from xraygan.utils.seeding import rng
 from xraygan.utils.tensors import sent
 
@@ -82,7 +83,7 @@ class Batches:
         self.count = len(split)
         self.steps_per_epoch = self.count // batch_size
         self.images: StoredImages | Tensor = split.images
-        if device.type == "cuda" and split.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+        if device.type == "cuda" and split.images.nbytes < memory_for_images(device):
             self.images = split.images.to(device)
         self.labels = split.labels(exclusive=exclusive).to(device)
         self.metadata = {k: torch.from_numpy(v).to(device) for k, v in split.metadata.items()}

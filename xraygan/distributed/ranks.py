@@ -27,8 +27,18 @@ from xraygan.utils.tensors import as_float32
 
 Gradients = dict[str, list[Tensor | None]]
 
-#: of a collective: while the first rank evaluates, the others wait in one
+#: of a collective of the processor: while the first rank evaluates, the others wait in one
 TIMEOUT = timedelta(hours=2)
+
+#: of a collective on GPUs, which all ranks reach in the same step
+GPU_TIMEOUT = timedelta(minutes=10)
+
+
+#: errors that a collective passes on, but that say nothing of other ranks
+_FAULTS_OF_THE_DEVICE: tuple[type[BaseException], ...] = (
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since PyTorch 2.8
+)
 
 
 class RankFailed(NoFault):
@@ -172,12 +182,17 @@ def join_process_group(device: str) -> Iterator[DistributedContext]:
             )
         torch.cuda.set_device(local)
     with _detect_lost_ranks():
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=GPU_TIMEOUT if backend == "nccl" else TIMEOUT)
         host = dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
         yield DistributedContext(dist.get_rank(), count, host)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if backend == "nccl":  # it may have work that waits for what a lost rank never sends
+            dist.distributed_c10d._abort_process_group()
+        else:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 @contextmanager
@@ -185,6 +200,8 @@ def _detect_lost_ranks() -> Iterator[None]:
     """Turn the error of a collective whose other ranks are gone into :class:`RankFailed`."""
     try:
         yield
+    except _FAULTS_OF_THE_DEVICE:
+        raise
     except RuntimeError as error:
         raise RankFailed(str(error).splitlines()[0]) from error
 

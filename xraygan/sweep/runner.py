@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from xraygan.utils.atomic_files import write_atomically
+from xraygan.utils.precision import RUNS_PER_GPU
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, record_signals
 
@@ -100,8 +102,7 @@ def _start_run(run: Run, slot: int, jobs: int) -> None:
     if jobs > 1:
         share = max((os.cpu_count() or 1) // jobs, 1)
         environment.setdefault("OMP_NUM_THREADS", str(share))
-        if (gpus := torch.cuda.device_count()) > 1:
-            environment.setdefault("CUDA_VISIBLE_DEVICES", str(slot % gpus))
+        environment |= gpu_settings(slot, jobs)
     command = [sys.executable, "-m", "xraygan", "run", str(run.recipe), "--resume"]
     with run.log.open("ab") as log:
         # In its own session, so that Ctrl-C in a terminal reaches it only through this process.
@@ -114,6 +115,24 @@ def _start_run(run: Run, slot: int, jobs: int) -> None:
             start_new_session=True,
         )
     run.slot = slot
+
+
+def gpu_settings(slot: int, jobs: int) -> dict[str, str]:
+    """The environment variables that give one of several parallel runs its GPU.
+
+    The GPUs are those of ``CUDA_VISIBLE_DEVICES``, if it is set. Runs that share one also share
+    its memory.
+    """
+    count = torch.cuda.device_count()
+    if not count:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    gpus = [name.strip() for name in visible.split(",")][:count]
+    sharing = math.ceil(jobs / len(gpus))
+    return {
+        "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)],
+        RUNS_PER_GPU: str(sharing * int(os.environ.get(RUNS_PER_GPU, "1"))),
+    }
 
 
 def _record_end(run: Run, display: Display) -> None:

@@ -20,6 +20,16 @@ THREAD_VARIABLES = (
 )  # fmt: skip
 
 
+#: environment variable with the number of runs that share a GPU's memory
+RUNS_PER_GPU = "XRAYGAN_RUNS_PER_GPU"
+
+
+def memory_for_images(device: torch.device) -> int:
+    """Bytes of a GPU that a run may fill with images: half of what is free, or of its share."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free // (2 * int(os.environ.get(RUNS_PER_GPU, "1")))
+
+
 def choose_device(name: str) -> torch.device:
     """The device of ``[run] device``; ``auto`` is the current GPU, or the CPU without a GPU.
 
