@@ -50,6 +50,9 @@ _NOT_REPEATABLE = {
     "aten::_ctc_loss", "aten::histc", "aten::put_",
 }  # fmt: skip
 
+#: operations in place that PyTorch has no rules for on tensors without numbers
+_WITHOUT_SHAPES = {"aten::_fused_adam_", "aten::_fused_adamw_", "aten::_fused_sgd_"}
+
 #: operations that need floating arguments of one type
 _OF_ONE_TYPE = {"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 
@@ -153,6 +156,8 @@ class Watch(TorchDispatchMode):
             self._look_for_waits(name, func, args, kwargs)
             if name == "aten::equal":
                 return True
+            if name in _WITHOUT_SHAPES:
+                return None
         elif name in ("aten::_to_copy", "aten::copy_"):
             self._look_at_copy(name, args, kwargs)
         return func(*args, **kwargs)

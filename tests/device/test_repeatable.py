@@ -49,13 +49,20 @@ def test_averages_are_updated_by_few_launches_to_the_same_bits() -> None:
     for parameter in network.parameters():
         parameter.data.add_(torch.randn_like(parameter))
     network(torch.randn(4, 3, 9, 9))
+    before = copy.deepcopy(ema.state_dict())
     expected = [a.detach().lerp(p, 1 - 0.9) for a, p in zip(
         ema.parameters(), network.parameters(), strict=True)]  # fmt: skip
     with Launches() as launches:
-        update_ema(ema, network, 0.9)
+        update_ema(ema, network, 1 - 0.9)
     assert launches.names == ["_foreach_lerp_", "_foreach_copy_", "_foreach_copy_"]
     assert all(map(torch.equal, ema.parameters(), expected))
     assert all(map(torch.equal, ema.buffers(), network.buffers()))
+    ema.load_state_dict(before)
+    share = torch.tensor(1 - 0.9)
+    with Launches() as launches:  # a share that only the device knows
+        update_ema(ema, network, share)
+    assert launches.names[:3] == ["_foreach_sub", "_foreach_mul_", "_foreach_add_"]
+    torch.testing.assert_close(list(ema.parameters()), expected)
     kept = copies(list(network.buffers()))
     network(torch.randn(4, 3, 9, 9))
     assert not all(map(torch.equal, network.buffers(), kept))

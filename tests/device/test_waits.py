@@ -82,13 +82,13 @@ def _after_the_latents(fault: Callable[[torch.Tensor], object]) -> Plant:
 
 
 def _pageable_rows(patch: pytest.MonkeyPatch) -> None:
-    batch_of = Batches.batch
+    draw_of = Batches.draw
 
-    def batch(self: Batches, *given: object) -> object:
+    def draw(self: Batches, *given: object) -> object:
         torch.zeros(3).to(GPU, non_blocking=True)
-        return batch_of(self, *given)  # type: ignore[arg-type]
+        return draw_of(self, *given)  # type: ignore[arg-type]
 
-    patch.setattr(Batches, "batch", batch)
+    patch.setattr(Batches, "draw", draw)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_a_step_is_of_its_part_of_the_batch(tmp_path: Path) -> None:
             "metadata": "metadata",
             "unlabelled": ("unlabelled", step, shard),
             "progress": step / 6,
+            "elapsed": None,
             "learning": frozenset(learning),
             "shard": shard,
         }

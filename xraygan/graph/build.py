@@ -218,11 +218,15 @@ def _build_optimizer(config: schema.Optimizer, network: nn.Module) -> torch.opti
     See :func:`xraygan.graph.parameters.flattened` for the reason.
     """
     parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
-    # On a GPU the fused optimizers read their rate there, and so it may change in a captured step.
-    gpu = bool(parameters) and parameters[0].device.type == "cuda"
-    rate = torch.tensor(config.lr, device=parameters[0].device) if gpu else config.lr
-    common: dict[str, Any] = {"lr": rate, "weight_decay": config.weight_decay, "fused": True}
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **common)
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=config.betas, **common)
+        optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **common)
+    else:
+        kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+        optimizer = kind(parameters, betas=config.betas, **common)
+    # On a GPU the fused optimizers read their rate there, and so it may change in a captured step.
+    device = parameters[0].device if parameters else torch.device("cpu")
+    if device.type == "cuda":
+        optimizer.param_groups[0]["lr"] = torch.full((), config.lr, device=device)
+    return optimizer
