@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from xraygan.graph.streams import FixedStreams, NotedStreams, Streams
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
-from xraygan.training.capture import WARM_UP, CapturedSteps, Taken
+from xraygan.training.capture import WARM_UP, CapturedSteps, Taken, _waits
 from xraygan.training.trainer import Trainer
 from xraygan.utils.progress import Display
 
@@ -134,6 +136,18 @@ def test_streams_that_stay_the_same_give_the_numbers_of_each_step() -> None:
     fixed.begin(7)
     with pytest.raises(RuntimeError, match="where"):
         fixed.generator("another")
+
+
+def test_what_waits_for_a_gpu_is_named_by_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with _waits(torch.device("cuda")) as found:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another thing", stacklevel=1)
+    line = inspect.currentframe().f_lineno - 2  # type: ignore[union-attr]
+    assert found == [f"training/test_capture.py, line {line}, waits for the GPU"]
+    assert modes == ["warn", 0]
 
 
 def test_steps_are_eager_until_their_kind_was_seen(tmp_path: Path) -> None:

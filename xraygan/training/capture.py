@@ -189,10 +189,11 @@ def _waits(device: torch.device) -> Iterator[list[str]]:
     def note(message: object, *_: object, **__: object) -> None:
         if "synchronizing" not in str(message):
             return
-        lines = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
-        place = lines[-2] if len(lines) > 1 else lines[-1]  # the last is this function
-        folder, file = Path(place.filename).parts[-2:]
-        found.append(f"{folder}/{file}, line {place.lineno}, waits for the GPU")
+        for frame in reversed(traceback.extract_stack()):
+            if not any(name in frame.filename for name in ("/torch/", "/warnings.py", __file__)):
+                folder, file = Path(frame.filename).parts[-2:]
+                found.append(f"{folder}/{file}, line {frame.lineno}, waits for the GPU")
+                return
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
