@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from xraygan.utils.seeding import derive_seed, global_stream, rng
+from xraygan.utils.seeding import derive_seed, global_stream, own_generator, rng
 
 Purpose = tuple[str | int, ...]
 
@@ -54,7 +54,7 @@ class NotedStreams(Streams):
         place = len(self._noted)
         self._noted.append((("dropout", *purpose), False))
         with super().dropout(*purpose):
-            own = _global(self.device)
+            own = own_generator(self.device)
             before = _position(own)
             yield
             self._noted[place] = (("dropout", *purpose), _position(own) != before)
@@ -85,7 +85,9 @@ class FixedStreams(Streams):
         # Neither a generator nor a state of one can be made while a graph is captured.
         self._root = torch.Generator(device)
         # The states of PyTorch's own generator, the current one last.
-        self._states = [_global(device).graphsafe_get_state()] if device.type == "cuda" else []
+        self._states = (
+            [own_generator(device).graphsafe_get_state()] if device.type == "cuda" else []
+        )
         self._made = [(purpose, used, torch.Generator(device)) for purpose, used in purposes]
         self._next = 0
 
@@ -114,7 +116,7 @@ class FixedStreams(Streams):
     @contextmanager
     def _drawing_from(self, made: torch.Generator) -> Iterator[None]:
         """Let PyTorch's own generator draw the numbers of another within this context."""
-        own = _global(self.device)
+        own = own_generator(self.device)
         if self.device.type != "cuda":
             before = own.get_state()
             own.set_state(made.get_state())
@@ -137,13 +139,6 @@ class FixedStreams(Streams):
             raise RuntimeError(f"random numbers for {purpose}, where {expected} came before")
         self._next += 1
         return used, made
-
-
-def _global(device: torch.device) -> torch.Generator:
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    return torch.default_generator
 
 
 def _position(generator: torch.Generator) -> object:

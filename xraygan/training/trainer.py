@@ -222,7 +222,7 @@ class Trainer:
         self._number.fill_(step)
         self._elapsed.fill_(progress)
         torch.manual_seed(derive_seed(seed, "step", step))
-        drawn = [batches.draw(step) for batches in (self.batches, self.unlabelled) if batches]
+        drawn = self._draw(step)
         given = [tensor for one in drawn for tensor in one.tensors()]
 
         def take(inputs: Sequence[Tensor], streams: Streams) -> Taken:
@@ -272,11 +272,15 @@ class Trainer:
         seed = self.config.seed
         index = micro_batch * self.ranks.count + self.ranks.index
         shard = (index, self.config.accumulate * self.ranks.count)
-        drawn = [b.draw(step, shard) for b in (self.batches, self.unlabelled) if b]
+        drawn = self._draw(step, shard)
         # For code that draws from PyTorch's global generator outside of any term.
         torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
         streams = Streams(self.device, derive_seed(seed, "latent", step))
         return self._step_of(drawn, streams, step / self.total, self._learning(step), shard)
+
+    def _draw(self, step: int, shard: tuple[int, int] = (0, 1)) -> list[Drawn]:
+        """What a step's batch is made of, and that of images without labels, if there is one."""
+        return [one.draw(step, shard) for one in (self.batches, self.unlabelled) if one]
 
     def _learning(self, step: int) -> frozenset[str]:
         """The networks that learn in a step."""

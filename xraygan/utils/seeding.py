@@ -24,6 +24,14 @@ def rng(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Gen
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
 
 
+def own_generator(device: torch.device) -> torch.Generator:
+    """PyTorch's own generator of a device, from which layers such as dropout draw."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
+
+
 @contextmanager
 def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed PyTorch's global generators for one purpose within this context, then restore them.
@@ -35,8 +43,7 @@ def global_stream(device: torch.device, seed: int, *purpose: str | int) -> Itera
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
+        generators.append(own_generator(device))
     states = [generator.get_state() for generator in generators]
     for generator in generators:  # torch.manual_seed takes a hundred times as long
         generator.manual_seed(derive_seed(seed, *purpose))
