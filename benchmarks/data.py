@@ -18,8 +18,9 @@ from PIL import Image
 from rich.console import Console
 
 from xraygan.data.batches import Batches
-from xraygan.data.datamodule import ImageData, ImageSplit, StoredImages, prepare
+from xraygan.data.datamodule import ImageData, prepare
 from xraygan.data.decode import processors
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.data.images import read_grey
 from xraygan.parts.registry import installed
 from xraygan.recipe.loading import Recipe, load

@@ -17,7 +17,7 @@ from rich.console import Console
 from step import SET, SMALL, Case, has_bf16, waiting
 
 from xraygan.data.batches import Batches
-from xraygan.data.datamodule import ImageSplit, StoredImages
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session

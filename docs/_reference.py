@@ -38,6 +38,11 @@ TABLES: dict[str, tuple[type[BaseModel], str, str]] = {
         "",
         "Random resized crops and horizontal flips of the training images.",
     ),
+    "[data.generated]": (
+        schema.GeneratedImages,
+        "",
+        "Images of any generator, with labels, that the classifier learns from.",
+    ),
     "[start]": (schema.Start, "", "The run whose networks this run starts from."),
     "[generator]": (schema.Network, "generator", "The generator."),
     "[discriminator]": (schema.Network, "discriminator", "The discriminator."),
@@ -72,6 +77,7 @@ TABLES: dict[str, tuple[type[BaseModel], str, str]] = {
 #: keys that hold a table of their own -> the heading of that table
 NESTED = {
     "augmentation": "[data.augmentation]",
+    "generated": "[data.generated]",
     "optimizer": "optimizer",
     "phases": "[[schedule.phases]]",
 }

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from pretended_gpu import GPU, Watch, pretended_gpu
 
-from xraygan.data.datamodule import ImageData, ImageSplit, StoredImages, open_dataset
+from xraygan.data.datamodule import ImageData, open_dataset
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.data.image_store import Store
 from xraygan.data.splits import task_of
 from xraygan.graph.build import assemble

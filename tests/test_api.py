@@ -62,6 +62,7 @@ def test_its_images_are_those_of_the_command_line(done: Run, tmp_path: Path) -> 
         np.testing.assert_array_equal(image, Image.open(tmp_path / "made" / f"{i:06d}.png"))
     table = pd.read_csv(tmp_path / "made" / "generated.csv")
     likeliest = table[[f"p:{name}" for name in done.classes]].to_numpy().argmax(axis=1)
+    assert list(table["label"]) == [done.classes[column] for column in likeliest]
     wanted = done.classes[int(likeliest[0])]
     assert done.generate(2, class_=wanted).shape == (2, 32, 32)
     with pytest.raises(UserError, match="no class is named 'Edemma'; did you mean 'Edema'"):

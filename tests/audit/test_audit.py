@@ -45,7 +45,8 @@ from xraygan.audit.nearest_neighbors import (
     squared_distances,
 )
 from xraygan.cli import main
-from xraygan.data.datamodule import ImageSplit, StoredImages, prepare
+from xraygan.data.datamodule import prepare
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.recipe.loading import load

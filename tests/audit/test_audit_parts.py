@@ -42,7 +42,7 @@ from xraygan.audit.nearest_neighbors import (
     thumbnails,
 )
 from xraygan.audit.verdict import Compared, notes, verdict
-from xraygan.data.datamodule import ImageSplit, StoredImages
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.rundir.directory import RunDirectory
 from xraygan.statistics.intervals import auc_interval, bootstrap_variance, share_interval
 from xraygan.utils.atomic_files import as_json

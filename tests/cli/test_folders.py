@@ -17,7 +17,7 @@ from PIL import Image
 from saved_run import gan as gan_tables
 from saved_run import saved, xraygan
 
-from xraygan.data.datamodule import ImageSplit
+from xraygan.data.image_splits import ImageSplit
 from xraygan.evaluation.evaluation import evaluate
 from xraygan.session.session import Session, restore_session
 from xraygan.utils.progress import Display

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from xraygan import Dataset, UserError
 from xraygan.data import datamodule as store
 from xraygan.data.batches import Batches, transformations, transformed
-from xraygan.data.datamodule import ImageData, ImageSplit
+from xraygan.data.datamodule import ImageData
+from xraygan.data.image_splits import ImageSplit
 from xraygan.recipe.loading import load
-from xraygan.recipe.schema import Augmentation, Data
+from xraygan.recipe.schema import Data
+from xraygan.recipe.training_images import Augmentation
 from xraygan.utils.seeding import rng
 
 CPU = torch.device("cpu")

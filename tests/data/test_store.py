@@ -26,7 +26,8 @@ from xraygan import UserError
 from xraygan.cli import cli
 from xraygan.data import datamodule as store
 from xraygan.data import decode, image_store
-from xraygan.data.datamodule import StoredImages, prepare
+from xraygan.data.datamodule import prepare
+from xraygan.data.image_splits import StoredImages
 from xraygan.recipe.loading import Recipe, load
 
 SPLITS = ("train", "test")

@@ -14,7 +14,7 @@ from xraygan_metrics.diversity import EXPONENTS, MSSSIM, ms_ssim, scales
 from xraygan_metrics.fresh import ClassificationAccuracyScore
 
 from xraygan.audit.held_out import HeldOut
-from xraygan.data.datamodule import StoredImages
+from xraygan.data.image_splits import StoredImages
 from xraygan.evaluation.evaluation import RunEvaluation
 from xraygan.evaluation.generation import Generated
 from xraygan.testing.runs import evaluation

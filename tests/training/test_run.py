@@ -175,6 +175,7 @@ def test_conditional_runs_generate_the_class_that_is_asked_for(tmp_path: Path) -
     column = lines[0].split(",").index("condition:Edema")
     assert len(lines) == 71
     assert {line.split(",")[column] for line in lines[1:]} == {"1"}
+    assert {line.split(",")[1] for line in lines} == {"label", "Edema"}
 
 
 @pytest.mark.slow

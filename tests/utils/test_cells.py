@@ -114,7 +114,7 @@ def test_the_csv_dataset_reads_what_generate_writes(
     xraygan(capsys, "generate", hostile, "--count", "24", "--out", made)
     (tmp_path / "recipe.toml").write_text(
         f'[run]\nsteps = 1\nbatch_size = 2\n[data]\nplugin = "csv"\nroot = "{made}"\n'
-        'table = "generated.csv"\nsplit = ""\npath = "file"\nlabel = ""\npatient = ""\n'
+        'table = "generated.csv"\nsplit = ""\nlabel = ""\npatient = ""\n'
         'test_fraction = 0.5\nimage_size = 32\nfindings = ["condition:-B2", "condition:=cmd"]\n'
         'classes = ["condition:-B2", "condition:=cmd"]\n'
         '[classifier]\nplugin = "resnet18"\n'

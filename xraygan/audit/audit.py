@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from xraygan._version import __version__
-from xraygan.data.datamodule import ImageSplit, to_range
+from xraygan.data.datamodule import to_range
+from xraygan.data.image_splits import ImageSplit
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import CONFIDENCE, RunEvaluation
 from xraygan.parts.evaluation import Evaluation, Images, SplitImages

@@ -6,7 +6,7 @@ Everything is a function of the seed and the step, so that a run can be resumed 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xraygan.recipe.schema import Augmentation, Data
+from xraygan.recipe.schema import Data
+from xraygan.recipe.training_images import Augmentation
 from xraygan.utils.precision import memory_for_images
 from xraygan.utils.seeding import rng
 from xraygan.utils.tensors import sent
 
-from .datamodule import ImageSplit, StoredImages, to_range
+from .datamodule import to_range
+from .image_splits import ImageSplit, JoinedImages, Period, StoredImages
 
 #: exponent of 1 / (class count) in the probability of an image
 _RARITY = {"balanced": 1.0, "inverse": 2.0}
@@ -54,6 +56,7 @@ class Batches:
 
     Args:
         split: the images.
+        more: further images, whose rows follow those of the split.
         config: the recipe's ``[data]``.
         exclusive: whether each image has exactly one class.
         batch_size: N; an epoch is the whole batches that the split has, its remainder left out.
@@ -62,6 +65,8 @@ class Batches:
             images too, if they fit into half of its free memory. What remains is copied from pinned
             memory, so that no step waits for a GPU.
         stream: a prefix of the names of its random streams; each split needs another.
+        periods: which images are drawn from which step on, in the order of their steps; all from
+            the first by default.
     """
 
     def __init__(
@@ -73,22 +78,40 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        more: ImageSplit | None = None,
         stream: str = "",
+        periods: Sequence[Period] = (),
     ) -> None:
         self.config = config
         self.stream = stream
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.count = len(split)
-        self.steps_per_epoch = self.count // batch_size
-        self.images: StoredImages | Tensor = split.images
-        if device.type == "cuda" and split.images.nbytes < memory_for_images(device):
-            self.images = split.images.to(device)
-        self.labels = split.labels(exclusive=exclusive).to(device)
-        self.metadata = {k: torch.from_numpy(v).to(device) for k, v in split.metadata.items()}
-        self._rarity = _rarity(split.label_matrix, config.sampling)
-        self._epoch: tuple[int, Tensor, Tensor] | None = None
+        splits = [split] if more is None else [split, more]
+        self.count = sum(map(len, splits))
+        self.periods = periods or [Period(0, range(self.count))]
+        images = split.images if more is None else JoinedImages(split.images, more.images)
+        self.images: StoredImages | JoinedImages | Tensor = images
+        if device.type == "cuda" and images.nbytes < memory_for_images(device):
+            self.images = images.to(device)
+        labels = [one.labels(exclusive=exclusive) for one in splits]
+        self.labels = torch.cat(labels).to(device)
+        self.metadata = {
+            name: torch.from_numpy(np.concatenate([one.metadata[name] for one in splits])).to(
+                device
+            )
+            for name in split.metadata
+        }
+        matrix = np.concatenate([one.label_matrix for one in splits])
+        self._rarity = [
+            _rarity(matrix[rows.start : rows.stop], config.sampling) for _, rows in self.periods
+        ]
+        self._epoch: tuple[tuple[int, int], Tensor, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the images of the last period are drawn once."""
+        return len(self.periods[-1].rows) // self.batch_size
 
     def indices(self, step: int) -> Tensor:
         """The rows ``(N,)`` that step 0, 1, 2, ... trains on, on the processor."""
@@ -96,14 +119,18 @@ class Batches:
 
     def _order(self, step: int) -> tuple[Tensor, Tensor]:
         """The rows ``(N,)`` of a step, on the processor and on the device."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            source = rng("cpu", self.seed, f"{self.stream}order", epoch)
-            if self._rarity is None:
-                order = torch.randperm(self.count, generator=source)
+        index = sum(start <= step for start, _ in self.periods) - 1
+        start, drawn = self.periods[index]
+        epoch, position = divmod(step - start, len(drawn) // self.batch_size)
+        if self._epoch is None or self._epoch[0] != (index, epoch):
+            stream = f"{self.stream}order" + (f" {index}" if index else "")
+            source, rarity = rng("cpu", self.seed, stream, epoch), self._rarity[index]
+            if rarity is None:
+                order = torch.randperm(len(drawn), generator=source)
             else:
-                order = torch.multinomial(self._rarity, self.count, True, generator=source)
-            self._epoch = (epoch, order, sent(order, self.device))
+                order = torch.multinomial(rarity, len(drawn), True, generator=source)
+            order += drawn.start
+            self._epoch = ((index, epoch), order, sent(order, self.device))
         rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
         return self._epoch[1][rows], self._epoch[2][rows]
 

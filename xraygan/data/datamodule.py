@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from xraygan.errors import UserError
@@ -23,106 +22,15 @@ from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe
 
 from .decode import Progress
+from .file_digests import content_identity
+from .generated import GeneratedSplit, read_generated
 from .image_cache import open_store
+from .image_splits import ImageSplit, build_split
 from .image_store import Store, list_reasons, unreadable_images
 from .index import check_classes, read_index, read_notes
-from .metadata import encode, metadata_columns
-from .split_names import SPLIT_NAMES, SPLITS
+from .metadata import metadata_columns
+from .split_names import MEASURED, SPLIT_NAMES, SPLITS
 from .splits import apply_limit, check_validation, select_rows, task_of
-
-
-@dataclass(frozen=True)
-class StoredImages:
-    """Some rows of a store, in any order, read when they are used.
-
-    Index it as a tensor ``(N, S, S)`` uint8: ``images[3]``, ``images[:64]``, ``images[rows]``.
-
-    Attributes:
-        pixels: see :class:`Store`.
-        rows: ``(N,)`` int64, the rows of ``pixels``.
-    """
-
-    pixels: Tensor
-    rows: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
-        return self.pixels[self.rows[index]]
-
-    def take(self, rows: Tensor) -> StoredImages:
-        """Some of them, not read yet, by their rows ``(n,)`` int64 among these."""
-        return StoredImages(self.pixels, self.rows[rows])
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixels.device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all of them would take in memory."""
-        return len(self) * self.pixels.shape[1:].numel()
-
-    def to(self, device: torch.device) -> Tensor:
-        """All of them on a device, ``(N, S, S)`` uint8; a few at a time pass through the CPU's
-        memory."""
-        images = torch.empty((len(self), *self.pixels.shape[1:]), dtype=torch.uint8, device=device)
-        for start in range(0, len(self), 4096):
-            part = slice(start, start + 4096)
-            images[part] = self[part].to(device)
-        return images
-
-
-@dataclass
-class ImageSplit:
-    """The images of one split, with the labels, patient, path and metadata of each.
-
-    Attributes:
-        images: its rows of the store.
-        label_matrix: ``(N, K)`` uint8, 1 where the image has the class.
-        patients: ``(N,)`` str.
-        metadata: ``age``, ``sex`` and ``view``, as
-            :func:`xraygan.data.metadata.metadata_columns` gives them.
-    """
-
-    images: StoredImages
-    label_matrix: np.ndarray
-    patients: np.ndarray
-    paths: list[str]
-    metadata: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def take(self, rows: np.ndarray) -> ImageSplit:
-        """Some of its images, in the order of their rows ``(n,)`` int64."""
-        return ImageSplit(
-            images=self.images.take(torch.from_numpy(rows)),
-            label_matrix=self.label_matrix[rows],
-            patients=self.patients[rows],
-            paths=[self.paths[row] for row in rows],
-            metadata={name: column[rows] for name, column in self.metadata.items()},
-        )
-
-    def fingerprint(self) -> str:
-        """A sha256 over the paths, patients, labels and pixels of its images, in their order."""
-        rows = [self.paths, self.patients.tolist(), self.label_matrix.tolist()]
-        digest = hashlib.sha256(json.dumps(rows).encode())
-        for start in range(0, len(self), 4096):
-            digest.update(self.images[start : start + 4096].numpy().data)
-        return digest.hexdigest()
-
-    def encoded(self, names: Sequence[str]) -> Tensor:
-        """The metadata of some names as networks read it, ``(N, 2 M)``."""
-        values = {name: torch.from_numpy(column) for name, column in self.metadata.items()}
-        return encode(values, names, len(self))
-
-    def labels(self, *, exclusive: bool) -> Tensor:
-        """``(N,)`` int64 class indices, or ``(N, K)`` float32 if an image may have several
-        classes."""
-        matrix = torch.from_numpy(self.label_matrix)
-        return matrix.argmax(dim=1) if exclusive else matrix.float()
 
 
 @dataclass
@@ -136,6 +44,7 @@ class ImageData:
         notes: those of the warnings that come from the dataset plugin.
         known: for each of ``[data] metadata``, the number of training images that have it.
         left_out: images and files that are not used: reason -> how many.
+        generated: generated images to learn from, if the recipe has some and is to be trained.
     """
 
     task: Task
@@ -146,6 +55,7 @@ class ImageData:
     notes: list[str] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    generated: GeneratedSplit | None = None
 
     def summary(self) -> dict[str, Any]:
         """Counts of images, patients and classes by split, and of what is left out, for
@@ -156,6 +66,7 @@ class ImageData:
         return {
             "fingerprint": self.fingerprint,
             **({"metadata_fingerprint": metadata_digest.hexdigest()} if self.task.metadata else {}),
+            **({"generated": self.generated.summary()} if self.generated else {}),
             "images": {name: len(split) for name, split in self.splits.items()},
             "patients": {n: len(set(split.patients)) for n, split in self.splits.items()},
             "classes": {
@@ -240,6 +151,14 @@ def prepare(
     data.warnings += data.notes
     _check_enough_images(recipe, data, bad_by_class)
     _warn_of_gaps(recipe, data, index, training)
+    if training and recipe.tables.data.generated:
+        in_measured = table["split"].isin(MEASURED)
+        measured = {
+            content_identity(c) for c, m in zip(store.contents, in_measured, strict=True) if m
+        }
+        data.generated = read_generated(
+            recipe, task, dataset.classes, splits["train"], measured, progress
+        )
     return data
 
 
@@ -374,21 +293,3 @@ def _build_splits(pixels: Tensor, table: pd.DataFrame, task: Task) -> dict[str, 
         for name in SPLITS
     }
     return {n: split for n, split in splits.items() if len(split) or n in ("train", "test")}
-
-
-def build_split(
-    pixels: Tensor, table: pd.DataFrame, mask: np.ndarray, classes: Sequence[str]
-) -> ImageSplit:
-    """The split of the rows of a table where ``mask`` is True."""
-    rows = table[mask]
-    # A label vector for each combination of labels, of which there are far fewer than images.
-    combinations = {labels: i for i, labels in enumerate(dict.fromkeys(rows["labels"]))}
-    vectors = [[name in labels for name in classes] for labels in combinations]
-    matrix = np.array(vectors, dtype=np.uint8).reshape(len(vectors), len(classes))
-    return ImageSplit(
-        images=StoredImages(pixels, torch.from_numpy(np.flatnonzero(mask))),
-        label_matrix=matrix[[combinations[labels] for labels in rows["labels"]]],
-        patients=rows["patient"].to_numpy(dtype=str),
-        paths=list(rows["path"]),
-        metadata=metadata_columns(rows),
-    )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,10 @@ from xraygan.parts.interfaces import Dataset
 from xraygan.recipe.loading import Recipe
 from xraygan.utils.parsing import describe_read_error
 
-from .datamodule import ImageSplit, build_split
 from .decode import Progress
 from .dicom import HEAD, is_dicom
 from .image_cache import open_store
+from .image_splits import ImageSplit, build_split
 from .image_store import unreadable_images
 from .images import read_grey
 from .index import read_index
@@ -180,7 +181,7 @@ def read_folder(
     """
     paths, left_out = list_images(folder, option)
     rows = _unknown(paths) if table is None else table.rows(folder, paths)
-    store = open_store(_of_folder(recipe, folder), ImageFolder(folder, paths), paths, progress)
+    store = open_store(with_root(recipe, folder), ImageFolder(folder, paths), paths, progress)
     if store.bad and recipe.tables.data.on_bad_image == "stop":
         error = unreadable_images(store.bad, len(paths))
         raise UserError(f"{option} {folder}: {error}")
@@ -207,9 +208,13 @@ def _unknown(paths: Sequence[str]) -> pd.DataFrame:
     return rows.assign(labels=[()] * len(rows), age=np.nan, sex="", view="")
 
 
-def _of_folder(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with a folder as its ``data.root``."""
-    data = recipe.tables.data.model_copy(update={"root": str(folder)})
+def with_root(recipe: Recipe, folder: Path, **changes: Any) -> Recipe:
+    """The recipe with a folder as its ``data.root``.
+
+    Args:
+        changes: of other keys of ``[data]``.
+    """
+    data = recipe.tables.data.model_copy(update={"root": str(folder), **changes})
     tables = recipe.tables.model_copy(update={"data": data})
     return Recipe(recipe.source, tables, recipe.choices)
 

@@ -4,3 +4,6 @@
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "unlabelled": "unlabelled"}
 
 SPLITS = tuple(SPLIT_NAMES)
+
+#: splits from which networks learn, and splits that are measured
+LEARNED, MEASURED = ("train", "unlabelled"), ("val", "test")

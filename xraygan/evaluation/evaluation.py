@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from xraygan._version import __version__
-from xraygan.data.datamodule import ImageSplit, to_range
+from xraygan.data.datamodule import to_range
+from xraygan.data.image_splits import ImageSplit
 from xraygan.data.split_names import SPLIT_NAMES
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.graph.build import build_extractor
@@ -345,7 +346,9 @@ def evaluate(evaluation: RunEvaluation, step: int) -> Evaluated:
             metrics[name]["options"] = {k: plain(v) for k, v in options.items()}
     config = recipe.tables.evaluation
     terms = {term.name for term in evaluation.graph.terms}
-    trained_on = {"classification": "real", "pseudo_label": "generated"}
+    generated = recipe.tables.data.generated
+    real = "real" if generated is None else generated.learned_from
+    trained_on = {"classification": real, "pseudo_label": "generated"}
     content = {
         "step": step,
         "xraygan": __version__,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xraygan.data.datamodule import ImageSplit
+from xraygan.data.image_splits import ImageSplit
 from xraygan.errors import UserError
 from xraygan.graph.build import build_extractor
 from xraygan.graph.graph import TrainingGraph

@@ -7,11 +7,12 @@ import json
 from xraygan.data.datamodule import ImageData, open_dataset
 from xraygan.data.image_cache import image_identities
 from xraygan.data.index import read_index
+from xraygan.data.split_names import MEASURED
 from xraygan.data.splits import select_rows, task_of
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.rundir.image_record import MEASURED, ImageRecord, trained_on_measured
+from xraygan.rundir.image_record import ImageRecord, trained_on_measured
 from xraygan.rundir.provenance import read_environment, trained_on
 
 

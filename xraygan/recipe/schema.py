@@ -18,8 +18,9 @@ from pydantic import (
 
 from xraygan.utils.limits import MOST, SEEDS
 
-from .fields import Count, Factor, FolderName, Fraction, Some, Table
+from .fields import Count, Factor, FolderName, Some, Table
 from .optimization import Optimizer, Phase, Schedule
+from .training_images import Augmentation, GeneratedImages
 
 
 class Run(Table):
@@ -101,27 +102,6 @@ class Run(Table):
         return self
 
 
-class Augmentation(Table):
-    """``[data.augmentation]``: random resized crops and mirror images of the training images."""
-
-    scale: tuple[float, float] = Field(
-        (1.0, 1.0), description="range of the crop's area, as a share of the image's"
-    )
-    ratio: tuple[float, float] = Field(
-        (1.0, 1.0), description="range of the crop's aspect ratio, width over height"
-    )
-    flip: Fraction = Field(0.0, description="probability of a horizontal flip")
-    shared: bool = Field(False, description="use one crop for the whole batch")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Augmentation:
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
-            if not 0.001 <= low <= high <= 1000:
-                raise ValueError(f"{name} must be [low, high] with 0.001 <= low <= high <= 1000")
-        return self
-
-
 class Part(BaseModel):
     """A table that names a plugin; keys that are not the core's are the plugin's options."""
 
@@ -166,6 +146,11 @@ class Data(Part):
     )
     augmentation: Augmentation | None = Field(
         None, description="random crops and flips of the training images"
+    )
+    generated: GeneratedImages | None = Field(
+        None,
+        description="generated images that the classifier learns from, in a recipe without "
+        "generator",
     )
     limit: Count | dict[str, Count] | None = Field(
         None,

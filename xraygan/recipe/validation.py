@@ -216,9 +216,30 @@ class Checker:
             k for k in ("generator", "discriminator", "classifier") if k in choices
         ]
         networks += [c.name for t, c in choices.items() if t.startswith("scores.")]
+        self._check_generated(tables, choices)
         self._check_terms(tables, choices, networks)
         self._check_phases(tables, networks)
         self._check_labeler_condition(choices)
+
+    def _check_generated(self, tables: schema.RecipeConfig, choices: dict[str, PartConfig]) -> None:
+        """Check that a recipe with ``[data.generated]`` trains a classifier alone, by steps."""
+        if tables.data.generated is None:
+            return
+        key = ("data", "generated")
+        if "generator" in choices:
+            self.add_fault(
+                key,
+                "these images are for a classifier, and a [generator] would learn to generate "
+                "generated images; remove one of the two",
+            )
+        elif "classifier" not in choices:
+            self.add_fault(key, "needs a [classifier], and the recipe has none")
+        if tables.run.epochs is not None:
+            self.add_fault(
+                ("run", "epochs"),
+                "an epoch of real images has another length than one with generated images; set "
+                "run.steps instead",
+            )
 
     def _check_terms(
         self, tables: schema.RecipeConfig, choices: dict[str, PartConfig], networks: list[str]

@@ -22,7 +22,7 @@ PROTOCOL = ("name", "dataset", "split", "label_policy", "classes")
 SELECTION = frozenset(
     {
         "limit", "unlabelled", "sampling", "augmentation", "cache", "metadata", "on_bad_image",
-        "value_range", "image_size",
+        "value_range", "image_size", "generated",
     }
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xraygan.data.datamodule import ImageSplit
+from xraygan.data.image_splits import ImageSplit
 from xraygan.data.metadata import CATEGORIES, encode, metadata_columns
 from xraygan.graph.graph import TrainingGraph
 from xraygan.parts.task import Task

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from xraygan.data.file_digests import content_identity
-from xraygan.data.split_names import SPLIT_NAMES, SPLITS
+from xraygan.data.split_names import LEARNED, MEASURED, SPLIT_NAMES, SPLITS
 from xraygan.errors import UserError
 from xraygan.utils.atomic_files import write_json, write_together
 from xraygan.utils.nested import flatten_tables
@@ -33,7 +33,6 @@ FIELDS = {
     "path": np.int64, "content": np.int64, "labels": np.int32, "patient": np.int32,
     "split": np.uint8,
 }  # fmt: skip
-LEARNED, MEASURED = ("train", "unlabelled"), ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,14 @@ def data_differences(
     """
     before, after = environment.get("dataset", {}), data.summary()
     keys = [key for key in ("fingerprint", "metadata_fingerprint") if key in before]
+    lines = []
+    # Without them in ``after``: a finished run is measured, for which they are not needed.
+    if "generated" in after and before.get("generated") != after["generated"]:
+        lines.append("the generated images to learn from (data.generated)")
     if all(before[key] == after.get(key) for key in keys):
-        return []
+        return lines
     record = ImageRecord.read(run_dir)
-    lines = [] if record is None else _compare_records(record, *ImageRecord.of(data))
+    lines += [] if record is None else _compare_records(record, *ImageRecord.of(data))
     lines += _compare_counts(before, after)
     if lines:
         return lines

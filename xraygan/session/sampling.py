@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from xraygan.data.index import NO_FINDING
 from xraygan.data.metadata import parse_metadata
 from xraygan.errors import UserError, did_you_mean
 from xraygan.evaluation.generation import Generated, generate
@@ -49,17 +51,36 @@ def write_images(
     require_empty_folder(out)
     names = graph.task.classes
     generated, probs = sample_images(session, count, class_name, seed, display, metadata)
-    table = pd.DataFrame({"file": [f"{i:06d}.png" for i in range(count)], "step": step})
+    table = pd.DataFrame({"path": [f"{i:06d}.png" for i in range(count)]})
+    if (labels := _labels_of(session, generated, probs)) is not None:
+        table["label"] = labels
+    table["step"] = step
     for column, name in enumerate(names):
         if graph.networks["generator"].conditional:
             table[f"condition:{name}"] = generated.labels[:, column].numpy()
         if probs is not None:
             table[f"p:{name}"] = probs[:, column].numpy().round(6)
     files = {}
-    for file, image in zip(table["file"], generated.images.numpy(), strict=True):
+    for file, image in zip(table["path"], generated.images.numpy(), strict=True):
         Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
         files[file] = content.getvalue()
     write_folder(out, {**files, "generated.csv": as_csv(table).encode()})
+
+
+def _labels_of(session: Session, generated: Generated, probs: Tensor | None) -> list[str] | None:
+    """The label of each image as tables of images have it: what it was generated from, else what
+    the classifier takes it for; None if neither is known."""
+    task = session.graph.task
+    if session.graph.networks["generator"].conditional:
+        matrix = generated.labels.bool()
+    elif probs is not None:
+        matrix = probs > 0.5
+        if task.exclusive:
+            matrix = F.one_hot(probs.argmax(dim=1), len(task.classes)).bool()
+    else:
+        return None
+    names = ([name for name, on in zip(task.classes, row, strict=True) if on] for row in matrix)
+    return ["|".join(one) or NO_FINDING for one in names]
 
 
 def sample_images(

@@ -11,7 +11,8 @@ from typing import cast
 
 import torch
 
-from xraygan.data.datamodule import ImageData, ImageSplit, open_dataset, prepare
+from xraygan.data.datamodule import ImageData, open_dataset, prepare
+from xraygan.data.image_splits import ImageSplit
 from xraygan.data.splits import task_of
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.errors import UserError

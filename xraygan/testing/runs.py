@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from xraygan.data.datamodule import ImageSplit, StoredImages
+from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.data.index import read_index, read_notes
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation

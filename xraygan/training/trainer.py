@@ -57,11 +57,12 @@ class Trainer:
         self.ranks = ranks or DistributedContext()
         self.graph = session.graph
         self.device = session.device
+        train = session.data.splits["train"]
+        self.total = self.config.total(len(train) // self.config.batch_size)
         self.batches = self._batches("train")
         self.unlabelled: Batches | None = None
         if session.recipe.tables.data.unlabelled:
             self.unlabelled = self._batches("unlabelled")
-        self.total = self.config.total(self.batches.steps_per_epoch)
         self.guard = nonfinite.NonFiniteGuard(self.device, self.ranks)
         self.meter = MetricAccumulator(self.config.batch_size)
         self._number = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -72,10 +73,16 @@ class Trainer:
         self.callbacks = Callbacks(session, run_dir, self.total) if self.ranks.first else None
 
     def _batches(self, split: str) -> Batches:
-        recipe = self.session.recipe.tables
+        recipe, data = self.session.recipe.tables, self.session.data
+        generated = data.generated if split == "train" else None
+        periods = []
+        if generated is not None:
+            periods = generated.periods(len(data.splits["train"]), self.total)
         return Batches(
-            self.session.data.splits[split],
+            data.splits[split],
             recipe.data,
+            more=None if generated is None else generated.split,
+            periods=periods,
             exclusive=self.session.data.task.exclusive,
             batch_size=recipe.run.batch_size,
             seed=recipe.run.seed,
