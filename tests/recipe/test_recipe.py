@@ -212,3 +212,9 @@ def test_a_score_needs_the_networks_that_it_reads_with_its_options() -> None:
             assert f"[scores.{score}]: needs a [classifier], and the recipe has none" in str(
                 caught.value
             )
+
+
+def test_a_classifier_that_would_learn_nothing_is_a_fault() -> None:
+    [fault] = faults("baseline_resnet50", "classifier.weight=0")
+    assert "[classifier] weight: is 0, and the recipe has nothing else" in fault
+    load("cgan", [*RANDOM, "classifier.weight=0"])  # it learns from generated images

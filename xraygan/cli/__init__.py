@@ -34,6 +34,7 @@ from xraygan.cli.report import report
 from xraygan.cli.run import run
 from xraygan.cli.schema import schema
 from xraygan.cli.sweep import sweep
+from xraygan.cli.utility import utility
 from xraygan.errors import NoFault, UserError, clipped, describe_error
 from xraygan.utils.streams import tolerant_streams
 
@@ -125,6 +126,7 @@ for command in (
     report,
     figures,
     sweep,
+    utility,
     recipes,
     schema,
     list_plugins,

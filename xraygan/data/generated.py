@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -98,28 +98,65 @@ def read_generated(
     """
     config = recipe.tables.data.generated
     assert config is not None
-    file = Path(config.table)
-    rows, left_out = _read_rows(file, config, task, known)
-    folder = with_root(recipe, file.parent, grey="full")
-    paths = list(rows["path"])
-    store = open_store(folder, ImageFolder(file.parent, paths), paths, progress)
-    if store.bad and recipe.tables.data.on_bad_image == "stop":
-        raise UserError(f"[data.generated] {unreadable_images(store.bad, len(paths))}")
-    readable = ~rows["path"].isin(store.bad).to_numpy()
-    if store.bad:
-        left_out["images that cannot be read"] = len(store.bad)
-    contents = map(content_identity, store.contents)
-    both = [p for p, content in zip(paths, contents, strict=True) if content in measured]
+    listed = read_listed(recipe, config, task, known, progress)
+    both = [
+        path
+        for path, content in zip(listed.split.paths, listed.contents, strict=True)
+        if content in measured
+    ]
     if both:
         raise UserError(
-            f"[data.generated] {file}: {len(both)} of its images are images that will be measured, "
-            f"{both[0]!r} the first; a classifier that learns from them has figures that are too "
-            "good. Remove them from the table"
+            f"[data.generated] {config.table}: {len(both)} of its images are images that will be "
+            f"measured, {both[0]!r} the first; a classifier that learns from them has figures that "
+            "are too good. Remove them from the table"
         )
+    chosen = _choose(recipe, config, task, train, listed.split)
+    digest = json.dumps([listed.sha256, chosen.paths, chosen.label_matrix.tolist()])
+    fingerprint = hashlib.sha256(digest.encode()).hexdigest()
+    return GeneratedSplit(config, chosen, fingerprint, listed.left_out)
+
+
+class ListedImages(NamedTuple):
+    """All generated images of a table that can be read and have classes of the recipe.
+
+    Attributes:
+        split: the images, each as a patient of its own.
+        contents: the identity of each image's content.
+        sha256: a digest of the pixels of all images of the table.
+        left_out: images of the table that are not used: reason -> how many.
+    """
+
+    split: ImageSplit
+    contents: list[str]
+    sha256: str
+    left_out: dict[str, int]
+
+
+def read_listed(
+    recipe: Recipe, config: GeneratedImages, task: Task, known: Sequence[str], progress: Progress
+) -> ListedImages:
+    """The generated images of a table.
+
+    Args:
+        recipe: its ``[data]`` says how images are read.
+        known: all classes of the dataset.
+
+    Raises:
+        UserError: the table or an image is at fault.
+    """
+    file = Path(config.table)
+    rows, left_out = _read_rows(file, config, task, known)
+    root, paths = Path(config.root or file.parent), list(rows["path"])
+    images = ImageFolder(root, paths)
+    store = open_store(with_root(recipe, root, grey="full"), images, paths, progress)
+    if store.bad and recipe.tables.data.on_bad_image == "stop":
+        raise UserError(f"[data.generated] {unreadable_images(store.bad, len(paths))}")
+    readable = np.flatnonzero(~rows["path"].isin(store.bad).to_numpy())
+    if store.bad:
+        left_out["images that cannot be read"] = len(store.bad)
     split = build_split(store.pixels, rows, np.ones(len(rows), dtype=bool), task.classes)
-    chosen = _choose(recipe, config, task, train, split.take(np.flatnonzero(readable)))
-    digest = json.dumps([store.sha256, chosen.paths, chosen.label_matrix.tolist()])
-    return GeneratedSplit(config, chosen, hashlib.sha256(digest.encode()).hexdigest(), left_out)
+    contents = [content_identity(store.contents[row]) for row in readable.tolist()]
+    return ListedImages(split.take(readable), contents, store.sha256, left_out)
 
 
 def _read_rows(

@@ -35,7 +35,10 @@ class GeneratedImages(Table):
 
     table: FolderName = Field(
         description="CSV table of the images, relative to the working directory, such as the "
-        "generated.csv of xraygan generate: columns path (relative to the table's folder) and label"
+        "generated.csv of xraygan generate: columns path and label"
+    )
+    root: FolderName | None = Field(
+        None, description="folder that the paths are relative to; by default the table's folder"
     )
     separator: Annotated[str, Field(min_length=1)] = Field(
         "|", description="text between several labels of an image"

@@ -202,6 +202,15 @@ class Checker:
             self.add_fault(
                 ("classifier",), "is missing: a run trains a generator, a classifier or both"
             )
+        if (
+            tables.classifier
+            and not tables.classifier.weight
+            and not ({"generator", "labeler"} & {*choices} or tables.scores)
+        ):
+            self.add_fault(
+                ("classifier", "weight"),
+                "is 0, and the recipe has nothing else that the classifier could learn from",
+            )
         if {"generator", "discriminator"} <= set(choices):
             g, d = choices["generator"].part.cls, choices["discriminator"].part.cls
             if g.conditional != d.conditional:  # type: ignore[attr-defined]

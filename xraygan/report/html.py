@@ -257,6 +257,12 @@ def scrolling(inside: Html, *classes: str) -> Html:
     return tag("div", inside, class_=" ".join(("scroll", *filter(None, classes))), tabindex=0)
 
 
+def png_image(content: bytes, alt: str, **attributes: object) -> Html:
+    """A PNG file as an image that is part of the page."""
+    source = "data:image/png;base64," + base64.b64encode(content).decode()
+    return tag("img", src=source, alt=alt, **attributes)
+
+
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     """Names and values, side by side."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs))

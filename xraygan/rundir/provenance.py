@@ -49,6 +49,7 @@ RESUMABLE = {
     "run.on_nonfinite": "finite steps are the same with both values",
     "data.root": "the images are compared by their content, wherever they are",
     "data.generated.table": "the images are compared by their content, wherever they are",
+    "data.generated.root": "the images are compared by their content, wherever they are",
     "data.cache": "it is a copy of the images",
     "data.on_bad_image": "the remaining images are compared by their content",
     "evaluation.split": "it decides what is measured",

@@ -47,24 +47,33 @@ def write_images(
         UserError: the run has no generator or no such class, the folder is not empty or cannot be
             written, or the generator hardly ever makes the class.
     """
-    graph = session.graph
     require_empty_folder(out)
-    names = graph.task.classes
     generated, probs = sample_images(session, count, class_name, seed, display, metadata)
-    table = pd.DataFrame({"path": [f"{i:06d}.png" for i in range(count)]})
-    if (labels := _labels_of(session, generated, probs)) is not None:
-        table["label"] = labels
-    table["step"] = step
-    for column, name in enumerate(names):
-        if graph.networks["generator"].conditional:
-            table[f"condition:{name}"] = generated.labels[:, column].numpy()
-        if probs is not None:
-            table[f"p:{name}"] = probs[:, column].numpy().round(6)
-    files = {}
+    table, files = table_of(session, generated, probs, step), {}
     for file, image in zip(table["path"], generated.images.numpy(), strict=True):
         Image.fromarray(image).save(content := io.BytesIO(), format="PNG")
         files[file] = content.getvalue()
     write_folder(out, {**files, "generated.csv": as_csv(table).encode()})
+
+
+def table_of(
+    session: Session, generated: Generated, probs: Tensor | None, step: int, prefix: str = ""
+) -> pd.DataFrame:
+    """The table of generated images: their paths, labels, conditions and class probabilities.
+
+    Args:
+        prefix: of the names of their files.
+    """
+    table = pd.DataFrame({"path": [f"{prefix}{i:06d}.png" for i in range(len(generated.images))]})
+    if (labels := _labels_of(session, generated, probs)) is not None:
+        table["label"] = labels
+    table["step"] = step
+    for column, name in enumerate(session.graph.task.classes):
+        if session.graph.networks["generator"].conditional:
+            table[f"condition:{name}"] = generated.labels[:, column].numpy()
+        if probs is not None:
+            table[f"p:{name}"] = probs[:, column].numpy().round(6)
+    return table
 
 
 def _labels_of(session: Session, generated: Generated, probs: Tensor | None) -> list[str] | None:

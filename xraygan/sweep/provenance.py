@@ -41,15 +41,23 @@ def incomparable(metrics: Sequence[str], runs: Sequence[RunFiles]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def provenance(runs: Sequence[RunFiles], seeds: Sequence[int]) -> list[str]:
+def provenance(
+    runs: Sequence[RunFiles], seeds: Sequence[int], known: Mapping[str, str] | None = None
+) -> list[str]:
     """Revision, versions, device, data and seeds of the complete runs, as Markdown lines.
 
     If the runs differ in an entry, each value is listed with its runs.
+
+    Args:
+        known: entries with other values than those of the single runs.
     """
     if not runs:
         return []
     lines = ["Made by:", ""]
     for entry, read in RECORDED.items():
+        if known and entry in known:
+            lines.append(f"- {entry}: {known[entry]}")
+            continue
         values: dict[str, list[str]] = {}
         for run in runs:
             value = str(read(run.environment) or "not recorded")

@@ -1,0 +1,213 @@
+"""Whole studies of small runs and folders."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from conftest import SMALL
+from in_process import execute
+from PIL import Image
+
+from xraygan import UserError
+from xraygan.cli import cli
+from xraygan.recipe.loading import load
+from xraygan.study.design import AGAIN, Options
+from xraygan.study.record import Source
+from xraygan.study.study import run_study
+from xraygan.sweep.file import Sweep
+from xraygan.sweep.plan import Run
+from xraygan.training.engine import run
+from xraygan.utils.progress import Display
+from xraygan.utils.signals import Interrupted
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+QUIET = Display(quiet=True)
+OPTIONS = Options(
+    real=(12,), ratios=(0.5, 1.0), filters=("none", "confidence", "density", "distance"),
+    keep=(0.5,), seeds=2, choice_seeds=1, steps=2, count=60, metric="auc/mean", extractor=None,
+    arms=("real", "augmented", "before", "alone"), overrides=("run.batch_size=8",),
+)  # fmt: skip
+
+
+def small(*sets: str) -> list[str]:
+    gan = [s for s in SMALL if not s.startswith(("generator", "discriminator", "scores"))]
+    return [
+        *gan, "classifier.weights=random", "run.steps=2", "data.validation=0.2",
+        'data.classes=["Mass", "Edema"]', 'data.findings=["Mass", "Edema"]', "data.images=240",
+        "metrics.fid=false", *sets,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a conditional generator."""
+    return run(load("cgan", small()), tmp_path_factory.mktemp("gan") / "run", display=QUIET).path
+
+
+@pytest.fixture(scope="module")
+def studied(gan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished study of its generator, through the command line."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xraygan.sweep.run_all", lambda sweep, folder, *_: execute(sweep, folder))
+        result = CliRunner().invoke(cli, [
+            "utility", str(gan), "--real", "12", "--ratios", "0.5,1", "--seeds", "2",
+            "--choice-seeds", "1", "--steps", "2", "--count", "60", "--out", str(out),
+            "--set", "run.batch_size=8",
+        ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    yield out
+
+
+@pytest.mark.slow
+def test_a_study_writes_what_it_found(studied: Path) -> None:
+    content = json.loads((studied / "utility.json").read_text())
+    [result] = content["real"]
+    table = pd.read_csv(studied / "utility.csv")
+    assert [*result["arms"]] == [*table["arm"]] and len(table) == 6
+    for _, row in table.iterrows():
+        arm = result["arms"][row["arm"]]
+        assert row["mean"] == pytest.approx(np.mean([*arm["seeds"].values()]), abs=1e-6)
+        if row["arm"] == AGAIN:
+            assert np.isnan(row["difference"])
+        else:
+            again = result["arms"][AGAIN]["seeds"]
+            gaps = [arm["seeds"][seed] - again[seed] for seed in ("0", "1")]
+            assert row["difference"] == pytest.approx(np.mean(gaps), abs=1e-6)
+        assert row["chosen"] == (row["arm"] == result["chosen"]) == (not np.isnan(row["p_holm"]))
+    assert len(result["tried_on_validation"]) == 2 + 3 + 1
+    text = (studied / "utility.md").read_text()
+    page = (studied / "utility.html").read_text()
+    for said in (result["says"], content["recommendation"], content["audit"]["says"]):
+        assert said in text and said in page
+    assert Image.open(studied / "utility.png").size[0] > 300
+    assert (studied / "audit.png").exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_tested_before_all_is_chosen(studied: Path) -> None:
+    def protocols(name: str) -> set[tuple[str, int]]:
+        runs = [*(studied / name / "runs").iterdir()]
+        return {
+            (json.loads((one / "evaluation.json").read_text())["protocol"]["split"],
+             json.loads((one / "environment.json").read_text())["seed"] // 1000)
+            for one in runs
+        }  # fmt: skip
+
+    assert protocols("choice") == {("val", 1)} and protocols("test") == {("test", 0)}
+
+
+@pytest.mark.slow
+def test_the_generator_makes_as_many_images_as_the_study_needs(studied: Path) -> None:
+    # 12 real images of a class, at a ratio of 1, of which filters keep half
+    table = pd.read_csv(studied / "generated" / "generated.csv")
+    assert table["label"].value_counts().to_dict() == {"Mass": 24, "Edema": 24}
+    for name in ("confidence", "density", "distance"):
+        kept = pd.read_csv(studied / "filtered" / f"{name}-0.5-12.csv")
+        assert kept["label"].value_counts().to_dict() == {"Mass": 12, "Edema": 12}
+        assert set(kept["path"]) < set(table["path"])
+
+
+def greys(folder: Path, paths: list[str]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(folder / path), dtype=float) / 255 for path in paths])
+
+
+@pytest.mark.slow
+def test_the_filter_by_distance_keeps_the_images_far_from_training_images(
+    studied: Path, gan: Path
+) -> None:
+    from xraygan.session.session import restore_session
+
+    train = restore_session(gan, (), QUIET)[0].data.splits["train"].images[:].numpy() / 255
+    table = pd.read_csv(studied / "generated" / "generated.csv")
+    made = greys(studied / "generated", [*table["path"]])
+    nearest = np.array([min(np.sqrt(((a - b) ** 2).mean()) for b in train) for a in made])
+    kept = pd.read_csv(studied / "filtered" / "distance-0.5-12.csv").set_index("path")
+    np.testing.assert_allclose(
+        kept.loc[kept.index, "filter"], nearest[table["path"].isin(kept.index)], rtol=1e-4
+    )
+    for label in ("Mass", "Edema"):
+        own = table["label"] == label
+        inside = table["path"].isin(kept.index)
+        assert nearest[own & inside].min() >= nearest[own & ~inside].max()
+
+
+@pytest.mark.slow
+def test_a_killed_study_continues_to_the_same_figures(
+    gan: Path, studied: Path, tmp_path: Path
+) -> None:
+    left = [3]  # the runs of the filters are complete, the others that choose are not
+
+    def killed(sweep: Sweep, folder: Path) -> list[Run]:
+        left[0] -= 1
+        if not left[0]:
+            raise Interrupted(15)
+        return execute(sweep, folder)
+
+    def all_of(how: object) -> None:
+        run_study(Source(run=gan), OPTIONS, tmp_path / "out", QUIET, how)  # type: ignore[arg-type]
+
+    with pytest.raises(Interrupted):
+        all_of(killed)
+    assert not (tmp_path / "out" / "utility.json").exists()
+    all_of(execute)
+    again, before = (
+        json.loads((folder / "utility.json").read_text()) for folder in (tmp_path / "out", studied)
+    )
+    assert again == before
+
+
+def test_test_images_that_the_generator_has_seen_are_refused(gan: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, overrides=("data.test_fraction=0.6",))
+    with pytest.raises(UserError, match="the run was trained on"):
+        run_study(Source(run=gan), options, tmp_path / "out", QUIET, execute)
+    assert not (tmp_path / "out").exists()
+
+
+def test_choices_need_validation_images(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        'extends = "baseline_resnet50"\nrun = { steps = 2, batch_size = 8 }\n'
+        'data = { plugin = "phantom", images = 240, image_size = 32 }\n'
+        'classifier = { plugin = "resnet18", weights = "random" }\n'
+    )
+    source = Source(folder=tmp_path / "none", recipe=str(tmp_path / "recipe.toml"))
+    with pytest.raises(UserError, match="are chosen on validation images, and there are none"):
+        run_study(source, replace(OPTIONS, overrides=()), tmp_path / "out", QUIET, execute)
+
+
+def test_a_run_without_generator_is_refused(tmp_path: Path) -> None:
+    sets = [s for s in SMALL if not s.startswith(("generator", "discriminator", "scores"))]
+    sets += ["classifier.weights=random", "run.steps=1"]
+    directory = run(load("baseline_resnet50", sets), tmp_path / "plain", display=QUIET).path
+    with pytest.raises(UserError, match="the run has no generator"):
+        run_study(Source(run=directory), OPTIONS, tmp_path / "out", QUIET, execute)
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("utility")
+    del sys.modules["utility"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fresh", "noise", "copies", "exchanged"])
+def test_the_verdict_is_right_where_the_truth_is_known(
+    kind: str, benchmark: object, tmp_path: Path
+) -> None:
+    """The large table is in docs/utility.md."""
+    verdicts, copies = benchmark.RIGHT[kind]  # type: ignore[attr-defined]
+    steps = 40 if kind in ("fresh", "exchanged") else 5
+    content = benchmark.study(kind, 0, tmp_path, 3, steps)  # type: ignore[attr-defined]
+    assert content["real"][0]["verdict"] in verdicts
+    assert (content["audit"]["verdict"] == "copies") == copies
+    assert content["recommendation"].startswith("NOT RECOMMENDED") == copies

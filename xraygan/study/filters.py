@@ -1,0 +1,135 @@
+"""Filters of generated images: which of them a classifier is to learn from.
+
+A filter gives each image a number and keeps the images with the largest ones, in each class on its
+own if classes are exclusive, so that their frequencies stay. It reads only what whoever trains the
+classifier has: real training images and a classifier of them, or the training images of the
+generator where privacy is the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xraygan.audit.nearest_neighbors import nearest_neighbors, squared_distances, thumbnails
+from xraygan.data.image_splits import ImageSplit
+from xraygan.data.tables import read_table
+from xraygan.evaluation.folders import FolderEvaluation
+from xraygan.session.session import restore_session
+from xraygan.utils.atomic_files import write_atomically
+from xraygan.utils.csv_cells import as_csv
+from xraygan.utils.progress import Display
+
+from .pool import Pool
+
+#: neighbours whose distance is the radius of a real image's ball
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """What filters read.
+
+    Attributes:
+        evaluation: the generated images, and as its training images those of the generator.
+        real: the real images of one run without generated ones.
+        run: the directory of that run.
+        extractor: in whose features images are compared; None for pixels.
+    """
+
+    evaluation: FolderEvaluation
+    real: ImageSplit
+    run: Path
+    extractor: str | None
+
+
+def confidence(pool: Pool, source: Source, display: Display) -> np.ndarray:
+    """The probability of an image's own labels, by a classifier of the real images alone.
+
+    With several labels, the geometric mean over the classes, (N,) in [0, 1].
+    """
+    session, _, _ = restore_session(source.run, (), display, measure=False)
+    probs = session.evaluation().classify(pool.split.images, real=True)[1]
+    labels = pool.split.label_matrix.astype(bool)
+    if session.graph.task.exclusive:
+        return probs[labels]
+    right = np.where(labels, probs, 1 - probs)
+    return np.exp(np.log(np.clip(right, 1e-12, None)).mean(axis=1))
+
+
+def density(pool: Pool, source: Source, display: Display) -> np.ndarray:
+    """The number of balls around real images that hold an image, ``(N,)``.
+
+    A ball reaches to the fifth nearest other real image: the density of Naeem et al.
+    (arXiv:2002.09797) of a single image. Ties are broken by the distance to the nearest real image.
+    """
+    embed = partial(thumbnails, source.evaluation)
+    if source.extractor is not None:
+        embed = partial(source.evaluation.embed, source.extractor)  # type: ignore[assignment]
+    real, generated = embed(source.real.images, True), embed(pool.split.images, False)
+    index = torch.arange(len(real), device=real.device)
+    k = min(NEIGHBOURS, len(real) - 1)
+    nearest = nearest_neighbors(real, real.__getitem__, len(real), k, apart=(index, index))
+    radius = torch.from_numpy(nearest.distances[:, -1]).to(real.device)
+    found = []
+    for start in range(0, len(generated), 1024):
+        distances = squared_distances(generated[start : start + 1024], real).sqrt()
+        inside = (distances <= radius).sum(dim=1).double()
+        closest = distances.min(dim=1).values
+        found.append(inside + 1 / (1 + closest))
+    return torch.cat(found).cpu().numpy()
+
+
+def distance(pool: Pool, source: Source, display: Display) -> np.ndarray:
+    """The distance in pixels to the nearest training image of the generator, ``(N,)``.
+
+    The images that are nearest to a training image, and so may be copies, are left out.
+    """
+    embed, train = partial(thumbnails, source.evaluation), source.evaluation.train
+    generated = embed(pool.split.images, False)
+
+    def part(rows: slice) -> torch.Tensor:
+        return embed(train.images.take(torch.arange(rows.start, rows.stop)), True)
+
+    return nearest_neighbors(generated, part, len(train)).distances[:, 0]
+
+
+Filter = Callable[[Pool, Source, Display], np.ndarray]
+
+#: the filters by name
+FILTERS: dict[str, Filter] = {"confidence": confidence, "density": density, "distance": distance}
+
+#: no filter
+NONE = "none"
+
+
+def kept_rows(values: np.ndarray, labels: np.ndarray, keep: float) -> np.ndarray:
+    """The rows of the images that a filter keeps, in their order.
+
+    Args:
+        values: ``(N,)``, the larger the better.
+        labels: ``(N, K)`` uint8; each class on its own if every image has exactly one.
+        keep: share that is kept, rounded down.
+    """
+    exclusive = bool((labels.sum(axis=1) == 1).all())
+    groups = labels.argmax(axis=1) if exclusive else np.zeros(len(values), dtype=np.int64)
+    kept = []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        order = members[np.argsort(-values[members], kind="stable")]
+        kept.append(order[: int(len(members) * keep)])
+    return np.sort(np.concatenate(kept))
+
+
+def write_filtered(pool: Pool, rows: np.ndarray, values: np.ndarray, path: Path) -> None:
+    """Write the table of the images that a filter keeps, with their numbers."""
+    table = read_table(pool.table, ["path", "label"]).map(str.strip)
+    table = table.set_index("path").loc[[pool.split.paths[row] for row in rows], ["label"]]
+    table["filter"] = [f"{value:.6g}" for value in values[rows]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, as_csv(table.reset_index()))

@@ -1,0 +1,149 @@
+"""What a study writes down: what it is asked for, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from xraygan._version import __version__
+from xraygan.data.datamodule import ImageData
+from xraygan.errors import UserError
+from xraygan.recipe.files import plain
+from xraygan.statistics.paired_bootstrap import Estimate
+from xraygan.utils.atomic_files import as_json, write_atomically
+from xraygan.utils.parsing import read_text
+
+from .choice import Choice
+from .design import Design, describe_real
+from .pool import Pool
+from .verdict import Outcome, Outcomes, recommendation, sentence
+
+Object = dict[str, Any]
+
+#: file that says what is asked for
+ASKED = "asked.json"
+LARGEST = 1 << 20  # most bytes of the file that says what is asked for
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the generated images come from.
+
+    Attributes:
+        run: the run whose generator makes them; None for a folder.
+        checkpoint: of the run.
+        folder, table: a folder of images and the table of their labels; None for a run.
+        recipe: the recipe of the classifier's data, the run's own by default.
+    """
+
+    run: Path | None = None
+    checkpoint: str = "latest"
+    folder: Path | None = None
+    table: Path | None = None
+    recipe: str = ""
+
+    def describe(self) -> str:
+        return f"run {self.run}" if self.run is not None else f"folder {self.folder}"
+
+
+def claim(design: Design, source: Source) -> None:
+    """Write what is asked for into a study's folder, or check that its study is the same.
+
+    Raises:
+        UserError: the folder holds another study, or cannot be written.
+    """
+    asked = asdict(source) | asdict(design.options)
+    text = as_json({key: plain(value) for key, value in asked.items()})
+    files = {design.base: tomli_w.dumps(design.recipe.resolved()), design.folder / ASKED: text}
+    try:
+        if (design.folder / ASKED).exists():
+            if changed := [p for p, t in files.items() if read_text(p, LARGEST) != t]:
+                raise UserError(
+                    f"{design.folder}: it holds another study, since {changed[0].name} differs; "
+                    "name another --out, or continue that study with its own options"
+                )
+            return
+        design.folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            write_atomically(path, content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{design.folder}: cannot be used ({error})") from error
+
+
+def summary(
+    design: Design,
+    source: Source,
+    pool: Pool,
+    data: ImageData,
+    audit: Object,
+    choices: Mapping[int | None, Choice],
+    found: Outcomes,
+) -> Object:
+    """The content of ``utility.json``."""
+    chosen = {n: choice.use for n, choice in choices.items()}
+    test = data.splits["test"]
+    return {
+        "xraygan": __version__,
+        "recommendation": recommendation(found, chosen, audit["verdict"]),
+        "metric": design.options.metric,
+        "source": source.describe(),
+        "generated": {
+            "images": len(pool.split),
+            "classes": {
+                name: int(count)
+                for name, count in zip(
+                    data.task.classes, pool.split.label_matrix.sum(axis=0), strict=True
+                )
+            },
+        },
+        "fingerprint": data.fingerprint,
+        "trained_on": len(data.splits["train"]),
+        "test": {"images": len(test), "patients": len(np.unique(test.patients))},
+        "audit": {key: audit[key] for key in ("verdict", "says", "notes")},
+        "steps": design.recipe.tables.run.steps,
+        "batch_size": design.recipe.tables.run.batch_size,
+        "real": [_result(n, choices[n], found[n], design.options.metric) for n in choices],
+    }
+
+
+def _result(real: int | None, choice: Choice, found: Mapping[str, Outcome], metric: str) -> Object:
+    outcome = found[choice.use]
+    assert choice.mixed.images is not None and choice.before.images is not None
+    return {
+        "real": real,
+        "described": describe_real(real),
+        "verdict": outcome.verdict,
+        "says": sentence(outcome, metric),
+        "chosen": choice.use,
+        "mixed": choice.mixed.images.describe(),
+        "before": choice.before.images.describe(),
+        "tried_on_validation": {
+            name: {"difference": gap.value, "values": {str(k): v for k, v in gap.values.items()}}
+            for name, gap in choice.tried.items()
+        },
+        "arms": {name: _figures(one) for name, one in found.items()},
+    }
+
+
+def _figures(outcome: Outcome) -> Object:
+    def of(estimate: Estimate) -> Object:
+        return {
+            "value": estimate.value,
+            "sd": None if np.isnan(estimate.sd) else estimate.sd,
+            "interval": estimate.interval,
+            "patients": estimate.patients,
+            "seeds": {str(seed): value for seed, value in estimate.values.items()},
+            **({"why": estimate.why} if estimate.why else {}),
+        }
+
+    content = of(outcome.estimate)
+    if outcome.gap is not None:
+        content["difference"] = of(outcome.gap)
+    if outcome.adjusted is not None:
+        content |= {"p_holm": outcome.adjusted, "detectable": outcome.detectable}
+    return content

@@ -1,0 +1,252 @@
+"""A utility study from start to verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xraygan._version import __version__
+from xraygan.audit.audit import examine, protocol, random_source
+from xraygan.audit.held_out import HeldOut
+from xraygan.audit.nearest_neighbors import Embed, thumbnails
+from xraygan.audit.verdict import notes
+from xraygan.data.datamodule import ImageData, prepare
+from xraygan.data.generated import read_listed
+from xraygan.errors import UserError
+from xraygan.evaluation.folders import FolderEvaluation, graph_of
+from xraygan.evaluation.leakage import check_unseen
+from xraygan.recipe.files import parse_override
+from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.recipe.training_images import GeneratedImages
+from xraygan.rundir.directory import RunDirectory
+from xraygan.session.session import modes, restore_session
+from xraygan.sweep.plan import Run
+from xraygan.utils.atomic_files import write_json, write_together
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import rng
+
+from .choice import Choice, Chooser, Execute, require_done
+from .design import (
+    AGAIN,
+    ALONE,
+    AUGMENTED,
+    OPTIONAL,
+    REAL,
+    Arm,
+    Design,
+    Images,
+    Options,
+    base_recipe,
+)
+from .filters import NONE
+from .pool import TABLE, Pool, generate_pool, needed_images, real_images
+from .record import Source, claim, summary
+from .verdict import Outcomes, outcomes
+
+#: most generated images that the audit looks at
+AUDITED = 1000
+#: keys of --set that also apply to the run whose generator is studied
+_RUN_KEYS = ("data.root", "data.cache", "run.device")
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study.
+
+    Attributes:
+        design: its design.
+        content: of ``utility.json``.
+        choices: what was chosen on validation images, by number of real images.
+        found: the outcomes on test images.
+        runs: those that were tested.
+    """
+
+    design: Design
+    content: Object
+    choices: Mapping[int | None, Choice]
+    found: Outcomes
+    runs: list[Run]
+
+
+def run_study(
+    source: Source, options: Options, out: Path, display: Display, execute: Execute
+) -> Study:
+    """Run a study, or what is left of it, and write ``utility.json`` and the audit.
+
+    Args:
+        out: the study's folder.
+        execute: executes the runs of a sweep.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM was received; the runs have saved their last step.
+        UserError: an option, the run, the folder or the data is at fault, or a run failed.
+    """
+    given = load(source.recipe) if source.run is None else _recipe_of(source.run, options)
+    recipe = base_recipe(given, options)
+    data, real = real_images(recipe, options.real, display)
+    _check_validation(recipe, options, data)
+    _check_batch(recipe, real)
+    if source.run is not None:
+        check_unseen(RunDirectory.open(source.run), recipe, data)
+    root = out / "generated" if source.folder is None else source.folder
+    design = Design(recipe, options, out, root.resolve())
+    claim(design, source)
+    table = source.table or root / TABLE
+    if source.run is not None:
+        keep = min(options.keep) if options.filters != (NONE,) else 1.0
+        needed = needed_images(real, options.ratios, keep, options.count)
+        _generate(source, options, root, needed, display)
+    config = GeneratedImages(table=str(table.resolve()), root=str(root.resolve()))
+    listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
+    pool = Pool(root, table.resolve(), listed.split, real)
+    evaluation = _evaluation(design, pool, data, _training(source, options, data, display))
+    audit = _audit(evaluation, pool, options, out, display)
+    choices = Chooser(design, pool, evaluation, display, execute).choose()
+    sweep = design.sweep(
+        "test", {n: _arms(c, pool, options) for n, c in choices.items()}, choose=False
+    )
+    runs = execute(sweep, out / "test")
+    require_done(runs)
+    chosen = {n: choice.use for n, choice in choices.items()}
+    found = outcomes(runs, list(choices), chosen, options.metric)
+    content = summary(design, source, pool, data, audit, choices, found)
+    write_json(out / "utility.json", content)
+    return Study(design, content, choices, found, runs)
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def _recipe_of(run: Path, options: Options) -> Recipe:
+    run_dir = RunDirectory.open(run)
+    recipe = load(run_dir.recipe, files=False)
+    if "generator" not in recipe.choices:
+        raise UserError(f"{run}: the run has no generator; name a run that trained one")
+    return load(run_dir.recipe, _for_run(options), files=False)
+
+
+def _for_run(options: Options) -> list[str]:
+    """The overrides that also apply to the run whose generator is studied."""
+    return [o for o in options.overrides if ".".join(parse_override(o)[0]) in _RUN_KEYS]
+
+
+def _check_validation(recipe: Recipe, options: Options, data: ImageData) -> None:
+    """Check that there are validation images if something is chosen.
+
+    Raises:
+        UserError: there are none.
+    """
+    if "val" in data.splits or (options.filters == (NONE,) and len(options.ratios) == 1):
+        return
+    share = recipe.tables.data.validation
+    remedy = "raise it" if share else "set a tenth of the patients aside with data.validation = 0.1"
+    raise UserError(
+        "a ratio and a filter are chosen on validation images, and there are none: "
+        f"data.validation is {share:g}; {remedy}, before a generator is trained, or leave nothing "
+        "to choose with --ratios 1 --filters none"
+    )
+
+
+def _check_batch(recipe: Recipe, real: Mapping[int | None, np.ndarray]) -> None:
+    batch = recipe.tables.run.batch_size
+    if batch < 4:
+        raise UserError(f"[run] batch_size is {batch}; a study needs at least 4, since one arm has "
+                        "half of it")  # fmt: skip
+    for number, counts in real.items():
+        if counts.sum() < batch:
+            raise UserError(
+                f"--real {number}: {int(counts.sum())} images in all, fewer than "
+                f"[run] batch_size = {batch}; name more images, or set a smaller batch with --set "
+                "run.batch_size=N"
+            )
+
+
+# -- generated images ------------------------------------------------------------------------------
+
+
+def _generate(
+    source: Source, options: Options, root: Path, needed: np.ndarray, display: Display
+) -> None:
+    assert source.run is not None
+    session, _, step = restore_session(
+        source.run, _for_run(options), display, source.checkpoint, measure=False
+    )
+    if not session.graph.task.exclusive:
+        needed = needed[:1]
+    generate_pool(session, step, root, needed, options.seed, display)
+
+
+def _training(source: Source, options: Options, data: ImageData, display: Display) -> ImageData:
+    """The data that the generator learned from: those of its run, or else the recipe's."""
+    if source.run is None:
+        return data
+    run_dir = RunDirectory.open(source.run)
+    recipe = load(run_dir.recipe, _for_run(options), files=False)
+    return prepare(recipe, display.progress, training=False)
+
+
+def _evaluation(
+    design: Design, pool: Pool, data: ImageData, training: ImageData
+) -> FolderEvaluation:
+    """What compares the generated images with those that the generator learned from."""
+    tree = design.recipe.resolved()
+    name = design.options.extractor
+    # Generated images are read as the real ones are, so both are black at -1 here.
+    tree["data"] = tree["data"] | {"value_range": [-1.0, 1.0]}
+    if name is not None:
+        tree["extractors"] = tree.get("extractors", {}) | {
+            name: tree.get("extractors", {}).get(name, {})
+        }
+    recipe = load_tree(tree, design.recipe.source)
+    device, _ = modes(recipe)
+    graph = graph_of(recipe, data.task, () if name is None else (name,))
+    return FolderEvaluation(
+        recipe, graph, pool.split, training.splits["train"], device, data.splits["test"]
+    )
+
+
+def _audit(
+    evaluation: FolderEvaluation, pool: Pool, options: Options, out: Path, display: Display
+) -> Object:
+    """Audit a sample of the generated images, and write ``audit.json`` and ``audit.png``."""
+    order = torch.randperm(len(pool.split), generator=rng("cpu", options.seed, "audited"))
+    rows = order[:AUDITED].sort().values
+    images = pool.split.images.take(rows)[:]
+    names = [pool.split.paths[row] for row in rows.tolist()]
+    held = HeldOut.draw(evaluation.train, evaluation.test, random_source(options.seed, "held-out"))
+    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
+    if options.extractor is not None:
+        embeds["features"] = partial(evaluation.embed, options.extractor)
+    found = examine(evaluation, embeds, images, held, options.seed, display, names)
+    content = {
+        **found.verdict,
+        "xraygan": __version__,
+        "protocol": protocol(evaluation, held, len(images), options.seed),
+        **found.figures,
+        "notes": notes(*found.tests, "study", "study"),
+        "nearest": found.nearest,
+    }
+    write_json(out / "audit.json", content)
+    write_together({out / "audit.png": found.picture})
+    return content
+
+
+# -- arms and results ------------------------------------------------------------------------------
+
+
+def _arms(choice: Choice, pool: Pool, options: Options) -> list[Arm]:
+    """The arms that are tested with one number of real images."""
+    before = choice.before.images
+    assert before is not None
+    alone = Arm(ALONE, Images(pool.table, before.ratio), "instead")
+    every = [Arm(REAL), Arm(AGAIN), Arm(AUGMENTED), choice.mixed, choice.before, alone]
+    left_out = {*OPTIONAL.values()} - {OPTIONAL[name] for name in options.arms}
+    return [arm for arm in every if arm.name not in left_out]
