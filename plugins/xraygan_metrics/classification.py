@@ -62,19 +62,38 @@ class AUC(Metric):
 
 def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
     """The AUC of each class and their mean, from probabilities ``(N, K)`` of the test images."""
+    return by_class(evaluation, probs, "auc", _auc)
+
+
+#: a figure of one class, from the labels and the probabilities ``(N,)`` of the test images
+OfClass = Callable[[Evaluation, np.ndarray, np.ndarray], Measurement]
+#: what a note calls a figure that a class does not have
+_CALLED = {"auc": "AUC", "average_precision": "average precision"}
+
+
+def by_class(
+    evaluation: Evaluation, probs: np.ndarray, figure: str, measure: OfClass
+) -> dict[str, Measurement]:
+    """A figure in [0, 1] of each class that some of the test images have, and their mean.
+
+    Args:
+        probs: ``(N, K)``, of the test images.
+        figure: its name, ``"auc"`` for ``auc/CLASS`` and ``auc/mean``.
+    """
     figures: dict[str, Measurement] = {}
     known: list[Measurement] = []
     n = len(evaluation.labels)
     for name, column in evaluation.classes.items():
         truth, scores = evaluation.labels[:, column], probs[:, column]
         if len(np.unique(truth)) < 2:
-            note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: no AUC"
-            figures[f"auc/{name}"] = Measurement(None, n, note=note)
+            note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: "
+            note += f"no {_CALLED[figure]}"
+            figures[f"{figure}/{name}"] = Measurement(None, n, note=note)
             continue
-        figures[f"auc/{name}"] = _auc(evaluation, truth, scores)
-        known.append(figures[f"auc/{name}"])
+        figures[f"{figure}/{name}"] = measure(evaluation, truth, scores)
+        known.append(figures[f"{figure}/{name}"])
     if known:
-        figures["auc/mean"] = class_mean(known, f"mean over {len(known)} classes")
+        figures[f"{figure}/mean"] = class_mean(known, f"mean over {len(known)} classes")
     return figures
 
 

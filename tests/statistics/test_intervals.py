@@ -181,3 +181,19 @@ def test_intervals_of_a_share_cover(coverage: Any) -> None:
     ours, percentile = np.mean(draws, axis=0)
     assert ours >= 0.93
     assert percentile < 0.8
+
+
+def test_intervals_of_an_average_precision_cover(coverage: Any) -> None:
+    import classifier_coverage as simulations
+
+    random = np.random.default_rng(5)
+    truth, scores = random.random(400_000) < 0.1, random.standard_normal(400_000)
+    scores[truth] += stats.norm.ppf(0.9) * math.sqrt(2)
+    measured = simulations.resampled_average_precision(truth, scores, np.ones((1, len(truth))))
+    endless = simulations.endless_average_precision(0.9, 1.0, 0.1)
+    assert measured[0] == pytest.approx(endless, abs=0.005)
+    draws = [
+        simulations.average_precision_covered(random, 10, 100, 0.98, 0.7, 0.0) for _ in range(200)
+    ]
+    ours, percentile = np.mean(draws, axis=0)
+    assert ours >= 0.92 and percentile < 0.75
