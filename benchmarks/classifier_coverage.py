@@ -2,7 +2,9 @@
 
 `python benchmarks/classifier_coverage.py average-precision` draws test lists of clustered patients
 and counts how often the interval of the average precision holds that of an endless list. `--draws`
-says how often each is drawn; docs/metrics.md has the tables.
+says how often each is drawn; docs/metrics.md has the tables. `... groups` draws two groups of
+patients in which the classifier is equally good, and counts how often the interval of the
+difference of their AUCs leaves out 0.
 """
 
 from __future__ import annotations
@@ -12,10 +14,16 @@ from functools import cache
 
 import click
 import numpy as np
-from interval_coverage import Array, Patients, drawn_scores, rate
+from interval_coverage import Array, Patients, auc, drawn_scores, rate, resampled_auc
 from scipy.special import ndtr, ndtri
 
-from xraygan.statistics.intervals import bootstrap_variance, percentile_interval, share_interval
+from xraygan.statistics.intervals import (
+    auc_interval,
+    bootstrap_variance,
+    difference_interval,
+    percentile_interval,
+    share_interval,
+)
 
 #: correlation of a patient's images and width of the positive scores, as for the AUC
 WORLDS = ((0.0, 1.0), (0.7, 1.0), (0.5, 0.6), (0.5, 1.5), (0.7, 0.0))
@@ -81,6 +89,32 @@ def average_precision_covered(
     return low <= truth <= high, plain[0] <= truth <= plain[1]
 
 
+# -- subgroups -------------------------------------------------------------------------------------
+
+
+def group_difference_excludes_zero(
+    random: np.random.Generator, positive: int, negative: int, truth: float, alike: float
+) -> tuple[bool, bool]:
+    """Whether the interval of the difference of two groups' AUCs leaves out 0, and the percentiles.
+
+    The first group has some positive and negative patients, the second four times as many.
+    """
+    values, intervals, resamples = [], [], []
+    for times in (1, 4):
+        counts = (times * positive, times * negative)
+        patients = Patients.draw(random, *counts, 1.0 if alike else 0.0)
+        scores = drawn_scores(random, patients, truth, alike, 1.0)
+        # The resamples of either group alone: one bootstrap over all patients differs little.
+        found = resampled_auc(patients.truth, scores, patients.resamples(random))
+        values.append(auc(patients.truth, scores))
+        intervals.append(auc_interval(values[-1], bootstrap_variance(found, min(counts)), *counts))
+        resamples.append(found)
+    (one, other), (near, far), (first, second) = values, intervals, resamples
+    low, high = difference_interval((one, other), (near, far), (first, second))
+    plain = percentile_interval(first - second) or (0.0, 0.0)
+    return not low <= 0 <= high, not plain[0] <= 0 <= plain[1]
+
+
 # -- tables ----------------------------------------------------------------------------------------
 
 
@@ -97,18 +131,42 @@ def of_average_precision(draws: int) -> None:
     print("| positive, negative patients | AUC | average precision | " + names + " |")
     print("| --- | --- | --- |" + " --- |" * len(WORLDS))
     for counts in ((5, 100), (10, 100), (10, 400), (20, 400), (60, 60), (270, 158)):
-        for auc in (0.7, 0.9, 0.98):
-            random = np.random.default_rng([*counts, int(100 * auc)])
+        for area in (0.7, 0.9, 0.98):
+            random = np.random.default_rng([*counts, int(100 * area)])
             share = counts[0] / sum(counts)
-            truths = [endless_average_precision(auc, width, share) for _, width in WORLDS]
+            truths = [endless_average_precision(area, width, share) for _, width in WORLDS]
             cells = [
-                rate([average_precision_covered(random, *counts, auc, *one) for _ in range(draws)])
+                rate([average_precision_covered(random, *counts, area, *one) for _ in range(draws)])
                 for one in WORLDS
             ]
             span = f"{min(truths):.2f} to {max(truths):.2f}"
             print(
                 f"| {counts[0]}, {counts[1]} | {auc} | {span} | {' | '.join(cells)} |", flush=True
             )
+
+
+@main.command("groups")
+@click.option("--draws", default=2000, show_default=True)
+def of_groups(draws: int) -> None:
+    """How often the interval of two groups that do not differ leaves out 0, and the percentiles."""
+    alike = (0.0, 0.7)
+    print(
+        "| positive, negative patients | AUC | " + " | ".join(f"alike {x:g}" for x in alike) + " |"
+    )
+    print("| --- | --- | --- | --- |")
+    for counts in ((5, 50), (10, 50), (20, 100), (60, 60)):
+        for truth in (0.7, 0.9, 0.98):
+            random = np.random.default_rng([*counts, int(100 * truth)])
+            cells = [
+                rate(
+                    [
+                        group_difference_excludes_zero(random, *counts, truth, one)
+                        for _ in range(draws)
+                    ]
+                )
+                for one in alike
+            ]
+            print(f"| {counts[0]}, {counts[1]} | {truth} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ def xraygan_register_metrics(register):
     register(
         "sensitivity_at_specificity", "xraygan_metrics.operating_point:SensitivityAtSpecificity"
     )
+    register("subgroups", "xraygan_metrics.subgroups:Subgroups")
     register("calibration", "xraygan_metrics.calibration:Calibration")
     register("inception_score", "xraygan_metrics.distances:InceptionScore")
     register("frechet_classifier", "xraygan_metrics.distances:FrechetClassifier")

@@ -98,19 +98,34 @@ def by_class(
 
 
 def _auc(evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray) -> Measurement:
-    """The AUC of one class; its interval accounts for the number of positive patients."""
-    order = np.argsort(scores, kind="stable")
-    rising = (truth[order].astype(np.float64), scores[order])
-    patients = evaluation.patients
-    positives, negatives = (len(np.unique(patients[truth == label])) for label in (1, 0))
-    note = f"one against the rest, {int(truth.sum())} positive images of {positives} patients"
-    if min(positives, negatives) < FEW:
+    """The AUC of one class on all images."""
+    measured = auc_among(evaluation, truth, scores, np.ones(len(truth), dtype=bool))
+    patients = len(np.unique(evaluation.patients[truth == 1]))
+    note = f"one against the rest, {int(truth.sum())} positive images of {patients} patients"
+    negatives = len(np.unique(evaluation.patients[truth == 0]))
+    if min(patients, negatives) < FEW:
         note += ": too few for its interval to be trusted"
-    value = float(roc_auc_score(truth, scores))
+    return replace(measured, note=note)
+
+
+def auc_among(
+    evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> Measurement:
+    """The AUC of one class among some images; its interval accounts for the positive patients.
+
+    Args:
+        truth, scores: ``(N,)``, labels and probabilities of the images that are measured.
+        rows: ``(N,)`` bool, the images that count, some of them positive and some negative.
+    """
+    order = np.flatnonzero(rows)[np.argsort(scores[rows], kind="stable")]
+    rising = (truth[order].astype(np.float64), scores[order])
+    counts = [len(np.unique(evaluation.patients[rows & (truth == label)])) for label in (1, 0)]
+    value = float(roc_auc_score(truth[rows], scores[rows]))
+    measured = evaluation.over_patients(
+        value, lambda w: weighted_auc(*rising, w[order]), n=int(rows.sum())
+    )
     return with_interval(
-        evaluation.over_patients(value, lambda w: weighted_auc(*rising, w[order]), note),
-        lambda variance: auc_interval(value, variance, positives, negatives),
-        min(positives, negatives),
+        measured, lambda variance: auc_interval(value, variance, *counts), min(counts)
     )
 
 
