@@ -26,6 +26,8 @@ def print_metrics(path: Path) -> None:
     content = run_dir.read_evaluation()
     protocol = content.get("protocol", {})
     kind = f"{SPLIT_NAMES.get(protocol.get('split', 'test'), 'test')} images"
+    if external := protocol.get("external"):
+        kind = f"external test set {external.get('name')}"
     table = _metric_table(f"{path.parent.name}: {kind}")
     notes = []
     metrics = content.get("metrics", {})

@@ -25,6 +25,7 @@ from .descriptions import (
     summary,
     weights_and_audiences,
 )
+from .external import external_section
 from .gallery import BESIDE, SOURCES, over_training, table_by_class
 from .html import (
     Html,
@@ -74,6 +75,7 @@ def _page(run: RunFiles) -> Html:
         "Data": _data(run),
         "Metrics": _metrics(run),
         **_subgroups(run),
+        **external_section(run),
         "Images": _images(run),
         "Losses": _losses(run),
         "Classes": _classes(run),
