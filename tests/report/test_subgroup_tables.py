@@ -47,7 +47,7 @@ def test_the_tables_have_a_column_for_each_group_and_a_row_for_each_figure(run: 
     section = said[said.index("By sex") : said.index("By age")]
     assert "All F 40 images, 30 patients M 1,500 images, 20 patients" in section
     assert "Unknown: 7 images, their sex is unknown; 3 patients." in section
-    assert "AUC Effusion 0.910 0.880 to 0.940 0.812 0.700 to 0.900" in section
+    assert "AUC Effusion 0.910 0.880 to 0.940 0.812 0.700 to 0.900 12 positive images of" in section
     assert "1 positive images of 1 patient, fewer than 5" in section
     assert "AUC less that of the other groups Effusion" in section
     assert "-0.062 -0.200 to 0.100" in section

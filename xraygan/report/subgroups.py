@@ -59,7 +59,8 @@ def _by(key: str, figures: Iterable[SubgroupFigure], metrics: Metrics) -> Html:
         rows.append([TITLES.get(kind, kind.replace("_", " ").capitalize())])
         for name in names:
             cells = (metrics.get(SubgroupFigure(name, key, group).name) for group in groups)
-            rows.append([name.partition("/")[2], _cell(metrics.get(name)), *map(_cell, cells)])
+            whole = _cell(metrics.get(name) and {**metrics[name], "note": ""})
+            rows.append([name.partition("/")[2], whole, *map(_cell, cells)])
     numbers = range(1, len(head))
     return join([title, *notes, table(head, rows, numbers=numbers, style="wide")])
 
@@ -77,6 +78,9 @@ def _cell(measured: Mapping[str, Any] | None) -> Html:
     if measured is None:
         return join([NONE])
     value, interval, note = (measured.get(key) for key in ("value", "interval", "note"))
-    small = [f"{number(interval[0])} to {number(interval[1])}"] if interval else []
-    small += [note.partition(";")[0]] if note and value is None else []
-    return join([number(value), *(tag("div", line, class_="muted") for line in small)])
+    lines = []
+    if interval:
+        lines.append(tag("div", f"{number(interval[0])} to {number(interval[1])}", class_="muted"))
+    if note:  # of how many positive images, or why there is no value
+        lines.append(tag("div", note.partition(";")[0], class_="muted note"))
+    return join([number(value), *lines])
