@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import real_data
 from own_data import own_data
 from PIL import Image
 from saved_run import CLASSIFIER, saved, xraygan
 from sklearn.metrics import roc_auc_score
 
-from xraygan import UserError
+from xraygan import Task, UserError
 from xraygan.cli.evaluate import parse_map
 from xraygan.data.datamodule import prepare
+from xraygan.data.external import read_external
 from xraygan.report.run_report import report
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.external_files import check_external_name, external_names
@@ -146,6 +148,7 @@ def test_classes_of_other_names_are_mapped(
         (["--map", "Mass=Edema"], "only Edema is labelled in the external data"),
         (["--map", "Mass"], "expected THEIRS=OURS"),
         (["--set", "data.image_size=64"], "data.image_size: the run's networks need its own"),
+        (["--set", "data.limit=3"], "data.limit: it has no effect on an external test set"),
         (["--set", "evaluation.split=val"], "evaluation.split: an external test set"),
     ],
 )
@@ -210,3 +213,72 @@ def test_names_and_maps() -> None:
     }  # fmt: skip
     with pytest.raises(UserError, match="mapped to both"):
         parse_map(("a=b", "a=c"))
+
+
+def test_images_of_none_or_several_classes_are_left_out_where_classes_are_exclusive(
+    run: Path, tmp_path: Path
+) -> None:
+    """And an image without any label has no finding."""
+    own_data(tmp_path / "data", 8)
+    path = tmp_path / "data" / "images.csv"
+    table = pd.read_csv(path)
+    table["split"] = "test"
+    labels = "Edema,Mass,Edema|Mass,Hernia,No Finding,Mass|Hernia,Edema,Mass"
+    table["label"] = labels.split(",")
+    table.to_csv(path, index=False)
+    sets = ("data.plugin=csv", f"data.root={tmp_path / 'data'}", f"data.cache={tmp_path}")
+    recipe = external_recipe(RunDirectory(run), sets)
+    exclusive = Task(32, ("Edema", "Mass", "Normal"), True)
+    read = read_external(recipe, exclusive, {"No Finding": "Normal"})
+    assert read.split.label_matrix.argmax(axis=1).tolist() == [0, 1, 2, 1, 0, 1]
+    assert read.left_out == {
+        "images of none of the matched classes": 1,
+        "images of several of the matched classes": 1,
+    }
+    assert len(read.contents) == len(read.split) == 6
+    several = Task(32, ("Edema", "Mass", "Normal"), False)
+    read = read_external(recipe, several, {"Hernia": "Mass"})
+    assert read.lacking == ("Normal",) and not read.left_out
+    assert read.split.label_matrix.tolist() == [
+        [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0],
+    ]  # fmt: skip
+
+
+def test_images_that_cannot_be_read_stop_or_are_left_out(run: Path, tmp_path: Path) -> None:
+    own_data(tmp_path / "data", 8)
+    (tmp_path / "data" / "images" / "04.png").write_bytes(b"no image")
+    sets = ("data.plugin=csv", f"data.root={tmp_path / 'data'}", f"data.cache={tmp_path}")
+    task = Task(32, ("Edema", "Mass"), True)
+    with pytest.raises(UserError, match=r"images/04\.png"):
+        read_external(external_recipe(RunDirectory(run), sets), task, {}, all_images=True)
+    recipe = external_recipe(RunDirectory(run), (*sets, "data.on_bad_image=skip"))
+    read = read_external(recipe, task, {}, all_images=True)
+    assert len(read.split) == len(read.contents) == 7
+    assert "images/04.png" not in read.split.paths
+    assert read.left_out == {"images that cannot be read": 1}
+
+
+def test_chestxray14_before_a_run_of_other_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its groups are counted by hand from the official table."""
+    root = real_data("chestxray14")
+    words = ["--external", "nih", "--set", "data.plugin=chestxray14", "--set", f"data.root={root}"]
+    xraygan(capsys, "evaluate", run, *words, "--set", f"data.cache={tmp_path}", "--quiet")
+    table = pd.read_csv(root / "Data_Entry_2017_v2020.csv").set_index("Image Index")
+    table = table.loc[(root / "test_list.txt").read_text().split()]
+    names = table["Finding Labels"].str.split("|")
+    ours = names.map(lambda labels: {*labels} & {"No Finding", "Edema", "Mass"})
+    table = table[ours.map(len) == 1]
+    metrics = figures(run, "nih")["metrics"]
+    assert figures(run, "nih")["protocol"]["images"] == len(table) > 100
+    for group, rows in (
+        ("sex=F", table["Patient Gender"] == "F"),
+        ("view=AP", table["View Position"] == "AP"),
+        ("age=60+", table["Patient Age"] >= 60),
+        ("age=18-39", table["Patient Age"].between(18, 39)),
+    ):
+        counted = metrics[f"images[{group}]"]
+        assert counted["value"] == rows.sum()
+        patients = table.loc[rows, "Patient ID"].nunique()
+        assert f"; {patients} patient" in counted["note"]

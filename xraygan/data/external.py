@@ -112,15 +112,10 @@ def read_external(
         others = table["split"] != "test"
         left_out |= {"images of other splits than test": int(others.sum())}
         table = table[~others]
-    ours = table["labels"].map(lambda labels: _translated(labels, matched))
-    table = table.assign(labels=ours)
+    table = table.assign(labels=table["labels"].map(lambda labels: _translated(labels, matched)))
     if task.exclusive:
-        for reason, wrong in (
-            ("images of none of the matched classes", ours.map(len) == 0),
-            ("images of several of the matched classes", ours.map(len) > 1),
-        ):
-            left_out |= {reason: int(wrong.sum())}
-            table = table[~wrong.loc[table.index].astype(bool)]
+        table, reasons = _with_one_class(table)
+        left_out |= reasons
     left_out = {reason: count for reason, count in left_out.items() if count}
     if table.empty:
         what = "image" if all_images else "test image"
@@ -135,6 +130,15 @@ def read_external(
     return ExternalImages(
         split, contents, choice.part.name, matched, lacking, left_out, warnings
     )  # fmt: skip
+
+
+def _with_one_class(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows with exactly one label, and how many have another number of them."""
+    labels = table["labels"].map(len)
+    return table[labels == 1], {
+        "images of none of the matched classes": int((labels == 0).sum()),
+        "images of several of the matched classes": int((labels > 1).sum()),
+    }
 
 
 def _translated(labels: tuple[str, ...], matched: Mapping[str, str]) -> tuple[str, ...]:

@@ -23,6 +23,10 @@ from .session import Session, restore_session
 READ_ALIKE = (
     "image_size", "value_range", "label_policy", "metadata", "grey", "cache", "on_bad_image"
 )  # fmt: skip
+#: keys of [data] that the networks were trained with
+FIXED = ("image_size", "value_range", "label_policy", "metadata", "classes", "only")
+#: keys of [data] that only concern training images
+UNUSED = ("limit", "unlabelled", "validation", "sampling", "augmentation")
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,14 @@ def external_recipe(run_dir: RunDirectory, overrides: tuple[str, ...]) -> Recipe
             "--external: name the external data with --set data.plugin=NAME and --set "
             "data.root=FOLDER, and further keys of its [data] as in a recipe"
         )
-    fixed = ("image_size", "value_range", "label_policy", "metadata", "classes")
     for key in keys:
-        if key[:1] == ("data",) and key[1:2] and key[1] in fixed:
+        if key[0] == "data" and key[1:2] and key[1] in FIXED:
             raise UserError(
                 f"--set {'.'.join(key)}: the run's networks need its own value; leave it out"
+            )
+        if key[0] == "data" and key[1:2] and key[1] in UNUSED:
+            raise UserError(
+                f"--set {'.'.join(key)}: it has no effect on an external test set; leave it out"
             )
         if key == ("evaluation", "split"):
             raise UserError(
