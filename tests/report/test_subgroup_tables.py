@@ -11,7 +11,9 @@ import pytest
 from test_report import Page
 
 from xraygan.cli.printing import print_metrics
-from xraygan.report.run_report import write_report
+from xraygan.report.comparison import comparison
+from xraygan.report.run_report import report, write_report
+from xraygan.rundir.reader import RunFiles
 
 
 def figure(value: float | None, n: int, note: str = "", interval: Any = None) -> dict[str, Any]:
@@ -63,6 +65,16 @@ def test_they_are_not_among_the_metrics_of_all_patients_nor_drawn_over_training(
     assert sections.count("subgroups") == 1
     plain = made_run.make(run.parent / "plain")
     assert "subgroups" not in [a.get("id") for a in Page(write_report(plain)).all("section")]
+
+
+def test_a_comparison_leaves_them_and_external_figures_to_the_runs_own_reports(run: Path) -> None:
+    other = made_run.make(run.parent / "other")
+    text = (run / "evaluation.json").read_text()
+    (other / "evaluation-clinic.json").write_text(text.replace('"split": "test"', '"split": "x"'))
+    page = comparison([RunFiles(run), RunFiles(other)])
+    assert "[sex=" not in page and "clinic" not in page
+    assert "Figures of subgroups are in the report of each run" in page
+    assert "clinic" in report(RunFiles(other))
 
 
 def test_the_terminal_counts_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
