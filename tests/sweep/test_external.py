@@ -127,6 +127,19 @@ def test_a_name_is_for_one_set_of_images(
     assert external_names(run) == ["clinic", "clinic-all"]
 
 
+def test_a_damaged_file_is_named_and_kept(
+    original: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "evaluation-clinic.json").write_text('{"protocol": 3}')
+    said = xraygan(capsys, "evaluate", run, *external(original), code=2)
+    assert "evaluation-clinic.json: protocol: expected" in said
+    assert "move the file away, and measure again" in said
+    assert (run / "evaluation-clinic.json").read_text() == '{"protocol": 3}'
+    found = RunFiles(run)
+    assert 'id="external"' not in report(found)
+    assert any("evaluation-clinic.json" in one for one in found.damaged)
+
+
 def test_classes_of_other_names_are_mapped(
     original: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

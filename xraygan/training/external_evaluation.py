@@ -8,7 +8,7 @@ from typing import Any
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import evaluate
 from xraygan.evaluation.external import EXTERNAL
-from xraygan.rundir import completion
+from xraygan.rundir import completion, file_readers
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.provenance import material_changes
@@ -74,10 +74,12 @@ def check_same_images(files: RunDirectory, fingerprint: str) -> None:
     """Check that no figures of other images are in the files.
 
     Raises:
-        UserError: there are.
+        UserError: there are, or they cannot be read.
     """
+    remedy = "move the file away, and measure again"
     try:
-        before: dict[str, Any] = files.read_evaluation().get("protocol", {})
+        found = file_readers.needed(files.evaluation, file_readers.evaluation, remedy)
+        before: dict[str, Any] = found.get("protocol", {})
     except FileNotFoundError:
         return
     if before.get("images_fingerprint") != fingerprint:
