@@ -101,6 +101,19 @@ def resampled_auc(truth: Array, scores: Array, weights: Array) -> Array:
 # -- one figure, over patients ---------------------------------------------------------------------
 
 
+def drawn_scores(
+    random: np.random.Generator, patients: Patients, truth: float, alike: float, width: float
+) -> Array:
+    """Scores ``(N,)`` of the images with an AUC of ``truth``; see :func:`auc_covered`."""
+    noise = math.sqrt(alike) * random.standard_normal(patients.count)[patients.member]
+    noise += math.sqrt(1 - alike) * random.standard_normal(len(patients.member))
+    if width:
+        mean = float(ndtri(truth)) * math.hypot(1, width)
+        return np.where(patients.truth == 1, mean + width * noise, noise)
+    easy = (random.random(patients.count) < 2 * truth - 1)[patients.member]
+    return noise + 100 * (easy & (patients.truth == 1))
+
+
 def auc_covered(
     random: np.random.Generator,
     positive: int,
@@ -118,14 +131,7 @@ def auc_covered(
             patients of whom some are above all others and the rest like negative ones.
     """
     patients = Patients.draw(random, positive, negative, 1.0 if alike else 0.0)
-    noise = math.sqrt(alike) * random.standard_normal(patients.count)[patients.member]
-    noise += math.sqrt(1 - alike) * random.standard_normal(len(patients.member))
-    if width:
-        mean = float(ndtri(truth)) * math.hypot(1, width)
-        scores = np.where(patients.truth == 1, mean + width * noise, noise)
-    else:
-        easy = (random.random(patients.count) < 2 * truth - 1)[patients.member]
-        scores = noise + 100 * (easy & (patients.truth == 1))
+    scores = drawn_scores(random, patients, truth, alike, width)
     found = resampled_auc(patients.truth, scores, patients.resamples(random))
     variance = bootstrap_variance(found, min(positive, negative))
     value = auc(patients.truth, scores)

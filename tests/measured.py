@@ -16,6 +16,7 @@ class Measured(RunEvaluation):
 
     probs = fake_probs = fake_features = reference_features = None  # type: ignore[assignment]
     labels = patients = fake_images = reference_images = None  # type: ignore[assignment]
+    validation = validation_probs = test = None  # type: ignore[assignment]
 
     def __init__(self, classes: tuple[str, ...], *, exclusive: bool = True, **arrays: object):
         self.task = Task(32, classes, exclusive)

@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.session.session import restore_session as restore_session
     from xraygan.statistics.intervals import auc_interval as auc_interval
     from xraygan.statistics.intervals import bootstrap_variance as bootstrap_variance
+    from xraygan.statistics.intervals import difference_interval as difference_interval
     from xraygan.statistics.intervals import mean_interval as mean_interval
     from xraygan.statistics.intervals import percentile_interval as percentile_interval
     from xraygan.statistics.intervals import share_interval as share_interval
@@ -76,6 +77,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.utils.csv_cells import unescape_formula as unescape_formula
     from xraygan.utils.csv_cells import write_table as write_table
     from xraygan.utils.images import resize_square as resize_square
+    from xraygan.utils.naming import SubgroupFigure as SubgroupFigure
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
     from xraygan.utils.output_folder import write_folder as write_folder
     from xraygan.utils.parsing import describe_read_error as describe_read_error
@@ -154,8 +156,10 @@ _HOMES = {
     "percentile_interval": "xraygan.statistics.intervals",
     "share_interval": "xraygan.statistics.intervals",
     "auc_interval": "xraygan.statistics.intervals",
+    "difference_interval": "xraygan.statistics.intervals",
     "mean_interval": "xraygan.statistics.intervals",
     "bootstrap_variance": "xraygan.statistics.intervals",
+    "SubgroupFigure": "xraygan.utils.naming",
     "Neighbours": "xraygan.audit.nearest_neighbors",
     "nearest_neighbors": "xraygan.audit.nearest_neighbors",
     "nearest_training_images": "xraygan.audit.nearest_neighbors",

@@ -6,7 +6,12 @@ from xraygan import hookimpl
 @hookimpl
 def xraygan_register_metrics(register):
     register("auc", "xraygan_metrics.classification:AUC")
+    register("average_precision", "xraygan_metrics.average_precision:AveragePrecision")
     register("classification", "xraygan_metrics.classification:Classification")
+    register(
+        "sensitivity_at_specificity", "xraygan_metrics.operating_point:SensitivityAtSpecificity"
+    )
+    register("subgroups", "xraygan_metrics.subgroups:Subgroups")
     register("calibration", "xraygan_metrics.calibration:Calibration")
     register("inception_score", "xraygan_metrics.distances:InceptionScore")
     register("frechet_classifier", "xraygan_metrics.distances:FrechetClassifier")

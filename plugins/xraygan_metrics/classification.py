@@ -62,36 +62,70 @@ class AUC(Metric):
 
 def auc_of(evaluation: Evaluation, probs: np.ndarray) -> dict[str, Measurement]:
     """The AUC of each class and their mean, from probabilities ``(N, K)`` of the test images."""
+    return by_class(evaluation, probs, "auc", _auc)
+
+
+#: a figure of one class, from the labels and the probabilities ``(N,)`` of the test images
+OfClass = Callable[[Evaluation, np.ndarray, np.ndarray], Measurement]
+#: what a note calls a figure that a class does not have
+_CALLED = {"auc": "AUC", "average_precision": "average precision"}
+
+
+def by_class(
+    evaluation: Evaluation, probs: np.ndarray, figure: str, measure: OfClass
+) -> dict[str, Measurement]:
+    """A figure in [0, 1] of each class that some of the test images have, and their mean.
+
+    Args:
+        probs: ``(N, K)``, of the test images.
+        figure: its name, ``"auc"`` for ``auc/CLASS`` and ``auc/mean``.
+    """
     figures: dict[str, Measurement] = {}
     known: list[Measurement] = []
     n = len(evaluation.labels)
     for name, column in evaluation.classes.items():
         truth, scores = evaluation.labels[:, column], probs[:, column]
         if len(np.unique(truth)) < 2:
-            note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: no AUC"
-            figures[f"auc/{name}"] = Measurement(None, n, note=note)
+            note = f"{int(truth.sum())} of {n} {evaluation.kind} images have it: "
+            note += f"no {_CALLED[figure]}"
+            figures[f"{figure}/{name}"] = Measurement(None, n, note=note)
             continue
-        figures[f"auc/{name}"] = _auc(evaluation, truth, scores)
-        known.append(figures[f"auc/{name}"])
+        figures[f"{figure}/{name}"] = measure(evaluation, truth, scores)
+        known.append(figures[f"{figure}/{name}"])
     if known:
-        figures["auc/mean"] = class_mean(known, f"mean over {len(known)} classes")
+        figures[f"{figure}/mean"] = class_mean(known, f"mean over {len(known)} classes")
     return figures
 
 
 def _auc(evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray) -> Measurement:
-    """The AUC of one class; its interval accounts for the number of positive patients."""
-    order = np.argsort(scores, kind="stable")
-    rising = (truth[order].astype(np.float64), scores[order])
-    patients = evaluation.patients
-    positives, negatives = (len(np.unique(patients[truth == label])) for label in (1, 0))
-    note = f"one against the rest, {int(truth.sum())} positive images of {positives} patients"
-    if min(positives, negatives) < FEW:
+    """The AUC of one class on all images."""
+    measured = auc_among(evaluation, truth, scores, np.ones(len(truth), dtype=bool))
+    patients = len(np.unique(evaluation.patients[truth == 1]))
+    note = f"one against the rest, {int(truth.sum())} positive images of {patients} patients"
+    negatives = len(np.unique(evaluation.patients[truth == 0]))
+    if min(patients, negatives) < FEW:
         note += ": too few for its interval to be trusted"
-    value = float(roc_auc_score(truth, scores))
+    return replace(measured, note=note)
+
+
+def auc_among(
+    evaluation: Evaluation, truth: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> Measurement:
+    """The AUC of one class among some images; its interval accounts for the positive patients.
+
+    Args:
+        truth, scores: ``(N,)``, labels and probabilities of the images that are measured.
+        rows: ``(N,)`` bool, the images that count, some of them positive and some negative.
+    """
+    order = np.flatnonzero(rows)[np.argsort(scores[rows], kind="stable")]
+    rising = (truth[order].astype(np.float64), scores[order])
+    counts = [len(np.unique(evaluation.patients[rows & (truth == label)])) for label in (1, 0)]
+    value = float(roc_auc_score(truth[rows], scores[rows]))
+    measured = evaluation.over_patients(
+        value, lambda w: weighted_auc(*rising, w[order]), n=int(rows.sum())
+    )
     return with_interval(
-        evaluation.over_patients(value, lambda w: weighted_auc(*rising, w[order]), note),
-        lambda variance: auc_interval(value, variance, positives, negatives),
-        min(positives, negatives),
+        measured, lambda variance: auc_interval(value, variance, *counts), min(counts)
     )
 
 

@@ -18,6 +18,7 @@ from xraygan_metrics.classification import AUC, Classification
 from xraygan.statistics.intervals import (
     auc_interval,
     bootstrap_variance,
+    difference_interval,
     mean_interval,
     percentile_interval,
     scaled_share_interval,
@@ -181,3 +182,41 @@ def test_intervals_of_a_share_cover(coverage: Any) -> None:
     ours, percentile = np.mean(draws, axis=0)
     assert ours >= 0.93
     assert percentile < 0.8
+
+
+def test_intervals_of_an_average_precision_cover(coverage: Any) -> None:
+    import classifier_coverage as simulations
+
+    random = np.random.default_rng(5)
+    truth, scores = random.random(400_000) < 0.1, random.standard_normal(400_000)
+    scores[truth] += stats.norm.ppf(0.9) * math.sqrt(2)
+    measured = simulations.resampled_average_precision(truth, scores, np.ones((1, len(truth))))
+    endless = simulations.endless_average_precision(0.9, 1.0, 0.1)
+    assert measured[0] == pytest.approx(endless, abs=0.005)
+    draws = [
+        simulations.average_precision_covered(random, 10, 100, 0.98, 0.7, 0.0) for _ in range(200)
+    ]
+    ours, percentile = np.mean(draws, axis=0)
+    assert ours >= 0.92 and percentile < 0.75
+
+
+def test_the_interval_of_a_difference_is_zous() -> None:
+    random = np.random.default_rng(2)
+    first = random.normal(size=500)
+    second = 0.6 * first + random.normal(size=500)
+    r = float(np.corrcoef(first, second)[0, 1])
+    low, high = difference_interval((0.8, 0.7), ((0.7, 0.85), (0.6, 0.9)), (first, second))
+    # Zou, Psychological Methods 12 (2007), Eq. 16: l1 = 0.7, u1 = 0.85, l2 = 0.6, u2 = 0.9
+    assert low == pytest.approx(0.1 - math.sqrt(0.1**2 + 0.2**2 - 2 * r * 0.1 * 0.2))
+    assert high == pytest.approx(0.1 + math.sqrt(0.05**2 + 0.1**2 - 2 * r * 0.05 * 0.1))
+
+
+def test_the_interval_of_two_groups_that_do_not_differ_contains_0(coverage: Any) -> None:
+    import classifier_coverage as simulations
+
+    random = np.random.default_rng(4)
+    draws = [
+        simulations.group_difference_excludes_zero(random, 5, 50, 0.9, 0.7) for _ in range(200)
+    ]
+    ours, percentile = np.mean(draws, axis=0)
+    assert ours <= 0.06 < percentile

@@ -673,3 +673,20 @@ def test_an_evaluation_with_other_keys_says_so_and_does_not_stay_in_the_table(
     assert again.returncode == 0, said
     assert (out / "table.csv").read_text() == table
     assert "changed" not in json.loads((place / "evaluation.json").read_text())["protocol"]
+
+
+def test_a_figure_of_a_subgroup_is_a_column_as_any_other(tmp_path: Path) -> None:
+    name = "auc/Effusion[sex=F]"
+    layout = {"metrics": ["accuracy", name], "baseline": "0.0001"}
+    sweep = load(written(tmp_path / "small.toml", seeds=[0], table=layout))
+    source = np.random.default_rng(0)
+
+    def figures(run: Run) -> dict[str, np.ndarray]:
+        return {"accuracy": np.linspace(0.7, 0.8, 20), name: source.normal(0.375, 0.01, 20)}
+
+    runs = faked(sweep, tmp_path, figures)
+    write_tables(sweep, runs, tmp_path, "")
+    lines = pd.read_csv(tmp_path / "table.csv").set_index(["row", "metric"])
+    assert lines.loc[0.001, name]["mean"] == pytest.approx(0.375, abs=0.02)
+    assert np.isfinite(lines.loc[0.001, name]["difference_patients_low"])
+    assert name in (tmp_path / "table.md").read_text()

@@ -19,15 +19,20 @@ def print_metrics(path: Path) -> None:
     from xraygan.data.split_names import SPLIT_NAMES
     from xraygan.rundir.directory import RunDirectory
     from xraygan.rundir.file_schemas import cautions
+    from xraygan.utils.naming import subgroup_figure
 
     run_dir = RunDirectory(path.parent)
     run_dir.evaluation = path  # it may be of another split
     content = run_dir.read_evaluation()
     protocol = content.get("protocol", {})
-    kind = SPLIT_NAMES.get(protocol.get("split", "test"), "test")
-    table = _metric_table(f"{path.parent.name}: {kind} images")
+    kind = f"{SPLIT_NAMES.get(protocol.get('split', 'test'), 'test')} images"
+    if external := protocol.get("external"):
+        kind = f"external test set {external.get('name')}"
+    table = _metric_table(f"{path.parent.name}: {kind}")
     notes = []
-    for name, measured in content.get("metrics", {}).items():
+    metrics = content.get("metrics", {})
+    whole = {name: one for name, one in metrics.items() if not subgroup_figure(name)}
+    for name, measured in whole.items():
         value, interval = measured.get("value"), measured.get("interval")
         if value is None:
             notes.append(f"{name}: {measured.get('note')}")
@@ -35,6 +40,8 @@ def print_metrics(path: Path) -> None:
             continue  # only the report shows a matrix
         table.add_row(name, f"{value:.3f}", _span(interval), str(measured.get("n", "")))
     _print_table(table)
+    if groups := len(metrics) - len(whole):
+        notes.append(f"{groups:,} figures of subgroups are in {path.name} and in report.html")
     for line in (*cautions(protocol), *notes):
         click.echo(line)
 

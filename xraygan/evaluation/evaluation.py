@@ -31,7 +31,8 @@ from xraygan.parts.weights import weights_digest
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
 from xraygan.statistics.intervals import CONFIDENCE, percentile_interval
-from xraygan.utils.seeding import derive_seed, rng
+from xraygan.statistics.resampling import bootstrap
+from xraygan.utils.seeding import rng
 
 from .generation import Generated, generate
 
@@ -48,6 +49,7 @@ class RunEvaluation(Evaluation):
         test: the measured images, or a function that returns them.
         device: the device of the networks.
         split: ``"test"`` or ``"val"``, the split of the measured images.
+        validation: returns the validation images, None if there are none; none by default.
     """
 
     split = "test"
@@ -60,12 +62,14 @@ class RunEvaluation(Evaluation):
         test: ImageSplit | Callable[[], ImageSplit],
         device: torch.device,
         split: str = "test",
+        validation: Callable[[], ImageSplit | None] = lambda: None,
     ) -> None:
         self.recipe = recipe
         self.graph = graph
         self.task = graph.task
         self._train = train
         self._test = test
+        self._validation = validation
         self.device = device
         self.split = split
         self._config = recipe.tables.evaluation
@@ -126,7 +130,22 @@ class RunEvaluation(Evaluation):
 
     @cached_property
     def probs(self) -> np.ndarray:
-        return self.classify(self.test.images, self._metadata(self.test), real=True)[1]
+        return self._probs_of(self.test)
+
+    def _probs_of(self, split: ImageSplit) -> np.ndarray:
+        return self.classify(split.images, self._metadata(split), real=True)[1]
+
+    # -- the validation images ---------------------------------------------------------------------
+
+    @cached_property
+    def validation(self) -> ImageSplit | None:  # type: ignore[override]
+        return None if self.split == "val" else self._validation()
+
+    @cached_property
+    def validation_probs(self) -> np.ndarray:  # type: ignore[override]
+        return (
+            super().validation_probs if self.validation is None else self._probs_of(self.validation)
+        )
 
     # -- generated images and their reference ------------------------------------------------------
 
@@ -234,7 +253,8 @@ class RunEvaluation(Evaluation):
         n: int | None = None,
     ) -> Measurement:
         patients, patient_of = np.unique(self.patients, return_inverse=True)
-        values = self._bootstrap(statistic, len(patients), lambda counts: counts[patient_of])
+        resamples = self._config.bootstrap
+        values = bootstrap(statistic, len(patients), lambda drawn: drawn[patient_of], resamples)
         n = len(self.labels) if n is None else n
         return Measurement(value, n, percentile_interval(values), note, values)
 
@@ -242,28 +262,8 @@ class RunEvaluation(Evaluation):
         self, value: float, statistic: Callable[[np.ndarray], float], note: str = ""
     ) -> Measurement:
         n = self._config.generated
-        values = self._bootstrap(statistic, n, lambda counts: counts)
+        values = bootstrap(statistic, n, lambda drawn: drawn, self._config.bootstrap)
         return Measurement(value, n, percentile_interval(values), note)
-
-    def _bootstrap(
-        self,
-        statistic: Callable[[np.ndarray], float],
-        units: int,
-        image_weights: Callable[[np.ndarray], np.ndarray],
-    ) -> np.ndarray:
-        """The statistic in each bootstrap resample, ``(B,)``.
-
-        Args:
-            units: number of units (patients or images) that are drawn with replacement.
-            image_weights: maps how often each unit was drawn, ``(units,)``, to image weights.
-        """
-        # The seed does not depend on the run's, so that compared runs share the resamples.
-        random = np.random.default_rng(derive_seed(0, "bootstrap"))
-        values = np.empty(self._config.bootstrap)
-        for i in range(len(values)):
-            counts = np.bincount(random.integers(units, size=units), minlength=units)
-            values[i] = statistic(image_weights(counts).astype(np.float64))
-        return values
 
     # -- passes ------------------------------------------------------------------------------------
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from xraygan.data.datamodule import ImageData, open_dataset
 from xraygan.data.image_cache import image_identities
 from xraygan.data.index import read_index
-from xraygan.data.split_names import MEASURED
+from xraygan.data.split_names import LEARNED, MEASURED
 from xraygan.data.splits import select_rows, task_of
 from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.directory import RunDirectory
-from xraygan.rundir.image_record import ImageRecord, trained_on_measured
+from xraygan.rundir.image_record import ImageRecord, content_digests, trained_on_measured
 from xraygan.rundir.provenance import read_environment, trained_on
 
 
@@ -47,6 +49,36 @@ def check_unseen(run_dir: RunDirectory, recipe: Recipe, data: ImageData) -> None
         f"be measured, {shared[0]!r} the first, because {reason}. {remedy}, since figures of "
         "training images are too good"
     )
+
+
+def check_external(run_dir: RunDirectory, contents: list[str], paths: list[str]) -> bool:
+    """Refuse an external test set with images that the run learned from or chose by.
+
+    Images are the same if their files are; the same picture in another file is not found.
+
+    Args:
+        contents: the identity of each image's content.
+        paths: of the images, for the message.
+
+    Returns:
+        Whether it could be checked: a run of a former version did not record its images.
+
+    Raises:
+        UserError: some of the images are training or validation images of the run.
+    """
+    record = ImageRecord.read(run_dir)
+    if record is None:
+        return False
+    known = record.content[record.in_splits((*LEARNED, "val"))]
+    shared = np.flatnonzero(np.isin(content_digests(contents), known))
+    if len(shared):
+        raise UserError(
+            f"{len(shared):,} of the {len(paths):,} external images are training or validation "
+            f"images of {run_dir.path}, {paths[shared[0]]!r} the first, so figures of them are too "
+            "good. Take them out of the external data, or measure its test images without "
+            "--all-images"
+        )
+    return True
 
 
 def _changed_options(run_dir: RunDirectory, recipe: Recipe) -> list[str]:

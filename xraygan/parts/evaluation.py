@@ -75,6 +75,8 @@ class SplitImages(Protocol):
         label_matrix: ``(N, K)`` uint8, 1 where the image has the class.
         patients: ``(N,)`` str.
         paths: N of them, as the dataset plugin names them.
+        metadata: ``age`` in years, ``sex`` (1 male, 0 female) and ``view`` (1 PA, 0 AP), each
+            ``(N,)`` float32, NaN where it is unknown.
     """
 
     @property
@@ -85,6 +87,8 @@ class SplitImages(Protocol):
     def patients(self) -> np.ndarray: ...
     @property
     def paths(self) -> list[str]: ...
+    @property
+    def metadata(self) -> dict[str, np.ndarray]: ...
 
     def __len__(self) -> int: ...
 
@@ -183,6 +187,25 @@ class Evaluation(ABC):
     @abstractmethod
     def probs(self) -> np.ndarray:
         """The classifier's probabilities for them: ``(N, K)`` float64 in [0, 1]."""
+
+    # -- the images that choices are made on -------------------------------------------------------
+
+    @property
+    def validation(self) -> SplitImages | None:
+        """The validation images, V of them, on which a metric chooses a threshold, for example.
+
+        None if there are none, or if they are the images that are measured.
+        """
+        return None
+
+    @property
+    def validation_probs(self) -> np.ndarray:
+        """The classifier's probabilities for them: ``(V, K)`` float64 in [0, 1].
+
+        Raises:
+            ValueError: there are no :attr:`validation` images.
+        """
+        raise ValueError("there are no validation images")
 
     # -- generated images and their reference ------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from xraygan.rundir.reader import Object
 from xraygan.statistics.paired_bootstrap import Estimate, Resampled, difference
+from xraygan.utils.naming import subgroup_figure
 
 from .comparability import reasons_against
 from .descriptions import METRICS, protocol
@@ -24,11 +25,16 @@ PAIRED = (
     "compared over their seeds."
 )
 
+SUBGROUPS = (
+    "Figures of subgroups are in the report of each run; a sweep compares those that it names."
+)
+
 
 def metrics_section(runs: Runs) -> Html:
     """The table of all metrics, a column for each run, and the comparison over seeds."""
     measured = [run.evaluation.get("metrics", {}) for _, run in runs]
-    names = dict.fromkeys(name for metrics in measured for name in metrics)
+    every = dict.fromkeys(name for metrics in measured for name in metrics)
+    names = [name for name in every if not subgroup_figure(name)]
     if not names:
         return tag("p", "None of the runs has been evaluated.")
     groups: dict[str, list[str]] = {}
@@ -51,7 +57,8 @@ def metrics_section(runs: Runs) -> Html:
             rows.append((join([name.partition("/")[2], " ", n]), *_measured(runs, name, resampled)))
     head = ["Metric", *headings(runs), "Intervals, each row on its own scale"]
     shown = table(head, rows, numbers=range(1, len(runs) + 1), style="wide")
-    return join([_protocols(runs), tag("p", PAIRED), shown, over_seeds(runs, [*names])])
+    more = tag("p", SUBGROUPS) if len(names) < len(every) else None
+    return join([_protocols(runs), tag("p", PAIRED), shown, more, over_seeds(runs, names)])
 
 
 def _measured(runs: Runs, name: str, resampled: Sequence[Resampled]) -> list[object]:

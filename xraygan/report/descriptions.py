@@ -14,6 +14,18 @@ from .html import Html, count, tag
 # Names of metrics, and how to read their values.
 METRICS = {
     "auc": ("Area under the ROC curve (AUC)", "1 is perfect, 0.5 is guessing"),
+    "average_precision": (
+        "Average precision (area under the precision-recall curve)",
+        "1 is perfect; guessing has the share of positive images, which the note gives",
+    ),
+    "sensitivity": (
+        "Sensitivity at a fixed specificity",
+        "share of the positive images above a threshold from the validation images",
+    ),
+    "specificity": (
+        "Specificity reached at that threshold",
+        "share of the negative images that are not above it",
+    ),
     "accuracy": ("Accuracy", "share of decisions that are correct"),
     "precision": ("Precision", "share of true positives among positive decisions"),
     "recall": ("Recall (sensitivity)", "share of the positive images that are detected"),

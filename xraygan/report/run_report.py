@@ -15,9 +15,9 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xraygan.rundir.reader import ALSO_LOGGED, Lacking, RunFiles, Series
+from xraygan.utils.naming import subgroup_figure
 
 from .descriptions import (
-    METRICS,
     TERMS,
     absent,
     missing,
@@ -25,9 +25,9 @@ from .descriptions import (
     summary,
     weights_and_audiences,
 )
+from .external import external_section
 from .gallery import BESIDE, SOURCES, over_training, table_by_class
 from .html import (
-    NONE,
     Html,
     body,
     count,
@@ -43,7 +43,9 @@ from .html import (
     tag,
     write_page,
 )
+from .metric_table import metric_table
 from .plots import classifier_curves, curve
+from .subgroups import subgroup_tables
 
 VERSIONS = {"xraygan": "xraygan", "PyTorch": "torch", "Python": "python"}
 WARNINGS = 50  # most warnings shown; the log has all
@@ -72,6 +74,8 @@ def _page(run: RunFiles) -> Html:
     sections = {
         "Data": _data(run),
         "Metrics": _metrics(run),
+        **_subgroups(run),
+        **external_section(run),
         "Images": _images(run),
         "Losses": _losses(run),
         "Classes": _classes(run),
@@ -155,37 +159,12 @@ def _metrics(run: RunFiles) -> Html:
     failed = [tag("p", f"Not measured: {why}") for why in run.evaluation.get("failed", {}).values()]
     if not run.evaluation.get("metrics"):
         return join(failed) if failed else tag("p", "The recipe names no metric.")
-    groups: dict[str, dict[str, Any]] = {}
-    for name, measurement in run.evaluation["metrics"].items():
-        groups.setdefault(name.partition("/")[0], {})[name] = measurement
-    single: list[Sequence[object]] = []
-    grouped: list[Sequence[object]] = []
-    for base, members in groups.items():
-        title, meaning = METRICS.get(base, (base.replace("_", " ").capitalize(), ""))
-        heading = join([title, tag("div", tag("code", base), f" {meaning}", class_="muted")])
-        if list(members) == [base]:
-            single.append((heading, *_cells(members[base])))
-            continue
-        grouped.append((heading,))
-        for name, measurement in members.items():
-            prefix, slash, member = name.partition("/")
-            grouped.append((join([tag("small", prefix + slash), member]), *_cells(measurement)))
-    share = f"{run.evaluation.get('protocol', {}).get('confidence', 0.95) * 100:g} %"
-    head = ["Metric", "Value", f"{share} interval", "n", "Note"]
-    measured = table(head, single + grouped, numbers=(1, 2, 3), style="wide metrics")
-    return join([*failed, tag("p", protocol(run)), measured])
+    return join([*failed, tag("p", protocol(run)), metric_table(run.evaluation)])
 
 
-def _cells(measurement: Mapping[str, Any]) -> tuple[object, ...]:
-    """The cells of a measurement: value, interval, n, note."""
-    value, interval = measurement.get("value"), measurement.get("interval")
-    shown: object = number(value)
-    if isinstance(value, list):
-        rows = [row if isinstance(row, list) else [row] for row in value]
-        lines = [" ".join(f"{number(cell):>6}" for cell in row) for row in rows]
-        shown = tag("details", tag("summary", "show"), tag("pre", "\n".join(lines)))
-    bounds = f"{number(interval[0])} to {number(interval[1])}" if interval else NONE
-    return shown, bounds, count(measurement.get("n")), measurement.get("note") or ""
+def _subgroups(run: RunFiles) -> dict[str, Html]:
+    tables = subgroup_tables(run.evaluation.get("metrics", {}))
+    return {} if tables is None else {"Subgroups": tables}
 
 
 # -- images and curves -----------------------------------------------------------------------------
@@ -221,7 +200,8 @@ def _losses(run: RunFiles) -> Html:
     terms = {name: terms[name] for name in (*details, *terms) if name in terms}
     shown = [_panels(terms, lambda name: details.get(name, TERMS.get(name, "")))]
     for title, select in ALSO_LOGGED.items():
-        if series := run.series(select):
+        series = run.series(select)
+        if series := {name: one for name, one in series.items() if not subgroup_figure(name)}:
             shown += [tag("h3", title), _panels(series, lambda name: "")]
     return join(shown)
 

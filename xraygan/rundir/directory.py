@@ -58,7 +58,11 @@ class RunDirectory:
         return self._recipe_value("evaluation", "split", "test")
 
     def of_split(self, split: str) -> RunDirectory:
-        """The run with the evaluation files of another split: ``evaluation-SPLIT.json``."""
+        """The run with the evaluation files of another split: ``evaluation-SPLIT.json``.
+
+        Args:
+            split: or the name of an external test set.
+        """
         other = RunDirectory(self.path)
         other.evaluation = self.path / f"evaluation-{split}.json"
         other.predictions = self.path / f"predictions-{split}.csv"

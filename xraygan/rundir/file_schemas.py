@@ -90,6 +90,15 @@ class Line(Schema):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
+class ExternalTable(Schema):
+    name: str = ""
+    dataset: str = ""
+    classes: dict[str, str] = {}
+    lacking: list[str] = []
+    left_out: dict[str, Count] = {}
+    checked: bool = True
+
+
 class EvaluationProtocol(Schema):
     split: str = ""
     images: Count | None = None
@@ -104,6 +113,7 @@ class EvaluationProtocol(Schema):
     chosen_on: str | None = None
     data_differs: list[str] = []
     unfinished: str | None = None
+    external: ExternalTable | None = None
 
 
 class MeasuredMetric(Schema):
@@ -138,7 +148,7 @@ class AuditFile(Schema):
 
 def cautions(protocol: Mapping[str, Any]) -> list[str]:
     """Sentences that warn a reader about how the figures of an evaluation were measured."""
-    sentences = []
+    sentences = _external(protocol.get("external") or {})
     if unfinished := protocol.get("unfinished"):
         sentences.append(f"Measured before the run was finished: {unfinished}.")
     if differs := protocol.get("data_differs"):
@@ -157,6 +167,26 @@ def cautions(protocol: Mapping[str, Any]) -> list[str]:
     if changed := protocol.get("changed"):  # by xraygan evaluate --set
         keys = ", ".join(f"{key} = {value}" for key, value in changed.items())
         sentences.append(f"Measured with other options than the run's recipe: {keys}.")
+    return sentences
+
+
+def _external(table: Mapping[str, Any]) -> list[str]:
+    """Sentences about the images of an external test set and their classes."""
+    if not table:
+        return []
+    sentences = []
+    other = [f"{theirs} as {ours}" for theirs, ours in table.get("classes", {}).items()]
+    sentences.append(f"An external test set of {table.get('dataset')}: {', '.join(other)}.")
+    if lacking := table.get("lacking"):
+        names = ", ".join(lacking)
+        sentences.append(f"No figures of {names}: the external data do not label it.")
+    for reason, images in table.get("left_out", {}).items():
+        sentences.append(f"Left out: {reason}: {images:,}.")
+    if not table.get("checked", True):
+        sentences.append(
+            "It is not known whether training images are among them: the run did not record its "
+            "images."
+        )
     return sentences
 
 

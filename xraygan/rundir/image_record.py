@@ -66,11 +66,11 @@ class ImageRecord:
         labels = np.array([_digest(row.tobytes(), 4) for row in kinds], np.int32)[kind.ravel()]
         patients = np.concatenate([split.patients for split in data.splits.values()])
         digests = np.array([_digest(path.encode()) for path in paths], dtype=np.int64)
-        contents = [_digest(content_identity(data.store.contents[row]).encode()) for row in rows]
+        contents = content_digests([data.store.contents[row] for row in rows])
         order = np.argsort(digests, kind="stable")
         groups = _first_equal(np.unique(patients[order], return_inverse=True)[1])
         record = cls(
-            digests[order], np.array(contents, dtype=np.int64)[order], labels[order],
+            digests[order], contents[order], labels[order],
             digests[order][groups].astype(np.int32), codes[order],
         )  # fmt: skip
         return record, [paths[i] for i in order]
@@ -114,6 +114,12 @@ class ImageRecord:
     def in_splits(self, names: Iterable[str]) -> np.ndarray:
         """Whether each image is in one of the splits, ``(N,)`` bool."""
         return np.isin(self.split, [SPLITS.index(name) for name in names])
+
+
+def content_digests(identities: Iterable[str]) -> np.ndarray:
+    """The digests of images' contents ``(N,)`` int64, from the identities of their files."""
+    digests = [_digest(content_identity(identity).encode()) for identity in identities]
+    return np.array(digests, dtype=np.int64)
 
 
 def write_record(run_dir: RunDirectory, data: ImageData) -> None:

@@ -26,6 +26,7 @@ from xraygan.utils.parsing import parse_toml, sha256
 
 from . import checkpoint, file_readers
 from .directory import RunDirectory
+from .external_files import external_names
 
 if TYPE_CHECKING:
     from xraygan.data.datamodule import ImageData
@@ -364,7 +365,8 @@ def keep_evaluation(run_dir: RunDirectory, step: int) -> None:
     """
     with suppress(FileNotFoundError):
         step = run_dir.read_evaluation().get("step", step)
-    others = [run_dir.of_split(split) for split in SPLIT_NAMES]
+    names = (*SPLIT_NAMES, *external_names(run_dir.path))
+    others = [run_dir.of_split(name) for name in names]
     of_splits = [f for o in others for f in (o.predictions, o.bootstrap, o.evaluation)]
     of_run = (run_dir.predictions, run_dir.bootstrap, run_dir.report, run_dir.evaluation)
     for path in (*of_splits, *of_run):

@@ -121,8 +121,9 @@ class Session:
             return lambda: self.data.splits[name]
 
         return RunEvaluation(
-            self.recipe, self.graph, images("train"), images(measured), self.device, measured
-        )
+            self.recipe, self.graph, images("train"), images(measured), self.device, measured,
+            lambda: self.data.splits.get("val"),
+        )  # fmt: skip
 
     @property
     def watched(self) -> str:

@@ -171,3 +171,19 @@ def mean_interval(
         float(np.sqrt(max(side @ correlation @ side, 0.0))) / len(values) for side in (below, above)
     ]
     return mean - ends[0], mean + ends[1]
+
+
+def difference_interval(
+    values: tuple[float, float],
+    intervals: tuple[Interval, Interval],
+    resamples: tuple[np.ndarray, np.ndarray],
+) -> Interval:
+    """An interval of the first value minus the second, measured in the same resamples of patients.
+
+    It is that of :func:`mean_interval`, since a - b is twice the mean of a and -b.
+    """
+    flipped = (-intervals[1][1], -intervals[1][0])
+    low, high = mean_interval(
+        [values[0], -values[1]], [intervals[0], flipped], [resamples[0], -resamples[1]]
+    )
+    return 2 * low, 2 * high

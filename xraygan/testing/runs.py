@@ -243,8 +243,9 @@ def evaluation(*, without: str = "") -> RunEvaluation:
     recipe = Recipe(Path("stand-in.toml"), tables, {"classifier": choice})
     graph = TrainingGraph(bench.task, networks, {}, [], {})
     graph.extractors = bench.extractors
-    train, test = _split(bench, 40, seed=0), _split(bench, 36, seed=1)
-    return RunEvaluation(recipe, graph, train, test, torch.device("cpu"))
+    train, test, validation = (_split(bench, n, seed) for seed, n in enumerate((40, 36, 32)))
+    device = torch.device("cpu")
+    return RunEvaluation(recipe, graph, train, test, device, validation=lambda: validation)
 
 
 def _split(bench: Bench, count: int, seed: int) -> ImageSplit:
@@ -256,7 +257,11 @@ def _split(bench: Bench, count: int, seed: int) -> ImageSplit:
         label_matrix=np.eye(k, dtype=np.uint8)[np.arange(count) % k],
         patients=np.array([f"{seed}-{i // 2}" for i in range(count)]),
         paths=[f"{i}.png" for i in range(count)],
-        metadata={"age": np.full(count, 50.0), "sex": np.arange(count) % 2.0},
+        metadata={
+            "age": np.full(count, 50.0),
+            "sex": np.arange(count) % 2.0,
+            "view": np.full(count, math.nan),
+        },
     )
 
 

@@ -71,7 +71,7 @@ def evaluate_run(session: Session, run_dir: RunDirectory, step: int) -> Path:
     is_own_split = evaluation.split == run_dir.split
     files = run_dir if is_own_split else run_dir.of_split(evaluation.split)
     if errors and completion.is_whole(files.evaluation):
-        _raise_failed(files, errors, f"{files.evaluation} is left unchanged")
+        raise_failed(files, errors, f"{files.evaluation} is left unchanged")
     result["protocol"] |= _provenance(session, run_dir, evaluation.test.fingerprint())
     contents = {}
     if "classifier" in session.graph.networks:
@@ -87,7 +87,7 @@ def evaluate_run(session: Session, run_dir: RunDirectory, step: int) -> Path:
     if is_own_split:
         write_report(run_dir.path)
     if errors:
-        _raise_failed(files, errors, f"{files.evaluation} has the figures of the others")
+        raise_failed(files, errors, f"{files.evaluation} has the figures of the others")
     return files.evaluation
 
 
@@ -114,7 +114,7 @@ def _provenance(session: Session, run_dir: RunDirectory, images: str) -> dict[st
     return keys
 
 
-def _raise_failed(run_dir: RunDirectory, errors: Mapping[str, Exception], result: str) -> NoReturn:
+def raise_failed(run_dir: RunDirectory, errors: Mapping[str, Exception], result: str) -> NoReturn:
     """Raise one error for the metrics that failed.
 
     Args:

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 #: most characters of a file or folder name; files beside it have longer names
 LONGEST = 100
@@ -100,3 +100,28 @@ def colliding_names(names: Iterable[str]) -> tuple[str, str] | None:
         if (other := known.setdefault(key, name)) != name:
             return other, name
     return None
+
+
+class SubgroupFigure(NamedTuple):
+    """A figure of a subgroup of the images, such as ``auc/Effusion[sex=F]``.
+
+    Attributes:
+        figure: its name on all images, ``auc/Effusion``.
+        key: what tells the subgroups apart, ``sex``.
+        group: the subgroup, ``F``.
+    """
+
+    figure: str
+    key: str
+    group: str
+
+    @property
+    def name(self) -> str:
+        """``FIGURE[KEY=GROUP]``."""
+        return f"{self.figure}[{self.key}={self.group}]"
+
+
+def subgroup_figure(name: str) -> SubgroupFigure | None:
+    """The parts of a subgroup figure's name; None for the name of another figure."""
+    found = re.fullmatch(r"(.+)\[(\w+)=([^\[\]]+)\]", name)
+    return SubgroupFigure(*found.groups()) if found else None
