@@ -34,7 +34,7 @@ from .design import (
     candidate,
     describe_real,
 )  # fmt: skip
-from .filters import FILTERS, NONE, Source, kept_rows, write_filtered
+from .filters import FILTERS, NONE, Basis, kept_rows, write_filtered
 from .pool import Pool
 
 #: executes the runs of a sweep that are not complete, below a folder, and returns all of them
@@ -159,7 +159,7 @@ class Chooser:
         for name in filters:
             if name == NONE:
                 continue
-            values = FILTERS[name](self.pool, self._source(real), self.display)
+            values = FILTERS[name](self.pool, self._basis(real), self.display)
             for keep in self.design.options.keep:
                 described = f"{name} ({keep:.0%})"
                 if not self.pool.suffices(real, arm.images.ratio, keep):
@@ -179,7 +179,7 @@ class Chooser:
             )
         return arms
 
-    def _source(self, real: int | None) -> Source:
+    def _basis(self, real: int | None) -> Basis:
         """What a filter reads: the real images, and the classifier, of the first run that chooses
         without generated images."""
         seed = self.design.options.seed + CHOICE_SEED
@@ -187,7 +187,7 @@ class Chooser:
         data = prepare(self.design.recipe.changed(*keys), self.display.progress)
         sweep = self.design.sweep("choice", {real: [Arm(AGAIN)]}, choose=True)
         run = Path("runs") / f"{sweep.rows[0].slug}-seed-{seed}"
-        return Source(
+        return Basis(
             self.evaluation,
             data.splits["train"],
             self.design.folder / "choice" / run,

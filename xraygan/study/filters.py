@@ -32,7 +32,7 @@ NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
-class Source:
+class Basis:
     """What filters read.
 
     Attributes:
@@ -48,12 +48,12 @@ class Source:
     extractor: str | None
 
 
-def confidence(pool: Pool, source: Source, display: Display) -> np.ndarray:
+def confidence(pool: Pool, basis: Basis, display: Display) -> np.ndarray:
     """The probability of an image's own labels, by a classifier of the real images alone.
 
     With several labels, the geometric mean over the classes, (N,) in [0, 1].
     """
-    session, _, _ = restore_session(source.run, (), display, measure=False)
+    session, _, _ = restore_session(basis.run, (), display, measure=False)
     probs = session.evaluation().classify(pool.split.images, real=True)[1]
     labels = pool.split.label_matrix.astype(bool)
     if session.graph.task.exclusive:
@@ -62,16 +62,16 @@ def confidence(pool: Pool, source: Source, display: Display) -> np.ndarray:
     return np.exp(np.log(np.clip(right, 1e-12, None)).mean(axis=1))
 
 
-def density(pool: Pool, source: Source, display: Display) -> np.ndarray:
+def density(pool: Pool, basis: Basis, display: Display) -> np.ndarray:
     """The number of balls around real images that hold an image, ``(N,)``.
 
     A ball reaches to the fifth nearest other real image: the density of Naeem et al.
     (arXiv:2002.09797) of a single image. Ties are broken by the distance to the nearest real image.
     """
-    embed = partial(thumbnails, source.evaluation)
-    if source.extractor is not None:
-        embed = partial(source.evaluation.embed, source.extractor)  # type: ignore[assignment]
-    real, generated = embed(source.real.images, True), embed(pool.split.images, False)
+    embed = partial(thumbnails, basis.evaluation)
+    if basis.extractor is not None:
+        embed = partial(basis.evaluation.embed, basis.extractor)  # type: ignore[assignment]
+    real, generated = embed(basis.real.images, True), embed(pool.split.images, False)
     index = torch.arange(len(real), device=real.device)
     k = min(NEIGHBOURS, len(real) - 1)
     nearest = nearest_neighbors(real, real.__getitem__, len(real), k, apart=(index, index))
@@ -85,12 +85,12 @@ def density(pool: Pool, source: Source, display: Display) -> np.ndarray:
     return torch.cat(found).cpu().numpy()
 
 
-def distance(pool: Pool, source: Source, display: Display) -> np.ndarray:
+def distance(pool: Pool, basis: Basis, display: Display) -> np.ndarray:
     """The distance in pixels to the nearest training image of the generator, ``(N,)``.
 
     The images that are nearest to a training image, and so may be copies, are left out.
     """
-    embed, train = partial(thumbnails, source.evaluation), source.evaluation.train
+    embed, train = partial(thumbnails, basis.evaluation), basis.evaluation.train
     generated = embed(pool.split.images, False)
 
     def part(rows: slice) -> torch.Tensor:
@@ -99,7 +99,7 @@ def distance(pool: Pool, source: Source, display: Display) -> np.ndarray:
     return nearest_neighbors(generated, part, len(train)).distances[:, 0]
 
 
-Filter = Callable[[Pool, Source, Display], np.ndarray]
+Filter = Callable[[Pool, Basis, Display], np.ndarray]
 
 #: the filters by name
 FILTERS: dict[str, Filter] = {"confidence": confidence, "density": density, "distance": distance}
