@@ -119,6 +119,7 @@ class EvaluationFile(Schema):
     protocol: EvaluationProtocol = EvaluationProtocol()
     metrics: dict[str, MeasuredMetric] = {}
     failed: dict[str, str] = {}
+    sha256: dict[str, str] = {}
 
 
 class AuditProtocol(Schema):
