@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 from xraygan.utils.atomic_files import write_together
 
+from .cells import PUBLISHED
 from .file import Sweep
 from .results import Results
 
@@ -58,7 +59,7 @@ def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) ->
                 axes.plot(cell.interval, [y, y], color=OURS, linewidth=1.5)
         published = sweep.table.paper.get(result.row.label, [math.nan] * (column + 1))[column]
         if not math.isnan(published):
-            axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label="paper")
+            axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label=PUBLISHED)
     seen: set[str] = set()
     for line in axes.get_lines():  # a single entry of each in the legend
         name = str(line.get_label())
