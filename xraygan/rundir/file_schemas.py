@@ -161,7 +161,7 @@ def cautions(protocol: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def validated(content: Any, schema: type[Schema]) -> Any:
+def validated(content: Any, schema: type[BaseModel]) -> Any:
     """The content itself, if it fits a schema.
 
     Raises:
