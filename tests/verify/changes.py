@@ -173,8 +173,8 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a line of metrics.jsonl": (
         drop_line,
-        [rf"runs/{FIRST}/metrics.jsonl: step 3: the lines that the recipe's log_every and steps "
-         "give: expected a line, found none"],
+        [rf"runs/{FIRST}/metrics.jsonl: training line 3: the lines that the recipe's log_every and "
+         "steps give: expected a line of step 3, found a line of step 4"],
     ),
     "no run": (
         lambda out: shutil.rmtree(of_run(WITH_GAN)(out)),

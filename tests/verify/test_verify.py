@@ -267,6 +267,37 @@ def test_another_machine_and_other_versions_are_notes(out: Path) -> None:
     assert not [line for line in lines(report) if "measured again" in line]
 
 
+# -- damaged files ---------------------------------------------------------------------------------
+
+OF_A_RUN = (
+    "recipe.toml", "environment.json", "evaluation.json", "metrics.jsonl", "predictions.csv",
+    "bootstrap.csv", "images.safetensors", "checkpoints/step-00000004/manifest.json",
+)  # fmt: skip
+OF_A_SWEEP = ("sweep.json", "table.csv", "table.md", "table.tex", f"recipes/{FIRST}.toml")
+
+
+@pytest.mark.parametrize("name", [*(f"runs/{FIRST}/{name}" for name in OF_A_RUN), *OF_A_SWEEP])
+def test_a_damaged_file_is_named_whatever_it_holds(name: str, out: Path) -> None:
+    """The other checks are made all the same; there is never a traceback."""
+    path = out / name
+    for run in (out / "runs").iterdir():
+        if run.name not in (FIRST, SECOND):
+            shutil.rmtree(run)
+    whole = path.read_bytes()
+    for content in (b"{}\n", b"\xff\x00\x01", b'{"resumed": [1]}', whole[:-9]):
+        path.write_bytes(content)
+        found = lines(checked(out))
+        assert any(path.name in line or path.parent.name in line for line in found), content
+        assert any(f"runs/{WITH_GAN}: a run of the sweep" in line for line in found) or (
+            name == "sweep.json"
+        )
+    path.unlink()
+    path.mkdir()
+    report = checked(out)
+    found = [*lines(report), *lines(report, Outcome.UNCHECKED)]  # a run may lack some records
+    assert any(path.name in line for line in found)
+
+
 # -- the comparison --------------------------------------------------------------------------------
 
 

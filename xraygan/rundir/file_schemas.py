@@ -65,13 +65,20 @@ class DatasetSummary(Schema):
     metadata: dict[str, Count] = {}
 
 
+class Resumed(Schema):
+    """An entry of ``resumed``; ``changed`` holds each key's value before and after."""
+
+    step: Count | None = None
+    changed: dict[str, dict[str, Any]] = {}
+
+
 class EnvironmentFile(Schema):
     """``environment.json``."""
 
     dataset: DatasetSummary = DatasetSummary()
     command: list[str] = []
     files: dict[str, str] = {}
-    resumed: list[Any] = []
+    resumed: list[Resumed] = []
     used: list[Any] = []
     finished: dict[str, Any] | None = None
 

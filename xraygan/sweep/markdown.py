@@ -85,7 +85,7 @@ def _protocol(sweep: Sweep, results: Sequence[Results]) -> str:
         kind = SPLIT_NAMES.get(split or "test", split)
         text += f"Protocol `{name}` on {dataset}: {images} {kind} images of {patients} patients. "
     trained = {
-        result.row.label: result.protocols[0]["trained_on"]
+        result.row.label: result.protocols[0].get("trained_on") or "unknown"
         for result in results
         if result.protocols
     }

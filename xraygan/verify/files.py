@@ -206,9 +206,8 @@ def _note_versions(report: Report, run: RunContent) -> None:
     if others:
         report.note(where, f"made with other versions: {'; '.join(others)}")
     for entry in environment.get("resumed", []):
-        changed = ", ".join(entry.get("changed", {})) if isinstance(entry, dict) else ""
-        step = entry.get("step") if isinstance(entry, dict) else "?"
-        report.note(where, f"resumed at step {step}; changed: {changed or 'nothing'}")
+        changed = ", ".join(entry.get("changed", {}))
+        report.note(where, f"resumed at step {entry.get('step')}; changed: {changed or 'nothing'}")
 
 
 def _installed(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from xraygan.errors import UserError
@@ -34,8 +35,8 @@ def check_log(
         return
     total = completion.total_steps(recipe, environment)
     every = recipe.get("run", {}).get("log_every")
-    resumed = [entry for entry in environment.get("resumed", []) if isinstance(entry, dict)]
-    if total is None or not isinstance(every, int) or every < 1:
+    resumed = environment.get("resumed", [])
+    if not total or not isinstance(every, int) or every < 1:
         report.unchecked(path, "the steps of its lines: the recipe does not name them")
     elif any(key in entry.get("changed", {}) for entry in resumed for key in DECIDE_LINES):
         report.unchecked(path, "the steps of its lines: the run was resumed with other settings")
@@ -52,12 +53,10 @@ def _check_steps(
     trained = [line for line in lines if "evaluation" not in line]
     steps = [line["step"] for line in trained]
     pairs: list[tuple[str, Any, Any]] = []
-    if steps != expected:
-        odd = sorted({*steps} ^ {*expected}) or [
-            next(a for a, b in zip(steps, expected, strict=True) if a != b)
-        ]
-        have = "a line" if odd[0] in steps else "none"
-        pairs.append((f"step {odd[0]}", "none" if have == "a line" else "a line", have))
+    for number, (due, step) in enumerate(zip_longest(expected, steps)):
+        if due != step:  # the lines after it are shifted
+            pairs.append((f"training line {number + 1}", _of_step(due), _of_step(step)))
+            break
     pairs += [
         (f"step {line['step']}, progress", line["step"] / total, line.get("progress"))
         for line in trained
@@ -65,6 +64,10 @@ def _check_steps(
     ]
     text = "the lines that the recipe's log_every and steps give"
     report.all_differ(path, text, pairs, f"has {text}")
+
+
+def _of_step(step: int | None) -> str:
+    return "none" if step is None else f"a line of step {step}"
 
 
 def _check_measured(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xraygan.errors import UserError
 from xraygan.rundir.directory import RunDirectory
-from xraygan.sweep.record import FILE
+from xraygan.sweep.record import FILE, Recorded
 from xraygan.utils.progress import Display
 
 from .data import check_data
@@ -70,11 +70,14 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
             f"expected {', '.join(_OF_A_RUN[:2])}, or runs/ and recipes/"
         )
     report = Report(folder)
-    chosen = _Repeated(options, display, sum(len(_runs_of(s)) for s in sweeps) + len(alone))
-    for sweep in sweeps:
-        _verify_sweep(report, sweep, chosen)
+    found = [(sweep, read_sweep(report, sweep)) for sweep in sweeps]
+    expected = [(*pair, check_runs_exist(report, *pair)) for pair in found]
+    paths = [sweep / "runs" / name for sweep, _, names in expected for name in names]
+    repeated = _Repeated(options, display, [*paths, *alone])
+    for sweep, recorded, names in expected:
+        _verify_sweep(report, sweep, recorded, names, repeated)
     for path in alone:
-        chosen.check(report, check_files(report, RunDirectory(path)))
+        repeated.check(report, check_files(report, RunDirectory(path)))
     for text in NEVER:
         report.unchecked(folder, text)
     return report
@@ -102,20 +105,21 @@ def is_sweep(folder: Path) -> bool:
     return written and (folder / "runs").is_dir()
 
 
-def _runs_of(sweep: Path) -> list[Path]:
-    return [path for path in (sweep / "runs").iterdir() if path.is_dir()]
+def _verify_sweep(
+    report: Report, folder: Path, recorded: Recorded | None, names: list[str], repeated: _Repeated
+) -> None:
+    """Check the runs of a sweep, what they have in common, and the tables.
 
-
-def _verify_sweep(report: Report, folder: Path, chosen: _Repeated) -> None:
-    recorded = read_sweep(report, folder)
+    Args:
+        names: the names of the runs that there are.
+    """
     runs: list[RunContent] = []
-    for name in check_runs_exist(report, folder, recorded):
+    for name in names:
         run_dir = RunDirectory(folder / "runs" / name)
-        display_name = report.name(run_dir.path)
-        chosen.display.say(f"checking {display_name}")
+        repeated.display.say(f"checking {report.name(run_dir.path)}")
         run = check_files(report, run_dir)
         check_recipe(report, folder, run_dir)
-        chosen.check(report, run)
+        repeated.check(report, run)
         runs.append(run)
     check_common(report, folder, runs)
     if recorded is not None:
@@ -128,25 +132,23 @@ class _Repeated:
     """Checks the data of runs, and repeats the evaluation of all or some of them.
 
     Args:
-        total: the number of runs.
+        runs: the folders of all runs.
     """
 
-    def __init__(self, options: Options, display: Display, total: int) -> None:
+    def __init__(self, options: Options, display: Display, runs: list[Path]) -> None:
         self.options = options
         self.display = display
-        count = total if options.evaluations is None else min(options.evaluations, total)
+        count = len(runs) if options.evaluations is None else min(options.evaluations, len(runs))
         # Whoever made the runs cannot know which of them will be drawn.
-        drawn = random.SystemRandom().sample(range(total), count)
-        self._flags = iter([index in {*drawn} for index in range(total)])
+        self._drawn = {*random.SystemRandom().sample(runs, count)}
 
     def check(self, report: Report, run: RunContent) -> None:
         """Check the data of a run, and its evaluation if it was drawn."""
-        drawn = next(self._flags, False)
         if not run.recipe:
             report.unchecked(run.run_dir.path, "the images and the evaluation: it has no recipe")
             return
         same = check_data(report, run, self.options.overrides, self.display)
-        if not drawn:
+        if run.run_dir.path not in self._drawn:
             report.unchecked(run.run_dir.evaluation, "not measured again, as --evaluations asks")
         elif not same:
             report.unchecked(run.run_dir.evaluation, "not measured again: it needs the images that "
