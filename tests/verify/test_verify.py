@@ -18,6 +18,7 @@ from changes import (
     SECOND,
     WITH_GAN,
     edit_cell,
+    edit_figures,
     edit_json,
     edit_text,
     of_run,
@@ -249,22 +250,27 @@ def test_another_machine_and_other_versions_are_notes(out: Path) -> None:
     """Values may then differ a little, and no more."""
     run = of_run(FIRST)(out)
     edit_json(run / "environment.json", lambda c: c.update(cpu_capability="AVX9", numpy="0.1"))
-    edit_cell(run / "predictions.csv", 3, "p:Mass", lambda value: value + 5e-5)
+    edit_cell(run / "predictions.csv", 3, "p:Mass", lambda value: value + 5e-4)
     report = checked(run, Options())
     assert not [line for line in lines(report) if "measured again" in line]
     notes = "\n".join(lines(report, Outcome.NOTE))
     assert "made with other versions: numpy 0.1, here " in notes
     assert "measured again on another machine (cpu_capability: AVX9, here " in notes
-    assert "so values may differ by 0.0001" in notes
-    assert any("predictions.csv: measured again: values differ by 5.0e-05" in line
+    assert "figures may differ by 0.001 and values of single images and resamples by 0.001" in notes
+    assert any("predictions.csv: measured again: values differ by 5.0e-04" in line
                for line in lines(report, Outcome.HOLDS))  # fmt: skip
     report = checked(run, Options(tolerance=1e-5))
     assert any("predictions.csv: line 5, p:Mass" in line for line in lines(report))
     edit_json(run / "environment.json", lambda content: content.update(device="NVIDIA H100"))
-    edit_cell(run / "predictions.csv", 3, "p:Mass", lambda value: value + 5e-3)
+    edit_cell(run / "predictions.csv", 3, "p:Mass", lambda value: value + 0.05)
     report = checked(run, Options())  # in bfloat16 there
-    assert "so values may differ by 0.01" in "\n".join(lines(report, Outcome.NOTE))
+    assert "by 0.02 and values of single images and resamples by 0.1" in "\n".join(
+        lines(report, Outcome.NOTE)
+    )
     assert not [line for line in lines(report) if "measured again" in line]
+    edit_figures(out)  # by more than a tenth
+    assert any("evaluation.json: metrics.accuracy.value" in line
+               for line in lines(checked(run, Options())))  # fmt: skip
 
 
 # -- damaged files ---------------------------------------------------------------------------------
