@@ -63,6 +63,33 @@ def test_every_shipped_sweep_is_whole(name: str) -> None:
     assert len(full.seeds) >= 3
 
 
+CONTROL = "Real images, as many per step"
+
+
+@pytest.mark.parametrize("preset", ["", "cpu", "fast"])
+@pytest.mark.parametrize(
+    "name", ["table5", "table6", "table7", "table8", "small_data", "as_said_vs_as_released"]
+)
+def test_a_row_of_real_images_sees_as_many_in_a_step_as_real_and_generated_ones(
+    name: str, preset: str
+) -> None:
+    if preset == "cpu" and name.startswith("table") and name != "table8":
+        pytest.skip("the sweep has no such preset")
+    sweep = load(name, preset=preset)
+    recipes = [(row, sweep.recipe(row, 0)) for row in sweep.rows]
+    controls = [(row, found) for row, found in recipes if row.variant == CONTROL]
+    assert controls
+    for row, control in controls:
+        assert not control.tables.generator and not control.tables.labeler
+        assert control.tables.data.limit == next(
+            found.tables.data.limit
+            for other, found in recipes
+            if other.point == row.point and found.tables.generator
+        )
+        sizes = [f.tables.run.batch_size for _, f in recipes if f.tables.generator]
+        assert control.tables.run.batch_size == 2 * max(sizes)
+
+
 def test_rows_are_variants_times_grid() -> None:
     sweep = load("as_said_vs_as_released")
     variants = list(dict.fromkeys(row.variant for row in sweep.rows))

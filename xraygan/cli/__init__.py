@@ -35,6 +35,7 @@ from xraygan.cli.run import run
 from xraygan.cli.schema import schema
 from xraygan.cli.sweep import sweep
 from xraygan.cli.utility import utility
+from xraygan.cli.verify import verify
 from xraygan.errors import NoFault, UserError, clipped, describe_error
 from xraygan.utils.streams import tolerant_streams
 
@@ -127,6 +128,7 @@ for command in (
     figures,
     sweep,
     utility,
+    verify,
     recipes,
     schema,
     list_plugins,
@@ -139,8 +141,8 @@ for command in (
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 success; 1 a defect of the toolkit; 2 a fault in the user's input; 129, 130 and
-    143 a signal ended the run, which is saved.
+    Exit codes: 0 success; 1 a defect of the toolkit, or a difference that ``verify`` found; 2 a
+    fault in the user's input; 129, 130 and 143 a signal ended the run, which is saved.
     """
     with suppress(ValueError, OSError, RuntimeError):  # standard error is not a file
         faulthandler.enable()  # print where a crash below Python, such as SIGBUS, happened

@@ -55,7 +55,8 @@ def sweep(
 
     Run the same command again to continue an interrupted sweep: complete runs are kept, and
     interrupted runs are resumed. If a run in the folder has another recipe, the sweep stops with an
-    error before any work. Writes table.md, table.csv, figure.png and the runs themselves.
+    error before any work. Writes table.md, table.csv, table.tex, figure.png,
+    sweep.json (all that the tables are made of) and the runs themselves.
     """
     from xraygan.sweep import load, run_all, write_tables
     from xraygan.utils.progress import Display

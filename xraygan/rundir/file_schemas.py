@@ -65,13 +65,20 @@ class DatasetSummary(Schema):
     metadata: dict[str, Count] = {}
 
 
+class Resumed(Schema):
+    """An entry of ``resumed``; ``changed`` holds each key's value before and after."""
+
+    step: Count | None = None
+    changed: dict[str, dict[str, Any]] = {}
+
+
 class EnvironmentFile(Schema):
     """``environment.json``."""
 
     dataset: DatasetSummary = DatasetSummary()
     command: list[str] = []
     files: dict[str, str] = {}
-    resumed: list[Any] = []
+    resumed: list[Resumed] = []
     used: list[Any] = []
     finished: dict[str, Any] | None = None
 
@@ -129,6 +136,7 @@ class EvaluationFile(Schema):
     protocol: EvaluationProtocol = EvaluationProtocol()
     metrics: dict[str, MeasuredMetric] = {}
     failed: dict[str, str] = {}
+    sha256: dict[str, str] = {}
 
 
 class AuditProtocol(Schema):
@@ -190,7 +198,7 @@ def _external(table: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def validated(content: Any, schema: type[Schema]) -> Any:
+def validated(content: Any, schema: type[BaseModel]) -> Any:
     """The content itself, if it fits a schema.
 
     Raises:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from xraygan.report.html import Html, body, document, join, png_image, table, tag, write_page
 from xraygan.rundir.reader import RunFiles
+from xraygan.sweep.cells import format_figure
 from xraygan.sweep.provenance import provenance
-from xraygan.sweep.table import format_figure
 from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.csv_cells import write_table
 

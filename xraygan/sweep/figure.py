@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xraygan.report.plots import COLOURS, FIGURE_STYLE, figure_bytes
 from xraygan.utils.atomic_files import write_together
 
+from .cells import PUBLISHED
 from .file import Sweep
 from .results import Results
 
@@ -20,11 +21,18 @@ OURS, PAPER = COLOURS[:2]
 
 
 def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
-    """Write one panel for each metric: means with 95 % intervals, and a small point for each seed.
+    """Write the figure of :func:`draw_figure` as a ``.png`` file."""
+    write_together({path: draw_figure(sweep, results)})
+
+
+def draw_figure(sweep: Sweep, results: Sequence[Results]) -> bytes:
+    """One panel for each metric: means with 95 % intervals, and a small point for each seed.
 
     Args:
         results: one for each row, of :func:`xraygan.sweep.results.collect_results`.
-        path: the path of a ``.png`` file.
+
+    Returns:
+        The content of a ``.png`` file.
     """
     metrics = sweep.table.metrics
     columns = min(len(metrics), 4)
@@ -42,7 +50,7 @@ def write_figure(sweep: Sweep, results: Sequence[Results], path: Path) -> None:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
-        write_together({path: figure_bytes(figure)})
+        return figure_bytes(figure)
 
 
 def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) -> None:
@@ -58,7 +66,7 @@ def _panel(axes: Axes, sweep: Sweep, results: Sequence[Results], metric: str) ->
                 axes.plot(cell.interval, [y, y], color=OURS, linewidth=1.5)
         published = sweep.table.paper.get(result.row.label, [math.nan] * (column + 1))[column]
         if not math.isnan(published):
-            axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label="paper")
+            axes.plot(published, y, "D", color=PAPER, mfc="none", ms=5, label=PUBLISHED)
     seen: set[str] = set()
     for line in axes.get_lines():  # a single entry of each in the legend
         name = str(line.get_label())

@@ -15,7 +15,7 @@ def over_time(environment: Mapping[str, Any], key: str) -> object:
     current, earlier = environment.get(key), []
     for entry in environment.get("resumed", []):
         if (changed := entry.get("changed", {}).get(key)) and entry.get("step"):
-            earlier.append(f"{changed['was']} until step {entry['step']}")
+            earlier.append(f"{changed.get('was')} until step {entry['step']}")
     return ", ".join([*earlier, str(current)]) if earlier else current
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from xraygan.errors import UserError
 from xraygan.evaluation.evaluation import RunEvaluation, evaluate, failure
-from xraygan.rundir import completion
+from xraygan.rundir import completion, digests
 from xraygan.rundir.directory import RunDirectory
 from xraygan.rundir.disk_errors import disk_errors
 from xraygan.rundir.image_record import note_use
@@ -38,14 +38,14 @@ def finalize(session: Session, run_dir: RunDirectory, step: int, *, again: bool)
 
 
 def mark_finished(run_dir: RunDirectory, step: int) -> None:
-    """Record in ``environment.json`` that a run is finished, and its last step.
+    """Record in ``environment.json`` that a run is finished, its last step and its digests.
 
     Raises:
         OSError: it cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {**read_environment(run_dir), "finished": {"step": step, "time": now}}
-    write_json(run_dir.environment, content)
+    finished = {"step": step, "time": now, digests.KEY: digests.digests_of_run(run_dir, step)}
+    write_json(run_dir.environment, {**read_environment(run_dir), "finished": finished})
 
 
 def evaluate_run(session: Session, run_dir: RunDirectory, step: int) -> Path:
@@ -78,6 +78,7 @@ def evaluate_run(session: Session, run_dir: RunDirectory, step: int) -> Path:
         contents[files.predictions] = as_csv(predictions_table(evaluation)).encode()
     if len(resamples):
         contents[files.bootstrap] = as_csv(resamples.round(6)).encode()
+    result[digests.KEY] = digests.digests_of_evaluation(run_dir, step, contents)
     contents[files.evaluation] = as_json(result).encode()
     # As soon as the first new file is in its place, these old ones no longer fit it.
     stale = (files.evaluation, files.bootstrap, *((run_dir.report,) if is_own_split else ()))
