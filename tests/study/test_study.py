@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,9 @@ from xraygan.sweep.plan import Run
 from xraygan.training.engine import run
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted
+from xraygan.verify.report import Outcome
+from xraygan.verify.verify import Options as VerifyOptions
+from xraygan.verify.verify import verify
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUIET = Display(quiet=True)
@@ -211,3 +215,51 @@ def test_the_verdict_is_right_where_the_truth_is_known(
     assert content["real"][0]["verdict"] in verdicts
     assert (content["audit"]["verdict"] == "copies") == copies
     assert content["recommendation"].startswith("NOT RECOMMENDED") == copies
+
+
+def differing(folder: Path) -> list[str]:
+    report = verify(folder, VerifyOptions(evaluations=0), QUIET)
+    return [one.line() for one in report.findings if one.outcome is Outcome.DIFFERS]
+
+
+@pytest.mark.slow
+def test_a_study_verifies_also_after_it_was_moved(studied: Path, tmp_path: Path) -> None:
+    assert differing(studied) == []
+    shutil.copytree(studied, tmp_path / "moved")
+    assert differing(tmp_path / "moved") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["table", "text", "figure", "choice", "run"])
+def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(studied, folder)
+    content = json.loads((folder / "utility.json").read_text())
+    result = content["real"][0]
+    if what == "table":
+        table = pd.read_csv(folder / "utility.csv")
+        table.loc[3, "mean"] += 0.01
+        table.to_csv(folder / "utility.csv", index=False)
+        expected = "utility.csv: line 5, 12 a class, real + generated, mean"
+    elif what == "text":
+        text = (folder / "utility.md").read_text()
+        (folder / "utility.md").write_text(text.replace("no gain shown", "gain"))
+        expected = "utility.md: line 5"
+    elif what == "figure":
+        result["arms"]["real + generated"]["value"] += 0.01
+        (folder / "utility.json").write_text(json.dumps(content))
+        expected = "utility.json: real[0].arms.real + generated.value"
+    elif what == "choice":
+        others = [name for name in result["tried_on_validation"] if "," not in name]
+        worse = next(name for name in others if name != result["candidate"].partition(",")[0])
+        slug = worse.replace(" ", "-")
+        path = folder / "choice" / "runs" / f"{slug}-12-a-class-seed-1000" / "evaluation.json"
+        evaluation = json.loads(path.read_text())
+        evaluation["metrics"]["auc/mean"]["value"] = 1.0
+        path.write_text(json.dumps(evaluation))
+        expected = "utility.json: real[0].candidate"
+    else:
+        shutil.rmtree(folder / "test" / "runs" / "real-images-again-12-a-class-seed-1")
+        expected = "test/runs/real-images-again-12-a-class-seed-1: a run of the sweep"
+    found = differing(folder)
+    assert any(expected in line for line in found), found

@@ -162,12 +162,13 @@ def utility(**values: Any) -> None:
     def execute(planned: Sweep, folder: Path) -> list[Run]:
         return run_all(planned, folder, display, values["jobs"])
 
+    command = shlex.join(["xraygan", *sys.argv[1:]])
     try:
-        study = run_study(source, options, out, display, execute)
+        study = run_study(source, options, out, display, execute, command)
     except Interrupted as interrupted:
         display.say(f"xraygan: {interrupted}: the runs are saved; continue with the same command")
         sys.exit(128 + interrupted.number)
-    page, *_ = write_results(study, shlex.join(["xraygan", *sys.argv[1:]]))
+    page, *_ = write_results(study)
     for result in study.content["real"]:
         click.echo(f"{result['described']}: {result['says']}")
     click.echo(f"audit: {study.content['audit']['says']}")

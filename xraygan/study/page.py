@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pandas as pd
 from xraygan.report.html import Html, body, document, join, png_image, table, tag, write_page
 from xraygan.rundir.reader import RunFiles
 from xraygan.sweep.cells import format_figure
+from xraygan.sweep.plan import Run
 from xraygan.sweep.provenance import provenance
 from xraygan.utils.atomic_files import write_atomically
-from xraygan.utils.csv_cells import write_table
+from xraygan.utils.csv_cells import as_csv
 
 from .design import AGAIN, ALONE, AUGMENTED, BEFORE, MIXED, REAL
 from .study import Study
@@ -36,11 +38,8 @@ LIMITS = (
 )
 
 
-def write_results(study: Study, command: str) -> list[Path]:
+def write_results(study: Study) -> list[Path]:
     """Write ``utility.png``, ``utility.csv``, ``utility.md`` and ``utility.html``.
-
-    Args:
-        command: the command that repeats the study.
 
     Returns:
         The paths of the files.
@@ -50,11 +49,22 @@ def write_results(study: Study, command: str) -> list[Path]:
     folder, content = study.design.folder, study.content
     picture = folder / "utility.png"
     write_figure(study.choices, study.found, content["metric"], picture)
-    write_table(folder / "utility.csv", _long(content))
-    write_atomically(folder / "utility.md", "\n".join(_markdown(study, command)) + "\n")
-    page = document("Utility of generated images", _page(study, command, picture))
+    for name, text in texts(content, study.runs).items():
+        write_atomically(folder / name, text)
+    page = document("Utility of generated images", _page(study, picture))
     write_page(folder / "utility.html", page, overwrite=True)
     return [folder / f"utility.{kind}" for kind in ("html", "png", "md", "csv")]
+
+
+def texts(content: Object, runs: Sequence[Run]) -> dict[str, str]:
+    """The content of ``utility.csv`` and of ``utility.md``.
+
+    Args:
+        content: of ``utility.json``.
+        runs: those that were tested.
+    """
+    markdown = "\n".join(_markdown(content, runs)) + "\n"
+    return {"utility.csv": as_csv(_long(content)), "utility.md": markdown}
 
 
 def _long(content: Object) -> pd.DataFrame:
@@ -114,8 +124,7 @@ def _conditions(content: Object) -> str:
     )
 
 
-def _markdown(study: Study, command: str) -> list[str]:
-    content = study.content
+def _markdown(content: Object, runs: Sequence[Run]) -> list[str]:
     lines = ["# Utility of generated images", "", f"**{content['recommendation']}.**", ""]
     lines += [f"- {r['described']}: {r['says']}" for r in content["real"]]
     lines += [f"- audit: {content['audit']['says']}", "", _conditions(content), ""]
@@ -126,11 +135,11 @@ def _markdown(study: Study, command: str) -> list[str]:
         lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
     lines += [f"- {name}: {what}" for name, what in ARMS.items()] + [""]
     lines += [f"- {limit}" for limit in LIMITS] + [""]
-    files = [RunFiles(run.run_dir.path) for run in study.runs]
+    files = [RunFiles(run.run_dir.path) for run in runs]
     # Each seed draws its own real images, so the single runs' fingerprints differ.
     known = {"fingerprint of the data": content["fingerprint"]}
-    seeds = sorted({run.seed for run in study.runs})
-    return [*lines, *provenance(files, seeds, known), "```sh", command, "```"]
+    seeds = sorted({run.seed for run in runs})
+    return [*lines, *provenance(files, seeds, known), "```sh", content["command"], "```"]
 
 
 def _chosen(result: Object) -> str:
@@ -140,14 +149,14 @@ def _chosen(result: Object) -> str:
     )
 
 
-def _page(study: Study, command: str, picture: Path) -> Html:
+def _page(study: Study, picture: Path) -> Html:
     content = study.content
     verdicts = tag("ul", *(tag("li", f"{r['described']}: {r['says']}") for r in content["real"]))
     header = [
         tag("h1", "Utility of generated images"),
         tag("p", tag("strong", content["recommendation"])),
         verdicts,
-        tag("pre", command, class_="command"),
+        tag("pre", content["command"], class_="command"),
     ]
     tables = [
         part

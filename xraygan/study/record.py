@@ -19,7 +19,7 @@ from xraygan.utils.atomic_files import as_json, write_atomically
 from xraygan.utils.parsing import read_text
 
 from .choice import Choice
-from .design import Design, describe_real
+from .design import Design, candidate, describe_real
 from .pool import Pool
 from .verdict import Outcome, Outcomes, recommendation, sentence
 
@@ -83,12 +83,18 @@ def summary(
     audit: Object,
     choices: Mapping[int | None, Choice],
     found: Outcomes,
+    command: str,
 ) -> Object:
-    """The content of ``utility.json``."""
+    """The content of ``utility.json``.
+
+    Args:
+        command: the command that repeats the study.
+    """
     chosen = {n: choice.use for n, choice in choices.items()}
     test = data.splits["test"]
     return {
         "xraygan": __version__,
+        "command": command,
         "recommendation": recommendation(found, chosen, audit["verdict"]),
         "metric": design.options.metric,
         "source": source.describe(),
@@ -105,6 +111,7 @@ def summary(
         "trained_on": len(data.splits["train"]),
         "test": {"images": len(test), "patients": len(np.unique(test.patients))},
         "audit": {key: audit[key] for key in ("verdict", "says", "notes")},
+        "filters": [*design.options.filters],
         "steps": design.recipe.tables.run.steps,
         "batch_size": design.recipe.tables.run.batch_size,
         "real": [_result(n, choices[n], found[n], design.options.metric) for n in choices],
@@ -112,19 +119,40 @@ def summary(
 
 
 def _result(real: int | None, choice: Choice, found: Mapping[str, Outcome], metric: str) -> Object:
-    outcome = found[choice.use]
     assert choice.mixed.images is not None and choice.before.images is not None
-    return {
+    described = {
         "real": real,
         "described": describe_real(real),
-        "verdict": outcome.verdict,
-        "says": sentence(outcome, metric),
-        "chosen": choice.use,
         "mixed": choice.mixed.images.describe(),
         "before": choice.before.images.describe(),
+        "candidate": candidate(choice.mixed.images).name,
+    }
+    return result(described, choice.use, choice.tried, found, metric)
+
+
+def result(
+    described: Object,
+    use: str,
+    tried: Mapping[str, Estimate],
+    found: Mapping[str, Outcome],
+    metric: str,
+) -> Object:
+    """The entry of one number of real images in ``utility.json``.
+
+    Args:
+        described: its keys that follow from the design.
+        use: the chosen arm.
+        tried: the differences of the candidates on validation images.
+        found: the outcomes of all arms on test images.
+    """
+    return {
+        **described,
+        "verdict": found[use].verdict,
+        "says": sentence(found[use], metric),
+        "chosen": use,
         "tried_on_validation": {
             name: {"difference": gap.value, "values": {str(k): v for k, v in gap.values.items()}}
-            for name, gap in choice.tried.items()
+            for name, gap in tried.items()
         },
         "arms": {name: _figures(one) for name, one in found.items()},
     }
@@ -135,8 +163,8 @@ def _figures(outcome: Outcome) -> Object:
         return {
             "value": estimate.value,
             "sd": None if np.isnan(estimate.sd) else estimate.sd,
-            "interval": estimate.interval,
-            "patients": estimate.patients,
+            "interval": estimate.interval and [*estimate.interval],
+            "patients": estimate.patients and [*estimate.patients],
             "seeds": {str(seed): value for seed, value in estimate.values.items()},
             **({"why": estimate.why} if estimate.why else {}),
         }

@@ -77,13 +77,19 @@ class Study:
 
 
 def run_study(
-    source: Source, options: Options, out: Path, display: Display, execute: Execute
+    source: Source,
+    options: Options,
+    out: Path,
+    display: Display,
+    execute: Execute,
+    command: str = "",
 ) -> Study:
     """Run a study, or what is left of it, and write ``utility.json`` and the audit.
 
     Args:
         out: the study's folder.
         execute: executes the runs of a sweep.
+        command: the command that repeats the study.
 
     Raises:
         Interrupted: SIGINT or SIGTERM was received; the runs have saved their last step.
@@ -117,7 +123,7 @@ def run_study(
     require_done(runs)
     chosen = {n: choice.use for n, choice in choices.items()}
     found = outcomes(runs, list(choices), chosen, options.metric)
-    content = summary(design, source, pool, data, audit, choices, found)
+    content = summary(design, source, pool, data, audit, choices, found, command)
     write_json(out / "utility.json", content)
     return Study(design, content, choices, found, runs)
 

@@ -51,9 +51,9 @@ def check_tables(report: Report, folder: Path, recorded: Recorded) -> None:
             report.differs(path, f"cannot be read: {error}")
             continue
         if name.endswith(".csv"):
-            _compare_csv(report, path, there, made)
+            compare_csv(report, path, there, made)
         else:
-            _compare_text(report, path, there, made, recorded.content.xraygan)
+            compare_text(report, path, there, made, recorded.content.xraygan)
     _check_figure(report, folder / "figure.png", sweep, results)
 
 
@@ -73,7 +73,7 @@ def check_former_table(report: Report, folder: Path) -> None:
     except (OSError, ValueError, KeyError, UserError) as error:
         report.differs(path, f"cannot be made again: {error}")
         return
-    _compare_csv(report, path, there, made, without=_OF_BASELINE)
+    compare_csv(report, path, there, made, without=_OF_BASELINE)
     report.unchecked(
         path,
         "the differences from a baseline, and table.md: the folder is of an earlier version, which "
@@ -104,9 +104,21 @@ def _sweep_of(path: Path, table: pd.DataFrame) -> Sweep:
     return Sweep(path, "", "", sorted(seeds), rows, layout, reduced, {})
 
 
-def _compare_csv(
-    report: Report, path: Path, there: str, made: str, without: Sequence[str] = ()
+def compare_csv(
+    report: Report,
+    path: Path,
+    there: str,
+    made: str,
+    without: Sequence[str] = (),
+    keys: tuple[str, str] = ("row", "metric"),
 ) -> None:
+    """Compare the cells of a table with those that its runs give.
+
+    Args:
+        there, made: the text of the file, and the text that the runs give.
+        without: columns that are not compared.
+        keys: columns that name a line in messages.
+    """
     try:
         old, new = parse_csv(there), parse_csv(made)
     except ValueError as error:
@@ -125,14 +137,15 @@ def _compare_csv(
     for line in old.index:
         for column in columns:
             first, second = old.at[line, column], new.at[line, column]
-            if not _same(first, second):
-                key = f"line {line}, {old.at[line, 'row']}, {old.at[line, 'metric']}, {column}"
+            if not same_figure(first, second):
+                key = f"line {line}, {old.at[line, keys[0]]}, {old.at[line, keys[1]]}, {column}"
                 pairs.append((key, second, first))
     text = "what its runs give"
     report.all_differ(path, text, pairs, f"{len(old)} lines are {text}")
 
 
-def _same(first: str, second: str) -> bool:
+def same_figure(first: str, second: str) -> bool:
+    """Whether two texts are equal, or figures that differ in the last decimals."""
     if first == second:
         return True
     try:
@@ -142,8 +155,12 @@ def _same(first: str, second: str) -> bool:
     return abs(a - b) <= LAST_DECIMAL * max(1.0, abs(a), abs(b))
 
 
-def _compare_text(report: Report, path: Path, there: str, made: str, version: str) -> None:
-    """Compare the lines of ``table.md`` or ``table.tex``."""
+def compare_text(report: Report, path: Path, there: str, made: str, version: str) -> None:
+    """Compare the lines of a table in Markdown or LaTeX.
+
+    Args:
+        version: the version of xraygan that wrote it.
+    """
     old, new = there.splitlines(), made.splitlines()
     pairs: Pairs = []
     matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)

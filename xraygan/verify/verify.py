@@ -16,6 +16,8 @@ from .data import check_data
 from .evaluation import check_evaluation
 from .files import RunContent, check_files
 from .report import Report
+from .study import FILE as STUDY
+from .study import PARTS, check_study
 from .sweep import check_common, check_recipe, check_runs_exist, read_sweep
 from .tables import check_former_table, check_tables
 
@@ -70,12 +72,14 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
             f"expected {', '.join(_OF_A_RUN[:2])}, or runs/ and recipes/"
         )
     report = Report(folder)
-    found = [(sweep, read_sweep(report, sweep)) for sweep in sweeps]
+    found = [(sweep, None if of_study(sweep) else read_sweep(report, sweep)) for sweep in sweeps]
     expected = [(*pair, check_runs_exist(report, *pair)) for pair in found]
     paths = [sweep / "runs" / name for sweep, _, names in expected for name in names]
     repeated = _Repeated(options, display, [*paths, *alone])
     for sweep, recorded, names in expected:
         _verify_sweep(report, sweep, recorded, names, repeated)
+    for study in find_studies(folder):
+        check_study(report, study)
     for path in alone:
         repeated.check(report, check_files(report, RunDirectory(path)))
     for text in NEVER:
@@ -97,6 +101,16 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Path]]:
             continue
         folders.clear()
     return sweeps, runs
+
+
+def find_studies(folder: Path) -> list[Path]:
+    """The utility studies in or below a folder; their runs are found as those of sweeps."""
+    return sorted(path.parent for path in folder.rglob(STUDY))
+
+
+def of_study(folder: Path) -> bool:
+    """Whether a folder has the runs of a utility study, which makes its own tables of them."""
+    return folder.name in PARTS and (folder.parent / STUDY).is_file()
 
 
 def is_sweep(folder: Path) -> bool:
@@ -124,7 +138,7 @@ def _verify_sweep(
     check_common(report, folder, runs)
     if recorded is not None:
         check_tables(report, folder, recorded)
-    elif not (folder / FILE).exists():
+    elif not of_study(folder) and not (folder / FILE).exists():
         check_former_table(report, folder)
 
 
