@@ -58,6 +58,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("extractor", "inception"): {"weights": "random", "size": 75},
     **{(kind, "dcgan"): {"width": 8} for kind in ("generator", "discriminator")},
     **{(kind, "dcgan_per_class"): {"width": 8} for kind in ("generator", "discriminator")},
+    **{("generator", name): {"width": 4} for name in ("fastgan", "fastgan_conditional")},
     ("dataset", "phantom"): {"images": 40},
     ("dataset", "chestxray14"): {"root": DATA / "chestxray14"},
     ("dataset", "zhang"): {"root": DATA / "zhang"},

@@ -67,9 +67,10 @@ def trained(recipe: str, folder: Path, *overrides: str, captured: bool) -> tuple
                 "classifier.plugin=resnet18",
             ],
         ),
-        (
+        pytest.param(
             "mean_teacher",
             ["classifier.plugin=resnet18", "evaluation.protocol=official"],
+            marks=pytest.mark.slow,
         ),
         pytest.param("ucgan_full", [*SMALL, "generator.average=0.9"], marks=pytest.mark.slow),
     ],

@@ -282,6 +282,7 @@ OF_A_RUN = (
 OF_A_SWEEP = ("sweep.json", "table.csv", "table.md", "table.tex", f"recipes/{FIRST}.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f"runs/{FIRST}/{name}" for name in OF_A_RUN), *OF_A_SWEEP])
 def test_a_damaged_file_is_named_whatever_it_holds(name: str, out: Path) -> None:
     """The other checks are made all the same; there is never a traceback."""
