@@ -20,7 +20,7 @@ import tomli_w
 from click.testing import CliRunner
 
 from xraygan import UserError
-from xraygan.cli.sweep import sweep as sweep_verb
+from xraygan.cli import cli
 from xraygan.recipe import files
 from xraygan.recipe import loading as recipe
 from xraygan.statistics.seed_variance import SeedVariance
@@ -578,7 +578,7 @@ def test_the_recipes_of_a_sweep_work_in_another_place(
 
 
 def sweep_command(*words: str) -> tuple[int, str]:
-    found = CliRunner().invoke(sweep_verb, words)
+    found = CliRunner().invoke(cli, ["sweep", *words])
     return found.exit_code, found.output
 
 

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from own_data import SILENT, contents, own_data
 
 from xraygan import UserError
-from xraygan.cli.verify import verify as verify_verb
+from xraygan.cli import cli
 from xraygan.sweep import load, write_tables
 from xraygan.sweep.runner import prepare_runs
 from xraygan.training.engine import run as train
@@ -340,7 +340,7 @@ def test_a_metric_that_is_on_one_side_only_is_a_difference() -> None:
 
 
 def command(*words: object) -> tuple[int, str]:
-    found = CliRunner().invoke(verify_verb, [*map(str, words)])
+    found = CliRunner().invoke(cli, ["verify", *map(str, words)])
     if isinstance(found.exception, UserError):
         return 2, str(found.exception)
     return found.exit_code, found.output
