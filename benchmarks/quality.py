@@ -158,9 +158,10 @@ def report(curves: dict[str, Curve], marks: dict[str, float]) -> Report:
     for system, curve in curves.items():
         images, seconds, _ = curve.rows[-1]
         for figure, name in FIGURES.items():
-            best, base = curve.best(figure), ours.best(figure) if ours else None
-            to = "projected" if ours else ""
-            found.add(f"{system}: lowest", best, name, base, to)
+            best, base = curve.best(figure), ours.best(figure) if ours else 0.0
+            # KID is unbiased, so that of a good generator may be below 0.
+            ratio = (base, "projected") if base > 0 else (None, "")
+            found.add(f"{system}: lowest", best, name, *ratio)
             reached, target = curve.reached(figure, marks[figure]), None
             if ours is not None:
                 target = ours.reached(figure, marks[figure])
