@@ -15,6 +15,7 @@ again. docs/utility.md has the table of 20 repetitions.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ bootstrap = 300
 TRAIN, RATIO, TEST = 20, 5, 300
 
 
+@functools.cache  # those of a repetition are the same for each kind
 def radiographs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Procedural radiographs ``(N, 32, 32)`` uint8, their class ``(N,)`` and their patients."""
     from xraygan.data.datamodule import open_dataset

@@ -22,6 +22,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         pytest.param("data", marks=pytest.mark.slow),
         pytest.param("memory", marks=pytest.mark.slow),
         pytest.param("scaling", marks=pytest.mark.slow),
+        pytest.param("depthwise", marks=pytest.mark.slow),
         pytest.param("quality", marks=pytest.mark.slow),
     ],
 )

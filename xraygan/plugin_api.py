@@ -76,6 +76,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; the groups are explaine
     from xraygan.utils.atomic_files import write_together as write_together
     from xraygan.utils.csv_cells import unescape_formula as unescape_formula
     from xraygan.utils.csv_cells import write_table as write_table
+    from xraygan.utils.depthwise import depthwise_conv2d as depthwise_conv2d
+    from xraygan.utils.depthwise import is_depthwise as is_depthwise
     from xraygan.utils.images import resize_square as resize_square
     from xraygan.utils.naming import SubgroupFigure as SubgroupFigure
     from xraygan.utils.output_folder import require_empty_folder as require_empty_folder
@@ -141,6 +143,8 @@ _HOMES = {
     "grey_convolution": "xraygan.parts.weights",
     "GREY_MEAN": "xraygan.parts.weights",
     "GREY_STD": "xraygan.parts.weights",
+    "depthwise_conv2d": "xraygan.utils.depthwise",
+    "is_depthwise": "xraygan.utils.depthwise",
     "resize_square": "xraygan.utils.images",
     "ConditionalNorm": "xraygan.parts.layers",
     "doubled": "xraygan.parts.layers",

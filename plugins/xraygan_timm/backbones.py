@@ -11,14 +11,17 @@ from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import Conv2dSame, resample_abs_pos_embed
+from timm.layers.padding import pad_same
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from xraygan import UserError
 from xraygan.plugin_api import (
+    depthwise_conv2d,
     describe_error,
     did_you_mean,
+    is_depthwise,
     is_planning,
     load_matching,
     read_weights,
@@ -230,6 +233,22 @@ def spread(found: Sequence[Scale]) -> list[Scale]:
     return [found[(k + 1) * len(found) // FEWER_MAPS - 1] for k in range(FEWER_MAPS)]
 
 
+class DepthwiseSame(Conv2dSame):
+    """timm's depthwise convolution padded as TensorFlow does, with fast gradients on processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = self.stride
+        x = pad_same(x, [*self.weight.shape[-2:]], [down, across])
+        return depthwise_conv2d(x, self.weight, self.bias, (down, across), (0, 0))
+
+
+def accelerate_same_padding(network: nn.Module) -> None:
+    """Give a network :class:`DepthwiseSame`; the graph replaces convolutions that PyTorch pads."""
+    for module in network.modules():
+        if type(module) is Conv2dSame and is_depthwise(module):
+            module.__class__ = DepthwiseSame
+
+
 class Backbone(nn.Module):
     """A network of timm for grey images in [-1, 1].
 
@@ -259,6 +278,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.size = size or side
         self.network = headless(model, weights, self.size)
+        accelerate_same_padding(self.network)
         self.scales = spread(scales(self.network))
         self.width = int(getattr(self.network, "head_hidden_size", self.network.num_features))
         config = self.network.pretrained_cfg

@@ -20,6 +20,7 @@ from xraygan.parts.task import Task
 from xraygan.recipe import schema
 from xraygan.recipe.files import plain
 from xraygan.recipe.loading import Recipe
+from xraygan.utils.depthwise import accelerate_depthwise
 from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
 
@@ -59,6 +60,7 @@ def assemble(
     for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
             synchronise_batch_norm(module, ranks)
+        accelerate_depthwise(module)
         module.to(memory_format=_memory_format(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
     optimizers = {
