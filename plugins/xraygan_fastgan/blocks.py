@@ -47,6 +47,16 @@ class NoiseInjection(nn.Module):
         return x + self.weight.to(x.dtype) * noise.to(x.dtype)
 
 
+def gated(maps: Tensor) -> Tensor:
+    """The gated linear unit of maps ``(N, 2 C, h, w)``: ``a * sigmoid(b)`` of their halves a and b.
+
+    Not F.glu: its gradient on processors is not in channels_last, in which maps are, and a batch
+    norm takes 25 times as long for a gradient in another memory format.
+    """
+    a, b = maps.chunk(2, dim=1)
+    return a * b.sigmoid()
+
+
 class Stem(nn.Module):
     """z to 4 x 4 maps: transposed convolution, batch norm, gated linear unit.
 
@@ -64,7 +74,7 @@ class Stem(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         # The length of a normal vector says nothing of the image: only its direction is used.
         z = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-        return F.glu(self.norm(self.dense(z[:, :, None, None])), dim=1)
+        return gated(self.norm(self.dense(z[:, :, None, None])))
 
 
 class Up(nn.Module):
@@ -88,7 +98,7 @@ class Up(nn.Module):
         x = doubled(x)
         layers = zip(self.convolutions, self.noises, self.norms, strict=True)
         for convolve, noise, norm in layers:
-            x = F.glu(norm(noise(convolve(x)), condition), dim=1)
+            x = gated(norm(noise(convolve(x)), condition))
         return x
 
 
