@@ -238,15 +238,15 @@ def _empty_gradients(
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Watch]:
-    """Within it PyTorch has one GPU, whose tensors are fake, and every other tensor is fake too."""
-    torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing where there is no GPU
-    cuda, watch = torch.cuda, Watch()
+def one_gpu() -> Iterator[pytest.MonkeyPatch]:
+    """Within it PyTorch says that there is one GPU, and has generators for it."""
+    cuda = torch.cuda
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, value in (
             (cuda, "is_available", lambda: True),
             (cuda, "device_count", lambda: 1),
             (cuda, "current_device", lambda: 0),
+            (cuda, "get_device_name", lambda *_: "a pretended GPU"),
             (cuda, "is_bf16_supported", lambda *_, **__: True),
             (cuda, "get_device_capability", lambda *_: (9, 0)),
             (cuda, "mem_get_info", lambda *_: (FREE, FREE)),
@@ -255,6 +255,18 @@ def pretended_gpu() -> Iterator[Watch]:
             (cuda, "is_current_stream_capturing", lambda: False),
             (cuda, "default_generators", (Generator(GPU),)),
             (torch, "Generator", Generator),
+        ):
+            patch.setattr(owner, name, value)
+        yield patch
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[Watch]:
+    """Within it PyTorch has one GPU, whose tensors are fake, and every other tensor is fake too."""
+    torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing where there is no GPU
+    watch = Watch()
+    with one_gpu() as patch:
+        for owner, name, value in (
             (per_class, "count", partial(_equal_counts, watch)),
             (torch.autograd, "grad", _empty_gradients),
             (nn.Module, "to", _moved),
