@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 import rank
+import rank_gradients
 import rank_objectives
 import torch
 from conftest import SMALL
@@ -116,15 +118,31 @@ def test_ranks_compute_what_one_computes(
             assert (ours - expected).norm() <= error * expected.norm(), network
 
 
+def two_ranks(target: Callable[[str], None], out: Path) -> list[ForkServerProcess]:
+    """Start ``target(OUT)`` as each of two ranks."""
+    port = _free_port()
+    environments = [_rank_environment(i, 2, port) for i in range(2)]
+    return [fork(target, str(out), environment=own) for own in environments]
+
+
+def test_gradients_keep_the_order_in_memory_of_their_parameters(tmp_path: Path) -> None:
+    assert ended(two_ranks(rank_gradients.average, tmp_path / "rank")) == [0, 0]
+    of_ranks = [rank_gradients.gradients(rank) for rank in range(2)]
+    for index in range(2):
+        averaged = torch.load(tmp_path / f"rank{index}")
+        assert torch.equal(averaged["a"][0], torch.full((2,), 0.5))
+        rows = zip(averaged["b"], rank_gradients.parameters(), *of_ranks, strict=True)
+        for mean, parameter, first, second in rows:
+            given = [gradient for gradient in (first, second) if gradient is not None]
+            assert (mean is None) == (not given)
+            if given:
+                assert mean.stride() == parameter.stride()
+                assert torch.equal(mean, sum(given) / 2)
+
+
 def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Behind global batch norms too, whose gathering is then differentiated twice."""
-    port = _free_port()
-    ranks = [
-        fork(
-            rank_objectives.write, str(tmp_path / "rank"), environment=_rank_environment(i, 2, port)
-        )
-        for i in range(2)
-    ]
+    ranks = two_ranks(rank_objectives.write, tmp_path / "rank")
     try:
         expected = rank_objectives.compute(DistributedContext())
     finally:

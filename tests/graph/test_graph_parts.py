@@ -15,13 +15,14 @@ from xraygan import Task, UserError
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.errors import NoFault
 from xraygan.graph.graph import TrainingGraph, _plus
-from xraygan.graph.parameters import flattened, state_of, trained_parameters, update_ema
+from xraygan.graph.parameters import state_of, trained_parameters, update_ema
 from xraygan.graph.step import TrainingStep
 from xraygan.graph.terms import Term
 from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault
 from xraygan.parts.registry import Part
 from xraygan.utils.seeding import derive_seed, rng
+from xraygan.utils.tensors import flattened
 
 OWN = "xraygan"
 TASK = Task(S, ("A", "B", "C"), exclusive=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraygan.errors import NoFault, UserError
-from xraygan.utils.tensors import as_float32
+from xraygan.utils.tensors import as_float32, flattened
 
 Gradients = dict[str, list[Tensor | None]]
 
@@ -116,7 +116,8 @@ class DistributedContext:
     def average_gradients(
         self, gradients: Gradients, parameters: Mapping[str, Sequence[Tensor]]
     ) -> Gradients:
-        """Each gradient's mean over the ranks, by one collective.
+        """Each gradient's mean over the ranks, by one collective; in memory it has the order of
+        its parameter, as channels_last.
 
         A parameter that has a gradient on no rank keeps None; if it has one on some ranks, the
         others count as 0.
@@ -127,12 +128,13 @@ class DistributedContext:
         if self.count == 1:
             return gradients
         # All ranks must send the same tensors in the same order. So they first agree on which
-        # parameters have a gradient on any rank; these are sent as one flat tensor.
+        # parameters have a gradient on any rank; these are sent as one flat tensor, each in its
+        # parameter's order in memory, so that none is transposed here, nor by its optimizer.
         entries = [(n, i, p) for n in sorted(gradients) for i, p in enumerate(parameters[n])]
         mine = [gradients[n][i] for n, i, _ in entries]
         reached = self.largest(*(int(gradient is not None) for gradient in mine))
         flat = [
-            (torch.zeros_like(p) if gradient is None else gradient).reshape(-1)
+            flattened(torch.zeros_like(p) if gradient is None else gradient, p)
             for (_, _, p), gradient, any_rank in zip(entries, mine, reached, strict=True)
             if any_rank
         ]
@@ -141,10 +143,10 @@ class DistributedContext:
             whole = torch.cat(flat)
             with _detect_lost_ranks():
                 dist.all_reduce(whole)
-            parts = iter((whole / self.count).split([len(part) for part in flat]))
+            parts = iter(whole.div_(self.count).split([len(part) for part in flat]))
             for (name, i, parameter), any_rank in zip(entries, reached, strict=True):
                 if any_rank:
-                    averaged[name][i] = next(parts).view(parameter.shape)
+                    averaged[name][i] = next(parts).as_strided(parameter.shape, parameter.stride())
         return averaged
 
 

@@ -23,9 +23,10 @@ from xraygan.recipe.loading import Recipe
 from xraygan.utils.depthwise import accelerate_depthwise
 from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
+from xraygan.utils.tensors import flattened
 
 from .graph import MODELS, TrainingGraph
-from .parameters import flattened, state_of, trained_parameters
+from .parameters import state_of, trained_parameters
 from .terms import network_terms, score_terms
 
 _log = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
 def _build_optimizer(config: schema.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a network's parameters, each as a row that shares its memory.
 
-    See :func:`xraygan.graph.parameters.flattened` for the reason.
+    See :func:`xraygan.utils.tensors.flattened` for the reason.
     """
     parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}

@@ -24,8 +24,9 @@ from xraygan.parts.interfaces import Extractor
 from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault, is_own, plugin_errors
 from xraygan.parts.task import Task
+from xraygan.utils.tensors import flattened
 
-from .parameters import flattened, trained_parameters, update_ema
+from .parameters import trained_parameters, update_ema
 from .side_effects import GraphLeakCheck
 from .step import TrainingStep
 from .streams import Streams
