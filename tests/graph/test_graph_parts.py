@@ -15,7 +15,7 @@ from xraygan import Task, UserError
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.errors import NoFault
 from xraygan.graph.graph import TrainingGraph, _plus
-from xraygan.graph.parameters import state_of, trained_parameters, update_ema
+from xraygan.graph.parameters import copies, state_of, trained_parameters, update_ema
 from xraygan.graph.step import TrainingStep
 from xraygan.graph.terms import Term
 from xraygan.parts.part_config import PartConfig
@@ -642,3 +642,21 @@ def test_what_is_added_may_be_missing() -> None:
     one, two = torch.ones(()), torch.tensor(2.0)
     assert _plus(one, None) is one and _plus(None, two) is two and _plus(None, None) is None
     assert float(_plus(one, two)) == 3  # type: ignore[arg-type]
+
+
+def test_copies_are_made_in_those_of_before_if_these_fit() -> None:
+    first = copies([torch.ones(2), torch.ones(3, dtype=torch.int64)])
+    again = copies([torch.zeros(2), torch.full((3,), 5)], first)
+    assert [c is kept for c, kept in zip(again, first, strict=True)] == [True, True]
+    assert [c.tolist() for c in again] == [[0.0, 0.0], [5, 5, 5]]
+    others: list[list[torch.Tensor]] = [
+        [torch.ones(1), torch.full((3,), 2)],  # it would be broadcast,
+        [torch.ones(2), torch.full((3,), 0.5)],  # it would be rounded,
+        [torch.ones(2)],
+    ]
+    for tensors in others:
+        made = copies(tensors, again)
+        assert all(
+            torch.equal(c, t) and c.dtype == t.dtype for c, t in zip(made, tensors, strict=True)
+        )
+    assert [c.tolist() for c in again] == [[0.0, 0.0], [5, 5, 5]]

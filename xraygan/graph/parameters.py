@@ -49,8 +49,9 @@ def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         torch._foreach_copy_([target for target, _ in of_type], [source for _, source in of_type])
 
 
-def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each tensor."""
-    made = [torch.empty_like(tensor) for tensor in tensors]
+def copies(tensors: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> list[Tensor]:
+    """A copy of each tensor: in those that an earlier call returned, if all of them fit."""
+    kinds, of_kept = ([(t.shape, t.dtype) for t in given] for given in (tensors, kept))
+    made = list(kept) if kinds == of_kept else [torch.empty_like(tensor) for tensor in tensors]
     copy_each(made, tensors)
     return made
