@@ -12,7 +12,7 @@ from test_step import Augments, N, Noting, S, autocast, step_of
 from torch import Tensor, nn
 
 from xraygan import Task, UserError
-from xraygan.distributed.ranks import DistributedContext
+from xraygan.distributed.ranks import DistributedContext, RankFailed
 from xraygan.errors import NoFault
 from xraygan.graph.graph import TrainingGraph, _plus
 from xraygan.graph.parameters import copies, state_of, trained_parameters, update_ema
@@ -493,6 +493,30 @@ def test_what_is_nobodys_fault_is_not_blamed(error: Exception) -> None:
     with pytest.raises(PluginFault if blamed else type(error)) as caught:
         graph.gradients(taken(graph))
     assert blamed or caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (torch.distributed.DistBackendError("closed"), RankFailed, "closed"),
+        (
+            RuntimeError("derivative for aten::batch_norm_backward_elemt is not implemented"),
+            PluginFault,
+            "twice: train on one GPU, without --devices",
+        ),
+    ],
+)
+def test_a_gradient_through_batch_norms_of_several_gpus_says_what_is_wrong(
+    error: Exception, kind: type[Exception], said: str
+) -> None:
+    graph = graph_of([term("a", judged, "discriminator", choice=choice("scores.mine"))])
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    graph.differentiate = fail  # type: ignore[method-assign]
+    with pytest.raises(kind, match=f"{said}$"):
+        graph.gradients(taken(graph))
 
 
 def test_the_origin_of_a_term() -> None:

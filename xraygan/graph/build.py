@@ -25,11 +25,15 @@ from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
 from xraygan.utils.tensors import flattened
 
-from .graph import MODELS, TrainingGraph
+from .graph import GENERATOR, MODELS, TrainingGraph
 from .parameters import state_of, trained_parameters
 from .terms import network_terms, score_terms
 
 _log = logging.getLogger(__name__)
+
+#: networks that no term differentiates twice, as penalties do with the discriminator and, before
+#: it, the augmenter; of a score's own network nobody knows
+DIFFERENTIATED_ONCE = (GENERATOR, "classifier")
 
 
 def assemble(
@@ -58,9 +62,11 @@ def assemble(
     read_by_scores = _build_extractors(recipe, scores, task) if extractors else {}
     terms = [*network_terms(recipe, networks, parts), *score_terms(recipe, scores, networks)]
     modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+    on_gpu = torch.device(device).type == "cuda"
+    once = [networks[name] for name in DIFFERENTIATED_ONCE if name in networks]
     for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
-            synchronise_batch_norm(module, ranks)
+            synchronise_batch_norm(module, ranks, fused=on_gpu and module in once)
         accelerate_depthwise(module)
         module.to(memory_format=_memory_format(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
