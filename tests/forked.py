@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from xraygan.cli import main
+from xraygan.distributed.launch import _free_port, _rank_environment
 from xraygan.recipe.loading import load
 
 _SERVER = multiprocessing.get_context("forkserver")
@@ -44,6 +45,13 @@ def fork(
         patch.setenv("OMP_NUM_THREADS", "1")
         process.start()
     return process
+
+
+def fork_ranks(count: int, target: Callable[..., None], *arguments: Any) -> list[ForkServerProcess]:
+    """Start ``target(*arguments)`` as each of several ranks; one alone is none."""
+    port = _free_port()
+    environments = [_rank_environment(i, count, port) if count > 1 else None for i in range(count)]
+    return [fork(target, *arguments, environment=own) for own in environments]
 
 
 def xraygan(*arguments: object, code: int = 0, cwd: Path | None = None) -> CompletedProcess[str]:

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pretended_gpu import GPU, Watch, pretended_gpu
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from xraygan.data.datamodule import ImageData, open_dataset
 from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.data.image_store import Store
 from xraygan.data.splits import task_of
+from xraygan.distributed.ranks import DistributedContext
 from xraygan.graph.build import assemble
 from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe, load
@@ -45,12 +49,14 @@ class Found:
         steps: how many were watched.
         waits: (source line, what) -> how often, in all of them.
         operations: operations on the GPU, without backward passes, in all of them.
+        norms: network -> the names of its batch norms' classes, one for each.
     """
 
     steps: int
     waits: Counter[tuple[str, str]]
     wrong: Counter[tuple[str, str]]
     operations: Counter[str]
+    norms: dict[str, list[str]]
 
     def describe(self) -> str:
         lines = [f"{n / self.steps:5.2f} a step  {where}: {w}" for (where, w), n in
@@ -71,8 +77,11 @@ def on_a_gpu(name: str, *changes: str) -> Recipe:
     return load(name, [*changes, *random])
 
 
-def watch(recipe: Recipe, folder: Path, phases: tuple[float, ...] = PHASES) -> Found:
-    """Take a first step, in which optimizers make their state, then watch one of each phase.
+def watch(
+    recipe: Recipe, folder: Path, phases: tuple[float, ...] = PHASES, count: int = 1
+) -> Found:
+    """Take a first step, in which optimizers make their state, then watch one of each phase, on
+    the first of several ranks if the count is not 1.
 
     In a process of its own, which ends without cleaning up: PyTorch does not always free fake
     tensors of a GPU without a driver, and what they leave behind would end this process.
@@ -86,7 +95,7 @@ def watch(recipe: Recipe, folder: Path, phases: tuple[float, ...] = PHASES) -> F
         gc.disable()
         torch.set_num_threads(1)
         try:
-            sender.send(_watch(recipe, folder, phases))
+            sender.send(_watch(recipe, folder, phases, count))
         except BaseException:
             sender.send(traceback.format_exc())
         finally:
@@ -102,8 +111,8 @@ def watch(recipe: Recipe, folder: Path, phases: tuple[float, ...] = PHASES) -> F
     return found
 
 
-def _watch(recipe: Recipe, folder: Path, phases: tuple[float, ...]) -> Found:
-    with training(recipe, folder) as (trainer, seen):
+def _watch(recipe: Recipe, folder: Path, phases: tuple[float, ...], count: int) -> Found:
+    with training(recipe, folder, _first_of(count)) as (trainer, seen):
         trainer.meter.update(trainer.step(0))
         seen.on = True
         for share in phases:
@@ -111,20 +120,34 @@ def _watch(recipe: Recipe, folder: Path, phases: tuple[float, ...]) -> Found:
             trainer.meter.update(trainer.step(step))
             trainer._check_finite(step + 1)
         seen.on = False
-        return Found(len(phases), seen.waits, seen.wrong, seen.operations)
+        norms = {
+            name: [type(m).__name__ for m in network.modules() if isinstance(m, _BatchNorm)]
+            for name, network in trainer.graph.networks.items()
+        }
+        return Found(len(phases), seen.waits, seen.wrong, seen.operations, norms)
+
+
+def _first_of(count: int) -> DistributedContext:
+    """The first of several ranks, whose collectives reach nobody and give numbers of no meaning."""
+    if count == 1:
+        return DistributedContext()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    return DistributedContext(0, count, dist.new_group(backend="fake"))
 
 
 @contextmanager
-def training(recipe: Recipe, folder: Path) -> Iterator[tuple[Trainer, Watch]]:
+def training(
+    recipe: Recipe, folder: Path, ranks: DistributedContext
+) -> Iterator[tuple[Trainer, Watch]]:
     """A trainer on a pretended GPU, of random labels and metadata; no file is read."""
     with pretended_gpu() as seen, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         autocast = choose_precision(recipe.tables.run.precision, GPU)
         data = _images(recipe)
-        graph = assemble(recipe, data.task, GPU, autocast)
+        graph = assemble(recipe, data.task, GPU, autocast, ranks)
         session = Session(recipe, GPU, graph, lambda: data)
         # The callbacks write files after steps, and wait for the GPU.
-        trainer = Trainer(session, RunDirectory(folder), Display(quiet=True))
+        trainer = Trainer(session, RunDirectory(folder), Display(quiet=True), ranks)
         trainer.callbacks = None
         trainer.config = trainer.config.model_copy(
             update=dict.fromkeys(

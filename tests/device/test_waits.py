@@ -19,6 +19,9 @@ from xraygan.recipe.files import shipped
 ACCEPTED = {
     "plugins/xraygan_pseudolabel/labelers.py:FillUp.label": "the weights are copied once in a run",
     "plugins/xraygan_dcgan/per_class.py:by_class": "the number of images of each class is read",
+    "xraygan/distributed/ranks.py:FusedBatchNorm.forward": (
+        "of several ranks: PyTorch reads which have rows, three times in each pass of a norm"
+    ),
 }
 
 #: recipes that are quick to check, and have most kinds of parts between them
@@ -50,6 +53,27 @@ def test_no_step_of_a_shipped_recipe_waits_for_a_gpu(name: str, tmp_path: Path) 
 def test_micro_batches_and_unlabelled_images_do_not_wait_either(tmp_path: Path) -> None:
     found = watch(on_a_gpu("cucgan", "run.accumulate=2"), tmp_path)
     assert not unexplained(found)
+
+
+def test_several_ranks_wait_in_the_batch_norms_of_pytorch_alone(tmp_path: Path) -> None:
+    small = ("generator.width=4", "discriminator.width=4", "classifier.plugin=resnet18",
+             "data.image_size=32", "scores=false", "extractors=false")  # fmt: skip
+    found = watch(on_a_gpu("ucgan_full", *small), tmp_path, phases=(0.98,), count=2)
+    assert not unexplained(found)
+    assert found.norms == {
+        "generator": ["FusedBatchNorm"] * 3,
+        "discriminator": ["GlobalBatchNorm"] * 2,  # a penalty may differentiate it twice
+        "classifier": ["FusedBatchNorm"] * 20,
+    }
+    fused = 3 + 2 * 20  # the classifier sees real and generated images
+    assert sum(found.waits.values()) == 3 * fused
+    collectives = {name: n for name, n in found.operations.items() if name.startswith("c10d::")}
+    assert collectives == {
+        "c10d::_allgather_base_": fused,
+        # the discriminator's norms twice; labels, logits and scores of real and generated images
+        "c10d::allgather_": 2 * 2 + 5,
+        "c10d::allreduce_": 2,  # the gradients, and whether the step was finite
+    }
 
 
 def test_images_that_do_not_fit_into_the_gpu_are_copied_without_waiting(

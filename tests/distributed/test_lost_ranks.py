@@ -51,10 +51,23 @@ def test_collectives_of_gpus_wait_for_minutes_and_those_of_processors_for_an_eva
         assert calls == [("nccl", timedelta(minutes=10)), ("gloo", timedelta(hours=2))]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("wrong shape"), dist.DistBackendError("closed")])
+def test_a_batch_norm_of_gpus_tells_a_lost_rank_from_other_errors(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch.nn.SyncBatchNorm, "forward", fail)
+    lost = isinstance(error, dist.DistBackendError)
+    with pytest.raises(ranks.RankFailed if lost else type(error), match=str(error)):
+        ranks.FusedBatchNorm(2)(torch.zeros(3, 2))
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), KeyError("other")])
 def test_a_fault_of_the_device_is_not_a_lost_rank(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, ranks._detect_lost_ranks():
+    with pytest.raises(type(error)) as caught, ranks.detect_lost_ranks():
         raise error
     assert caught.value is error
-    with pytest.raises(ranks.RankFailed, match="closed by peer"), ranks._detect_lost_ranks():
+    with pytest.raises(ranks.RankFailed, match="closed by peer"), ranks.detect_lost_ranks():
         raise RuntimeError("Connection closed by peer\nand more")

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import rank
+import rank_gradients
+import rank_norms
 import rank_objectives
 import torch
 from conftest import SMALL
-from forked import fork
+from forked import fork_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xraygan.distributed.launch import _free_port, _rank_environment
 from xraygan.distributed.ranks import DistributedContext
 from xraygan.rundir import checkpoint
 
@@ -73,10 +74,7 @@ def ended(ranks: list[ForkServerProcess]) -> list[int | None]:
 
 def train(out: Path, count: int, *arguments: str) -> tuple[list[dict], dict[str, Tensor]]:
     """What ``count`` ranks came to: each step's terms, and the networks."""
-    port = _free_port()
-    environments = [_rank_environment(i, count, port) if count > 1 else None for i in range(count)]
-    ranks = [fork(rank.train, str(out), *arguments, environment=own) for own in environments]
-    assert ended(ranks) == [0] * count
+    assert ended(fork_ranks(count, rank.train, str(out), *arguments)) == [0] * count
     return json.loads(out.with_suffix(".json").read_text()), load_file(
         out.with_suffix(".safetensors")
     )
@@ -116,15 +114,24 @@ def test_ranks_compute_what_one_computes(
             assert (ours - expected).norm() <= error * expected.norm(), network
 
 
+def test_gradients_keep_the_order_in_memory_of_their_parameters(tmp_path: Path) -> None:
+    assert ended(fork_ranks(2, rank_gradients.average, str(tmp_path / "rank"))) == [0, 0]
+    of_ranks = [rank_gradients.gradients(rank) for rank in range(2)]
+    for index in range(2):
+        averaged = torch.load(tmp_path / f"rank{index}")
+        assert torch.equal(averaged["a"][0], torch.full((2,), 0.5))
+        rows = zip(averaged["b"], rank_gradients.parameters(), *of_ranks, strict=True)
+        for mean, parameter, first, second in rows:
+            given = [gradient for gradient in (first, second) if gradient is not None]
+            assert (mean is None) == (not given)
+            if given:
+                assert mean.stride() == parameter.stride()
+                assert torch.equal(mean, sum(given) / 2)
+
+
 def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Behind global batch norms too, whose gathering is then differentiated twice."""
-    port = _free_port()
-    ranks = [
-        fork(
-            rank_objectives.write, str(tmp_path / "rank"), environment=_rank_environment(i, 2, port)
-        )
-        for i in range(2)
-    ]
+    ranks = fork_ranks(2, rank_objectives.write, str(tmp_path / "rank"))
     try:
         expected = rank_objectives.compute(DistributedContext())
     finally:
@@ -135,6 +142,28 @@ def test_penalties_of_ranks_are_those_of_the_whole_batch(tmp_path: Path) -> None
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert (found[name] - value).norm() <= 1e-9 * value.norm(), name
+
+
+@pytest.fixture(scope="module")
+def norms(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What two ranks came to with the batch norms of processors and with those of GPUs."""
+    out = tmp_path_factory.mktemp("norms") / "rank"
+    assert ended(fork_ranks(2, rank_norms.write, str(out))) == [0, 0]
+    return [torch.load(f"{out}{index}") for index in range(2)]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("case", rank_norms.CASES)
+def test_batch_norms_of_ranks_are_that_of_the_whole_batch(
+    case: str, fused: bool, norms: list[dict]
+) -> None:
+    rank_norms.expect_the_whole_batch(case, [found[f"{case} {fused}"] for found in norms])
+
+
+def test_batch_norms_of_processors_alone_can_be_differentiated_twice(norms: list[dict]) -> None:
+    for found in norms:
+        assert found["twice False"] == ""
+        assert "batch_norm_backward" in found["twice True"]  # TrainingGraph looks for this
 
 
 def small(*overrides: str) -> list[str]:

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import rank_norms
 import torch
 import torch.nn.functional as F
+from forked import fork_ranks
 from resumed import digests_of_both
 from shipped_recipes import on_the_phantom
 
@@ -145,6 +147,19 @@ def test_float32_products_are_not_rounded_to_tf32(precision: str) -> None:
     ):
         error = float((found - exact).norm() / exact.norm())
         assert error < 1e-5, error
+
+
+def test_batch_norms_of_two_ranks_on_this_gpu_are_that_of_the_whole_batch(tmp_path: Path) -> None:
+    """By PyTorch's own kernels, in whose place the quick tests have others."""
+    ranks = fork_ranks(2, rank_norms.write, str(tmp_path / "rank"), "cuda")
+    for rank in ranks:
+        rank.join(300)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    norms = [torch.load(tmp_path / f"rank{index}") for index in range(2)]
+    for fused in (False, True):
+        for case in rank_norms.CASES:
+            rank_norms.expect_the_whole_batch(case, [found[f"{case} {fused}"] for found in norms])
+    assert ["batch_norm_backward" in found["twice True"] for found in norms] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["ucgan_full", "projected_ucgan"])

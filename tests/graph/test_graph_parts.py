@@ -12,16 +12,17 @@ from test_step import Augments, N, Noting, S, autocast, step_of
 from torch import Tensor, nn
 
 from xraygan import Task, UserError
-from xraygan.distributed.ranks import DistributedContext
+from xraygan.distributed.ranks import DistributedContext, RankFailed
 from xraygan.errors import NoFault
 from xraygan.graph.graph import TrainingGraph, _plus
-from xraygan.graph.parameters import flattened, state_of, trained_parameters, update_ema
+from xraygan.graph.parameters import copies, state_of, trained_parameters, update_ema
 from xraygan.graph.step import TrainingStep
 from xraygan.graph.terms import Term
 from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault
 from xraygan.parts.registry import Part
 from xraygan.utils.seeding import derive_seed, rng
+from xraygan.utils.tensors import flattened
 
 OWN = "xraygan"
 TASK = Task(S, ("A", "B", "C"), exclusive=True)
@@ -494,6 +495,30 @@ def test_what_is_nobodys_fault_is_not_blamed(error: Exception) -> None:
     assert blamed or caught.value is error
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (torch.distributed.DistBackendError("closed"), RankFailed, "closed"),
+        (
+            RuntimeError("derivative for aten::batch_norm_backward_elemt is not implemented"),
+            PluginFault,
+            "twice: train on one GPU, without --devices",
+        ),
+    ],
+)
+def test_a_gradient_through_batch_norms_of_several_gpus_says_what_is_wrong(
+    error: Exception, kind: type[Exception], said: str
+) -> None:
+    graph = graph_of([term("a", judged, "discriminator", choice=choice("scores.mine"))])
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    graph.differentiate = fail  # type: ignore[method-assign]
+    with pytest.raises(kind, match=f"{said}$"):
+        graph.gradients(taken(graph))
+
+
 def test_the_origin_of_a_term() -> None:
     graph = graph_of([
         term("a", judged, choice=choice("scores.a", origin=OWN)),
@@ -641,3 +666,21 @@ def test_what_is_added_may_be_missing() -> None:
     one, two = torch.ones(()), torch.tensor(2.0)
     assert _plus(one, None) is one and _plus(None, two) is two and _plus(None, None) is None
     assert float(_plus(one, two)) == 3  # type: ignore[arg-type]
+
+
+def test_copies_are_made_in_those_of_before_if_these_fit() -> None:
+    first = copies([torch.ones(2), torch.ones(3, dtype=torch.int64)])
+    again = copies([torch.zeros(2), torch.full((3,), 5)], first)
+    assert [c is kept for c, kept in zip(again, first, strict=True)] == [True, True]
+    assert [c.tolist() for c in again] == [[0.0, 0.0], [5, 5, 5]]
+    others: list[list[torch.Tensor]] = [
+        [torch.ones(1), torch.full((3,), 2)],  # it would be broadcast,
+        [torch.ones(2), torch.full((3,), 0.5)],  # it would be rounded,
+        [torch.ones(2)],
+    ]
+    for tensors in others:
+        made = copies(tensors, again)
+        assert all(
+            torch.equal(c, t) and c.dtype == t.dtype for c, t in zip(made, tensors, strict=True)
+        )
+    assert [c.tolist() for c in again] == [[0.0, 0.0], [5, 5, 5]]

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from xraygan import Task, UserError
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.parameters import flattened, trained_parameters
+from xraygan.graph.parameters import trained_parameters
 from xraygan.rundir import checkpoint
 from xraygan.rundir.checkpoint import adopt, find, latest, point, save
 from xraygan.rundir.manifest import Gathered
 from xraygan.utils.atomic_files import sync, sync_folder
 from xraygan.utils.parsing import sha256
+from xraygan.utils.tensors import flattened
 
 
 class Remembers(nn.Module):

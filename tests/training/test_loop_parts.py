@@ -162,6 +162,7 @@ def loop_with(tmp_path: Path, **changes: Any) -> Any:
     loop.device, loop.ranks, loop.total = CPU, DistributedContext(), 6
     loop.batches, loop.unlabelled, loop.callbacks = Batches(), None, Kept()
     loop.meter, loop._skipped_in_a_row, loop.captured = MetricAccumulator(2), 0, None
+    loop._saved = []
     for name, value in changes.items():
         setattr(loop, name, value)
     loop.guard = changes.get("guard") or nonfinite.NonFiniteGuard(CPU, DistributedContext())
@@ -422,6 +423,17 @@ def test_batch_norms_are_put_back_for_a_step_that_will_be_taken_again(
         loop.step(0)
     assert loop.graph.network.running_mean.item() == (0.0 if again else 1.0)
     assert loop.graph.updates == []
+
+
+def test_batch_norms_are_saved_in_the_same_tensors_before_each_step(tmp_path: Path) -> None:
+    loop = loop_with(tmp_path, ranks=Ours(0, 2))
+    loop.step(0)
+    [first] = loop._saved
+    loop.graph.fault = RankFailed("lost")
+    with pytest.raises(RankFailed):
+        loop.step(1)
+    [second] = loop._saved
+    assert second is first and second.item() == loop.graph.network.running_mean.item() == 1.0
 
 
 @pytest.mark.parametrize(

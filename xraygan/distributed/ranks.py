@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraygan.errors import NoFault, UserError
-from xraygan.utils.tensors import as_float32
+from xraygan.utils.tensors import as_float32, flattened
 
 Gradients = dict[str, list[Tensor | None]]
 
@@ -73,7 +73,7 @@ class DistributedContext:
             RankFailed: a rank has ended.
         """
         if self.count > 1:
-            with _detect_lost_ranks():
+            with detect_lost_ranks():
                 dist.barrier(group=self.host)
 
     def largest(self, *values: int) -> list[int]:
@@ -85,7 +85,7 @@ class DistributedContext:
         if self.count == 1:
             return list(values)
         tensor = torch.tensor(values)
-        with _detect_lost_ranks():
+        with detect_lost_ranks():
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.host)
         return tensor.tolist()
 
@@ -96,7 +96,7 @@ class DistributedContext:
             RankFailed: a rank has ended.
         """
         if self.count > 1:
-            with _detect_lost_ranks():
+            with detect_lost_ranks():
                 dist.all_reduce(value, dist.ReduceOp.MAX)
         return value
 
@@ -109,14 +109,15 @@ class DistributedContext:
         if self.count == 1 or not values:
             return dict(values)
         total = torch.tensor(list(values.values()), dtype=torch.float64)
-        with _detect_lost_ranks():
+        with detect_lost_ranks():
             dist.all_reduce(total, group=self.host)
         return dict(zip(values, (total / self.count).tolist(), strict=True))
 
     def average_gradients(
         self, gradients: Gradients, parameters: Mapping[str, Sequence[Tensor]]
     ) -> Gradients:
-        """Each gradient's mean over the ranks, by one collective.
+        """Each gradient's mean over the ranks, by one collective; in memory it has the order of
+        its parameter, as channels_last.
 
         A parameter that has a gradient on no rank keeps None; if it has one on some ranks, the
         others count as 0.
@@ -127,24 +128,25 @@ class DistributedContext:
         if self.count == 1:
             return gradients
         # All ranks must send the same tensors in the same order. So they first agree on which
-        # parameters have a gradient on any rank; these are sent as one flat tensor.
+        # parameters have a gradient on any rank; these are sent as one flat tensor, each in its
+        # parameter's order in memory, so that none is transposed here, nor by its optimizer.
         entries = [(n, i, p) for n in sorted(gradients) for i, p in enumerate(parameters[n])]
         mine = [gradients[n][i] for n, i, _ in entries]
         reached = self.largest(*(int(gradient is not None) for gradient in mine))
         flat = [
-            (torch.zeros_like(p) if gradient is None else gradient).reshape(-1)
+            flattened(torch.zeros_like(p) if gradient is None else gradient, p)
             for (_, _, p), gradient, any_rank in zip(entries, mine, reached, strict=True)
             if any_rank
         ]
         averaged = {name: list(row) for name, row in gradients.items()}
         if flat:
             whole = torch.cat(flat)
-            with _detect_lost_ranks():
+            with detect_lost_ranks():
                 dist.all_reduce(whole)
-            parts = iter((whole / self.count).split([len(part) for part in flat]))
+            parts = iter(whole.div_(self.count).split([len(part) for part in flat]))
             for (name, i, parameter), any_rank in zip(entries, reached, strict=True):
                 if any_rank:
-                    averaged[name][i] = next(parts).view(parameter.shape)
+                    averaged[name][i] = next(parts).as_strided(parameter.shape, parameter.stride())
         return averaged
 
 
@@ -181,7 +183,7 @@ def join_process_group(device: str) -> Iterator[DistributedContext]:
                 f"{torch.cuda.device_count()}; start fewer ranks"
             )
         torch.cuda.set_device(local)
-    with _detect_lost_ranks():
+    with detect_lost_ranks():
         dist.init_process_group(backend, timeout=GPU_TIMEOUT if backend == "nccl" else TIMEOUT)
         host = dist.new_group(backend="gloo", timeout=TIMEOUT)
     try:
@@ -196,13 +198,17 @@ def join_process_group(device: str) -> Iterator[DistributedContext]:
 
 
 @contextmanager
-def _detect_lost_ranks() -> Iterator[None]:
-    """Turn the error of a collective whose other ranks are gone into :class:`RankFailed`."""
+def detect_lost_ranks(kind: type[RuntimeError] = RuntimeError) -> Iterator[None]:
+    """Turn the error of a collective whose other ranks are gone into :class:`RankFailed`.
+
+    Args:
+        kind: the errors that mean this; ``dist.DistError`` where code runs that can fail otherwise.
+    """
     try:
         yield
     except _FAULTS_OF_THE_DEVICE:
         raise
-    except RuntimeError as error:
+    except kind as error:
         raise RankFailed(str(error).splitlines()[0]) from error
 
 
@@ -213,7 +219,7 @@ class _Gather(torch.autograd.Function):
     def forward(context: Any, rows: Tensor, ranks: DistributedContext) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
         gathered = [torch.empty_like(rows) for _ in range(ranks.count)]
-        with _detect_lost_ranks():
+        with detect_lost_ranks():
             dist.all_gather(gathered, rows)
         return torch.cat(gathered)
 
@@ -230,7 +236,7 @@ class _Sum(torch.autograd.Function):
     def forward(context: Any, whole: Tensor, ranks: DistributedContext) -> Tensor:  # type: ignore[override]
         context.ranks = ranks
         total = whole.clone(memory_format=torch.contiguous_format)
-        with _detect_lost_ranks():
+        with detect_lost_ranks():
             dist.all_reduce(total)
         return total.chunk(ranks.count)[ranks.index]
 
@@ -245,7 +251,8 @@ def gather(rows: Tensor, ranks: DistributedContext) -> Tensor:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """A batch norm over the rows of all ranks, on any device; parameters as PyTorch's own.
+    """A batch norm over the rows of all ranks, on any device, differentiable twice; parameters as
+    PyTorch's own.
 
     Each rank's mean and variance are gathered and combined (Chan et al., 1979); all ranks have
     equally many rows.
@@ -271,10 +278,10 @@ class GlobalBatchNorm(_BatchNorm):
             )
         shape = [-1 if d == 1 else 1 for d in range(x.dim())]
         scale = (var + self.eps).rsqrt()
-        if self.affine:
+        if self.weight is not None:
             scale = scale * self.weight
         y = (x - mean.view(shape)) * scale.view(shape)
-        if self.affine:
+        if self.bias is not None:
             y = y + self.bias.view(shape)
         return y.to(input.dtype)
 
@@ -295,26 +302,30 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
 
 
-def synchronise_batch_norm(network: nn.Module, ranks: DistributedContext) -> None:
-    """Replace every batch norm of a network by one over the rows of all ranks.
+class FusedBatchNorm(nn.SyncBatchNorm):
+    """A batch norm over the rows of all ranks, of GPUs alone, not differentiable twice: PyTorch's.
 
-    Call it before the network is moved to its device.
+    It computes what :class:`GlobalBatchNorm` does in fewer operations. The processor waits in it
+    for the GPU, which says what ranks have rows.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        with detect_lost_ranks(dist.DistError):
+            return super().forward(input)
+
+
+def synchronise_batch_norm(
+    network: nn.Module, ranks: DistributedContext, *, fused: bool = False
+) -> None:
+    """Let every batch norm of a network see the rows of all ranks.
+
+    Args:
+        fused: the network runs on a GPU, and nothing differentiates it twice.
     """
     if ranks.count == 1:
         return
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
-                norm = GlobalBatchNorm(
-                    child.num_features,
-                    child.eps,
-                    child.momentum,
-                    child.affine,
-                    child.track_running_stats,
-                )
-                norm.ranks = ranks
-                norm.load_state_dict(child.state_dict())
-                norm.train(child.training).requires_grad_(
-                    all(p.requires_grad for p in child.parameters())
-                )
-                setattr(parent, name, norm)
+    norms: list[Any] = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        # Another class, and no other module: it keeps parameters, buffers, mode and hooks.
+        norm.__class__ = FusedBatchNorm if fused else GlobalBatchNorm
+        norm.ranks, norm.process_group = ranks, None

@@ -23,12 +23,17 @@ from xraygan.recipe.loading import Recipe
 from xraygan.utils.depthwise import accelerate_depthwise
 from xraygan.utils.limits import MOST_PARAMETERS, parse_step
 from xraygan.utils.planning import Blocked
+from xraygan.utils.tensors import flattened
 
-from .graph import MODELS, TrainingGraph
-from .parameters import flattened, state_of, trained_parameters
+from .graph import GENERATOR, MODELS, TrainingGraph
+from .parameters import state_of, trained_parameters
 from .terms import network_terms, score_terms
 
 _log = logging.getLogger(__name__)
+
+#: networks that no term differentiates twice, as penalties do with the discriminator and, before
+#: it, the augmenter; of a score's own network nobody knows
+DIFFERENTIATED_ONCE = (GENERATOR, "classifier")
 
 
 def assemble(
@@ -57,9 +62,11 @@ def assemble(
     read_by_scores = _build_extractors(recipe, scores, task) if extractors else {}
     terms = [*network_terms(recipe, networks, parts), *score_terms(recipe, scores, networks)]
     modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+    on_gpu = torch.device(device).type == "cuda"
+    once = [networks[name] for name in DIFFERENTIATED_ONCE if name in networks]
     for module in (*networks.values(), *read_by_scores.values(), *modules):
         if ranks:
-            synchronise_batch_norm(module, ranks)
+            synchronise_batch_norm(module, ranks, fused=on_gpu and module in once)
         accelerate_depthwise(module)
         module.to(memory_format=_memory_format(module, torch.device(device))).to(device)
     trained = frozenset().union(*(term.trains for term in terms)) if terms else frozenset()
@@ -217,7 +224,7 @@ def build_extractor(recipe: Recipe, name: str, task: Task) -> Extractor:
 def _build_optimizer(config: schema.Optimizer, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a network's parameters, each as a row that shares its memory.
 
-    See :func:`xraygan.graph.parameters.flattened` for the reason.
+    See :func:`xraygan.utils.tensors.flattened` for the reason.
     """
     parameters = [nn.Parameter(flattened(p.data, p)) for p in trained_parameters(network)]
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}

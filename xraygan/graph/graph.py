@@ -15,17 +15,19 @@ from typing import Any
 from weakref import ref
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from xraygan.distributed.ranks import DistributedContext, Gradients
+from xraygan.distributed.ranks import DistributedContext, Gradients, detect_lost_ranks
 from xraygan.errors import NoFault, UserError, describe_error
 from xraygan.parts import contracts
 from xraygan.parts.interfaces import Extractor
 from xraygan.parts.part_config import PartConfig
 from xraygan.parts.plugin_errors import BadAnswer, PluginFault, is_own, plugin_errors
 from xraygan.parts.task import Task
+from xraygan.utils.tensors import flattened
 
-from .parameters import flattened, trained_parameters, update_ema
+from .parameters import trained_parameters, update_ema
 from .side_effects import GraphLeakCheck
 from .step import TrainingStep
 from .streams import Streams
@@ -39,6 +41,12 @@ AUGMENTER = "augmenter"
 NOT_IN_STEPS = ("dataset", "metric", "tracker")
 #: the networks that have tables of their own; any other belongs to a score
 MODELS = (GENERATOR, "discriminator", "classifier", AUGMENTER)
+
+_UNTOUCHED = "A plugin must not call backward(), nor change tensors that autograd needs in place"
+_ONCE = (
+    "Where several ranks train on GPUs, batch norms of the generator and the classifier cannot be "
+    "differentiated twice: train on one GPU, without --devices"
+)
 
 
 class TrainingGraph:
@@ -146,7 +154,8 @@ class TrainingGraph:
             # context keeps the weights that they cast, so each is cast once a step.
             values, losses = self.evaluate(step)
         try:
-            return values, self.differentiate(step, losses)
+            with detect_lost_ranks(dist.DistError):  # batch norms hear of other ranks here too
+                return values, self.differentiate(step, losses)
         except (UserError, NoFault):
             raise
         except Exception as error:
@@ -165,9 +174,10 @@ class TrainingGraph:
             for c in suspects
             if c is not None
         )
+        # Batch norms by PyTorch's kernels (FusedBatchNorm) have no derivative of their derivative.
+        advice = _ONCE if "batch_norm_backward" in str(error) else _UNTOUCHED
         return PluginFault(
-            f"{parts}: the gradient of its value cannot be taken: {describe_error(error)}. "
-            "A plugin must not call backward(), nor change tensors that autograd needs in place"
+            f"{parts}: the gradient of its value cannot be taken: {describe_error(error)}. {advice}"
         )
 
     def evaluate(self, step: TrainingStep) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

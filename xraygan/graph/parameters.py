@@ -19,17 +19,6 @@ def state_of(part: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in part.state_dict().items() if name in names}
 
 
-def flattened(value: Tensor, parameter: Tensor) -> Tensor:
-    """A tensor of a parameter's shape as one row ``(P,)``, in the parameter's order in memory.
-
-    Optimizers work on such rows, of parameters, gradients and moments alike: PyTorch's fused
-    optimizers walk through memory, and copy first whatever is not in C order.
-    """
-    if value.stride() != parameter.stride():
-        value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    return value.as_strided((value.numel(),), (1,))
-
-
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, share: float | Tensor) -> None:
     """ema = ema + share * (network - ema), for parameters; buffers are copied.
@@ -60,8 +49,9 @@ def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         torch._foreach_copy_([target for target, _ in of_type], [source for _, source in of_type])
 
 
-def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each tensor."""
-    made = [torch.empty_like(tensor) for tensor in tensors]
+def copies(tensors: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> list[Tensor]:
+    """A copy of each tensor: in those that an earlier call returned, if all of them fit."""
+    kinds, of_kept = ([(t.shape, t.dtype) for t in given] for given in (tensors, kept))
+    made = list(kept) if kinds == of_kept else [torch.empty_like(tensor) for tensor in tensors]
     copy_each(made, tensors)
     return made

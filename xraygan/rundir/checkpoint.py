@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from xraygan.errors import UserError, shown
 from xraygan.graph.graph import TrainingGraph
-from xraygan.graph.parameters import flattened
 from xraygan.utils.atomic_files import sync, sync_folder, write_atomically
 from xraygan.utils.limits import parse_step
 from xraygan.utils.parsing import read_text, sha256
+from xraygan.utils.tensors import flattened
 
 from . import checkpoint_contents
 from .checkpoint_contents import STATE

@@ -67,6 +67,7 @@ class Trainer:
         self.meter = MetricAccumulator(self.config.batch_size)
         self._number = torch.zeros((), dtype=torch.int64, device=self.device)
         self._elapsed = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._saved: list[Tensor] = []
         self._skipped_in_a_row = 0
         self._compile()
         self.captured = self._captured_steps()
@@ -194,7 +195,7 @@ class Trainer:
             return self._captured_step(step, self.captured)
         count, skip = self.config.accumulate, self._may_skip
         restorable = skip or self.ranks.count > 1 or self.graph.has_third_party
-        buffers = copies(self.graph.buffers()) if restorable else None
+        buffers = self._save_buffers() if restorable else None
         try:
             values, records, gradients = self._micro_batch_gradients(step, 0)
             for index in range(1, count):
@@ -244,7 +245,7 @@ class Trainer:
             return Taken({**values, **records, _CHECKED: row}, bound)
 
         fragile = self.graph.has_third_party and not captured.is_replayed(learning)
-        buffers = copies(self.graph.buffers()) if fragile else None
+        buffers = self._save_buffers() if fragile else None
         try:
             values = captured.take(learning, given, derive_seed(seed, "latent", step), take)
         except PluginFault:
@@ -399,6 +400,11 @@ class Trainer:
                 "learning rate, or a lower weight of the terms that the log names; "
                 '[run] on_nonfinite = "stop" saves the batch and the networks for inspection'
             )
+
+    def _save_buffers(self) -> list[Tensor]:
+        """The buffers as they are, in tensors that are kept: no step allocates them anew."""
+        self._saved = copies(self.graph.buffers(), self._saved)
+        return self._saved
 
     def _restore_buffers(self, saved: list[Tensor] | None) -> None:
         if saved is None:  # of a step that was not expected to be abandoned

@@ -1,4 +1,4 @@
-"""Tensor types that losses and metrics compute in, and copies to the device."""
+"""Tensor types that losses and metrics compute in, copies to the device, and orders in memory."""
 
 from __future__ import annotations
 
@@ -19,3 +19,14 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def flattened(value: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of a parameter's shape as one row ``(P,)``, in the parameter's order in memory.
+
+    Optimizers work on such rows, of parameters, gradients and moments alike: PyTorch's fused
+    optimizers walk through memory, and copy first whatever is not in C order. Ranks send such rows.
+    """
+    if value.stride() != parameter.stride():
+        value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.as_strided((value.numel(),), (1,))
