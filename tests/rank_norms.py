@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fused_kernels import fused_kernels
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from xraygan.distributed.ranks import join_process_group, synchronise_batch_norm
@@ -33,6 +34,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "no statistics": (2, {"track_running_stats": False}),
     "a frozen bias": (2, {}),
     "evaluation": (2, {}),
+    "an activation": (2, {}),
 }
 
 
@@ -40,6 +42,8 @@ def network_of(case: str) -> nn.Sequential:
     """A network of one batch norm, with parameters and statistics that are all different."""
     dimensions, options = CASES[case]
     kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dimensions]
+    if case == "an activation":
+        kind = BatchNormAct2d  # of timm: a ReLU behind it, in the forward pass of its own
     network = nn.Sequential(kind(3, **options)).double()
     random = rng("cpu", 0, case)
     with torch.no_grad():

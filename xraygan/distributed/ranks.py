@@ -10,6 +10,7 @@ all rows" is "sum over ranks, keep my rows", and the derivative of that is "gath
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from xraygan.errors import NoFault, UserError
 from xraygan.utils.tensors import as_float32, flattened
@@ -250,63 +253,80 @@ def gather(rows: Tensor, ranks: DistributedContext) -> Tensor:
     return rows if ranks.count == 1 else _Gather.apply(rows.contiguous(), ranks)
 
 
-class GlobalBatchNorm(_BatchNorm):
-    """A batch norm over the rows of all ranks, on any device, differentiable twice; parameters as
-    PyTorch's own.
+def batch_norm_over_ranks(
+    ranks: DistributedContext,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm`` over the rows of all ranks, on any device, differentiable twice.
 
     Each rank's mean and variance are gathered and combined (Chan et al., 1979); all ranks have
     equally many rows.
     """
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    x = as_float32(input)
+    others = [d for d in range(x.dim()) if d != 1]
+    var, mean = torch.var_mean(x, dim=others, correction=0)
+    means, variances = gather(torch.stack([mean, var])[None], ranks).unbind(dim=1)
+    mean = means.mean(dim=0)
+    var = (variances + (means - mean).square()).mean(dim=0)
+    if running_mean is not None and running_var is not None:
+        # As PyTorch's batch norm does; the unbiased variance, of all ranks' values of a channel.
+        count = ranks.count * x.numel() // len(mean)
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+    shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    y = (x - mean.view(shape)) * scale.view(shape)
+    if bias is not None:
+        y = y + bias.view(shape)
+    return y.to(input.dtype)
 
-    ranks: DistributedContext
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass  # the number of dimensions was that of the batch norm which this one replaces
+class _OverRanks(TorchFunctionMode):
+    """Within it ``F.batch_norm`` is :func:`batch_norm_over_ranks`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training and self.running_mean is not None:
-            return super().forward(input)
-        x = as_float32(input)
-        others = [d for d in range(x.dim()) if d != 1]
-        var, mean = torch.var_mean(x, dim=others, correction=0)
-        means, variances = gather(torch.stack([mean, var])[None], self.ranks).unbind(dim=1)
-        mean = means.mean(dim=0)
-        var = (variances + (means - mean).square()).mean(dim=0)
-        if self.training:
-            self._update_running_statistics(
-                mean.detach(), var.detach(), self.ranks.count * x.numel() // len(mean)
-            )
-        shape = [-1 if d == 1 else 1 for d in range(x.dim())]
-        scale = (var + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight
-        y = (x - mean.view(shape)) * scale.view(shape)
-        if self.bias is not None:
-            y = y + self.bias.view(shape)
-        return y.to(input.dtype)
+    def __init__(self, ranks: DistributedContext) -> None:
+        super().__init__()
+        self.ranks = ranks
 
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards the batch's, as PyTorch's batch norm does.
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            return batch_norm_over_ranks(self.ranks, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
-        Args:
-            count: values of each channel, of all ranks, for the unbiased variance.
-        """
-        if self.running_mean is None or self.running_var is None:
-            return
-        self.num_batches_tracked.add_(1)  # type: ignore[operator, union-attr]
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1.0 / float(self.num_batches_tracked)  # type: ignore[arg-type]
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+
+@functools.cache
+def global_batch_norm(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    """A batch norm of a kind, one with an activation for example, over the rows of all ranks."""
+
+    class GlobalBatchNorm(kind):  # type: ignore[valid-type, misc]
+        ranks: DistributedContext
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            with _OverRanks(self.ranks):
+                return super().forward(*args, **kwargs)
+
+    return GlobalBatchNorm
 
 
 class FusedBatchNorm(nn.SyncBatchNorm):
     """A batch norm over the rows of all ranks, of GPUs alone, not differentiable twice: PyTorch's.
 
-    It computes what :class:`GlobalBatchNorm` does in fewer operations. The processor waits in it
-    for the GPU, which says what ranks have rows.
+    It computes what :func:`batch_norm_over_ranks` does in fewer operations. The processor waits in
+    it for the GPU, which says what ranks have rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -326,6 +346,9 @@ def synchronise_batch_norm(
         return
     norms: list[Any] = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
-        # Another class, and no other module: it keeps parameters, buffers, mode and hooks.
-        norm.__class__ = FusedBatchNorm if fused else GlobalBatchNorm
+        # Another class, and no other module: it keeps parameters, buffers, mode and hooks. A kind
+        # of norm that computes more, as an activation, keeps its own forward pass.
+        kind: Any = type(norm)
+        plain = kind.forward is _BatchNorm.forward
+        norm.__class__ = FusedBatchNorm if fused and plain else global_batch_norm(kind)
         norm.ranks, norm.process_group = ranks, None
