@@ -37,7 +37,7 @@ def training(network: nn.Module, images: Tensor, precision: str) -> Callable[[],
 def main(fast: bool, threads: int, batch: int, repetitions: int) -> Report:
     """Time both, alternately, in images of 64 and 128 pixels, float32 and bfloat16."""
     torch.set_num_threads(threads)
-    sizes, repetitions, batch = ((32,), 1, 2) if fast else ((64, 128), repetitions, batch)
+    sizes, repetitions, batch = ((32, 64), 1, 2) if fast else ((64, 128), repetitions, batch)
     ours, theirs = (
         timm.create_model("tf_efficientnet_lite0", in_chans=1, num_classes=0)
         .to(memory_format=torch.channels_last)
