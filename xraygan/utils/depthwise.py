@@ -74,9 +74,7 @@ class _Depthwise(torch.autograd.Function):
 def _input_gradient(
     images: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
-    dtype = (
-        gradient.dtype if max(stride) == 1 else torch.promote_types(gradient.dtype, torch.float32)
-    )
+    dtype = gradient.dtype if max(stride) == 1 else _at_least_float32(gradient)
     found: Tensor = conv2d_input(
         images.shape, weight.to(dtype), gradient.to(dtype), stride, padding, groups=len(weight)
     )
@@ -95,21 +93,11 @@ def _weight_gradient(
     """
     kernel, sides = weight.shape[2:], gradient.shape[2:]
     if max(kernel) <= FAST_KERNEL and min(sides) >= max(kernel):
-        weight_like = weight.to(gradient.dtype)
-        found: Tensor = conv2d_weight(
-            images.to(gradient.dtype),
-            weight_like.shape,
-            gradient,
-            stride,
-            padding,
-            groups=len(weight),
-        )
-        return found.to(weight.dtype)
-    dtype = torch.promote_types(gradient.dtype, torch.float32)
-    images, gradient = images.to(dtype), gradient.to(dtype)
+        return _native_weight_gradient(images, weight, gradient, stride, padding)
+    gradient = gradient.to(_at_least_float32(gradient))
     if max(sides) > LARGEST_SIDE:
-        found = conv2d_weight(images, weight.shape, gradient, stride, padding, groups=len(weight))
-        return found.to(weight.dtype)
+        return _native_weight_gradient(images, weight, gradient, stride, padding)
+    images = images.to(gradient.dtype)
     count, channels = images.shape[:2]
     # Channels last, with the N C channels of all images innermost: (1, H, W, N C).
     as_one = images.permute(2, 3, 0, 1).flatten(2)[None].permute(0, 3, 1, 2)
@@ -123,8 +111,10 @@ def _native_weight_gradient(
     images: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
     images = images.to(gradient.dtype)
-    found = conv2d_weight(images, weight.shape, gradient, stride, padding, groups=len(weight))
-    return found.to(weight.dtype)  # type: ignore[no-any-return]
+    found: Tensor = conv2d_weight(
+        images, weight.shape, gradient, stride, padding, groups=len(weight)
+    )
+    return found.to(weight.dtype)
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:
