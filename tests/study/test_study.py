@@ -230,7 +230,9 @@ def test_a_study_verifies_also_after_it_was_moved(studied: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["table", "text", "figure", "choice", "run"])
+@pytest.mark.parametrize(
+    "what", ["table", "text", "figure", "choice", "run", "audit", "page", "pages picture"]
+)
 def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) -> None:
     folder = tmp_path / "study"
     shutil.copytree(studied, folder)
@@ -258,6 +260,18 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
         evaluation["metrics"]["auc/mean"]["value"] = 1.0
         path.write_text(json.dumps(evaluation))
         expected = "utility.json: real[0].candidate"
+    elif what == "audit":  # the same verdict in all files that a reader opens
+        for name in ("json", "md", "html"):
+            said = (folder / f"utility.{name}").read_text()
+            (folder / f"utility.{name}").write_text(said.replace(content["audit"]["says"], "none"))
+        expected = "utility.json: audit.says"
+    elif what == "page":
+        page = (folder / "utility.html").read_text()
+        (folder / "utility.html").write_text(page.replace("no gain shown", "gain"))
+        expected = "utility.html: its first other element"
+    elif what == "picture":
+        shutil.copy(folder / "audit.png", folder / "utility.png")
+        expected = "utility.html: its first other element"
     else:
         shutil.rmtree(folder / "test" / "runs" / "real-images-again-12-a-class-seed-1")
         expected = "test/runs/real-images-again-12-a-class-seed-1: a run of the sweep"

@@ -125,7 +125,7 @@ def test_an_untouched_sweep_holds_wherever_it_is(finished: Path, tmp_path: Path)
         assert f"runs/{name}: the images are those that the run recorded" in held
         for file in ("evaluation.json", "predictions.csv", "bootstrap.csv"):
             assert f"runs/{name}/{file}: measured again: the same values" in held
-    for file in ("table.csv: 4 lines", "table.md", "table.tex", "figure.png: is the figure"):
+    for file in ("table.csv: 4 lines", "table.md", "table.tex", "figure.png: is the picture"):
         assert f"holds        {file}" in held
     assert {line[13:] for line in lines(report, Outcome.UNCHECKED)} == {
         ".: that training gives these networks: only training again shows it",

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from xraygan.rundir.file_readers import LARGEST
 from xraygan.rundir.reader import RunFiles
 from xraygan.statistics.paired_bootstrap import Resampled, difference
 from xraygan.sweep.file import Layout, Row, Sweep
 from xraygan.sweep.plan import Run, plan
+from xraygan.utils.parsing import parse_json, read_text
 
 from .design import AGAIN, BEFORE, MIXED
 from .filters import NONE
-from .record import result
+from .record import OF_AUDIT, result
 from .verdict import outcomes, recommendation
 
 Object = dict[str, Any]
@@ -29,13 +31,13 @@ def tested_runs(folder: Path, content: Object) -> list[Run]:
 
 
 def results_again(folder: Path, content: Object) -> Object:
-    """What ``utility.json`` should say, from the runs of a study.
+    """What ``utility.json`` should say, from the runs and ``audit.json`` of a study.
 
     Keys that follow from the design are taken from the file.
 
     Raises:
         UserError: a run lacks the metric.
-        KeyError: the file is not one that a study wrote.
+        KeyError, OSError, ValueError: a file is not one that a study wrote.
     """
     metric, runs = content["metric"], tested_runs(folder, content)
     chosen, tried = {}, {}
@@ -56,8 +58,10 @@ def results_again(folder: Path, content: Object) -> Object:
         for entry in content["real"]
         for n in (entry["real"],)
     ]
-    advice = recommendation(found, chosen, content["audit"]["verdict"])
-    return {**content, "recommendation": advice, "real": results}
+    report = parse_json(read_text(folder / "audit.json", LARGEST))
+    audit = {key: report[key] for key in OF_AUDIT}
+    advice = recommendation(found, chosen, audit["verdict"])
+    return {**content, "recommendation": advice, "audit": audit, "real": results}
 
 
 def best_of(values: Mapping[str, float], *, unfiltered: bool) -> tuple[str, str]:
@@ -81,7 +85,7 @@ def _choice(folder: Path, entry: Object, metric: str) -> dict[str, dict[int, Res
     tried = entry["tried_on_validation"]
     if not tried:
         return {}
-    seeds = [int(seed) for seed in next(iter(tried.values()))["values"]]
+    seeds = [int(seed) for seed in next(iter(tried.values()))["difference"]["seeds"]]
     measured: dict[str, dict[int, Resampled]] = {}
     for run in _runs(folder / "choice", {entry["described"]: [AGAIN, *tried]}, seeds):
         files = Resampled(RunFiles(run.run_dir.path))

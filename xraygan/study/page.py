@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from xraygan.report.html import Html, body, document, join, png_image, table, tag, write_page
+from xraygan.report.html import body, document, join, png_image, table, tag, write_page
 from xraygan.rundir.reader import RunFiles
 from xraygan.sweep.cells import format_figure
 from xraygan.sweep.plan import Run
 from xraygan.sweep.provenance import provenance
-from xraygan.utils.atomic_files import write_atomically
+from xraygan.utils.atomic_files import write_atomically, write_together
 from xraygan.utils.csv_cells import as_csv
 
 from .design import AGAIN, ALONE, AUGMENTED, BEFORE, MIXED, REAL
@@ -44,15 +44,15 @@ def write_results(study: Study) -> list[Path]:
     Returns:
         The paths of the files.
     """
-    from .figure import write_figure  # matplotlib takes seconds to import
+    from .figure import draw_figure  # matplotlib takes seconds to import
 
-    folder, content = study.design.folder, study.content
-    picture = folder / "utility.png"
-    write_figure(study.choices, study.found, content["metric"], picture)
+    folder, content = study.folder, study.content
+    picture = draw_figure(content)
+    write_together({folder / "utility.png": picture})
     for name, text in texts(content, study.runs).items():
         write_atomically(folder / name, text)
-    page = document("Utility of generated images", _page(study, picture))
-    write_page(folder / "utility.html", page, overwrite=True)
+    audit = (folder / "audit.png").read_bytes()
+    write_page(folder / "utility.html", html(content, picture, audit), overwrite=True)
     return [folder / f"utility.{kind}" for kind in ("html", "png", "md", "csv")]
 
 
@@ -65,6 +65,50 @@ def texts(content: Object, runs: Sequence[Run]) -> dict[str, str]:
     """
     markdown = "\n".join(_markdown(content, runs)) + "\n"
     return {"utility.csv": as_csv(_long(content)), "utility.md": markdown}
+
+
+def html(content: Object, picture: bytes, audit: bytes) -> str:
+    """The content of ``utility.html``.
+
+    Args:
+        content: of ``utility.json``.
+        picture, audit: the bytes of ``utility.png`` and ``audit.png``.
+    """
+    verdicts = tag("ul", *(tag("li", f"{r['described']}: {r['says']}") for r in content["real"]))
+    header = [
+        tag("h1", "Utility of generated images"),
+        tag("p", tag("strong", content["recommendation"])),
+        verdicts,
+        tag("pre", content["command"], class_="command"),
+    ]
+    tables = [
+        part
+        for result in content["real"]
+        for part in (
+            tag("h3", f"Real images: {result['described']}"),
+            tag("p", _chosen(result)),
+            table(_head(content), [_plain(row) for row in _rows(result)], numbers=(3,)),
+        )
+    ]
+    arms = tag("dl", *(tag("div", tag("dt", n), tag("dd", what)) for n, what in ARMS.items()))
+    sections = {
+        "Effect": join(
+            [
+                png_image(picture, "The difference of each arm, with intervals"),
+                tag("p", _conditions(content)),
+            ]
+        ),
+        "Arms": join([*tables, arms]),
+        "Audit": join(
+            [
+                tag("p", content["audit"]["says"]),
+                *(tag("p", f"Note: {note}") for note in content["audit"]["notes"]),
+                png_image(audit, "Pairs of images that are most alike"),
+            ]
+        ),
+        "Limits": tag("ul", *(tag("li", limit) for limit in LIMITS)),
+    }
+    return document("Utility of generated images", body(header, sections))
 
 
 def _long(content: Object) -> pd.DataFrame:
@@ -147,46 +191,6 @@ def _chosen(result: Object) -> str:
         f"Chosen on validation images: {result['chosen']}. Together: {result['mixed']}; "
         f"first: {result['before']}."
     )
-
-
-def _page(study: Study, picture: Path) -> Html:
-    content = study.content
-    verdicts = tag("ul", *(tag("li", f"{r['described']}: {r['says']}") for r in content["real"]))
-    header = [
-        tag("h1", "Utility of generated images"),
-        tag("p", tag("strong", content["recommendation"])),
-        verdicts,
-        tag("pre", content["command"], class_="command"),
-    ]
-    tables = [
-        part
-        for result in content["real"]
-        for part in (
-            tag("h3", f"Real images: {result['described']}"),
-            tag("p", _chosen(result)),
-            table(_head(content), [_plain(row) for row in _rows(result)], numbers=(3,)),
-        )
-    ]
-    arms = tag("dl", *(tag("div", tag("dt", n), tag("dd", what)) for n, what in ARMS.items()))
-    audit = study.design.folder / "audit.png"
-    sections = {
-        "Effect": join(
-            [
-                png_image(picture.read_bytes(), "The difference of each arm, with intervals"),
-                tag("p", _conditions(content)),
-            ]
-        ),
-        "Arms": join([*tables, arms]),
-        "Audit": join(
-            [
-                tag("p", content["audit"]["says"]),
-                *(tag("p", f"Note: {note}") for note in content["audit"]["notes"]),
-                png_image(audit.read_bytes(), "Pairs of images that are most alike"),
-            ]
-        ),
-        "Limits": tag("ul", *(tag("li", limit) for limit in LIMITS)),
-    }
-    return body(header, sections)
 
 
 def _plain(row: list[str]) -> list[object]:

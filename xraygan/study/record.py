@@ -28,6 +28,8 @@ Object = dict[str, Any]
 #: file that says what is asked for
 ASKED = "asked.json"
 LARGEST = 1 << 20  # most bytes of the file that says what is asked for
+#: what of ``audit.json`` is in ``utility.json``
+OF_AUDIT = ("verdict", "says", "notes")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def summary(
         "fingerprint": data.fingerprint,
         "trained_on": len(data.splits["train"]),
         "test": {"images": len(test), "patients": len(np.unique(test.patients))},
-        "audit": {key: audit[key] for key in ("verdict", "says", "notes")},
+        "audit": {key: audit[key] for key in OF_AUDIT},
         "filters": [*design.options.filters],
         "steps": design.recipe.tables.run.steps,
         "batch_size": design.recipe.tables.run.batch_size,
@@ -151,27 +153,27 @@ def result(
         "says": sentence(found[use], metric),
         "chosen": use,
         "tried_on_validation": {
-            name: {"difference": gap.value, "values": {str(k): v for k, v in gap.values.items()}}
-            for name, gap in tried.items()
+            name: {"difference": _estimate(gap)} for name, gap in tried.items()
         },
         "arms": {name: _figures(one) for name, one in found.items()},
     }
 
 
 def _figures(outcome: Outcome) -> Object:
-    def of(estimate: Estimate) -> Object:
-        return {
-            "value": estimate.value,
-            "sd": None if np.isnan(estimate.sd) else estimate.sd,
-            "interval": estimate.interval and [*estimate.interval],
-            "patients": estimate.patients and [*estimate.patients],
-            "seeds": {str(seed): value for seed, value in estimate.values.items()},
-            **({"why": estimate.why} if estimate.why else {}),
-        }
-
-    content = of(outcome.estimate)
+    content = _estimate(outcome.estimate)
     if outcome.gap is not None:
-        content["difference"] = of(outcome.gap)
+        content["difference"] = _estimate(outcome.gap)
     if outcome.adjusted is not None:
         content |= {"p_holm": outcome.adjusted, "detectable": outcome.detectable}
     return content
+
+
+def _estimate(estimate: Estimate) -> Object:
+    return {
+        "value": estimate.value,
+        "sd": None if np.isnan(estimate.sd) else estimate.sd,
+        "interval": estimate.interval and [*estimate.interval],
+        "patients": estimate.patients and [*estimate.patients],
+        "seeds": {str(seed): value for seed, value in estimate.values.items()},
+        **({"why": estimate.why} if estimate.why else {}),
+    }

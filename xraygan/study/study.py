@@ -47,7 +47,7 @@ from .design import (
 from .filters import NONE
 from .pool import TABLE, Pool, generate_pool, needed_images, real_images
 from .record import Source, claim, summary
-from .verdict import Outcomes, outcomes
+from .verdict import outcomes
 
 #: most generated images that the audit looks at
 AUDITED = 1000
@@ -62,17 +62,13 @@ class Study:
     """A finished study.
 
     Attributes:
-        design: its design.
+        folder: its folder, with ``audit.png``.
         content: of ``utility.json``.
-        choices: what was chosen on validation images, by number of real images.
-        found: the outcomes on test images.
         runs: those that were tested.
     """
 
-    design: Design
+    folder: Path
     content: Object
-    choices: Mapping[int | None, Choice]
-    found: Outcomes
     runs: list[Run]
 
 
@@ -125,7 +121,7 @@ def run_study(
     found = outcomes(runs, list(choices), chosen, options.metric)
     content = summary(design, source, pool, data, audit, choices, found, command)
     write_json(out / "utility.json", content)
-    return Study(design, content, choices, found, runs)
+    return Study(out, content, runs)
 
 
 # -- checks ----------------------------------------------------------------------------------------

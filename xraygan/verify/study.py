@@ -10,11 +10,11 @@ from typing import Any
 from xraygan.errors import UserError
 from xraygan.rundir.file_readers import LARGEST
 from xraygan.study.again import results_again, tested_runs
-from xraygan.study.page import texts
-from xraygan.utils.parsing import parse_json, read_text
+from xraygan.study.page import html, texts
+from xraygan.utils.parsing import parse_json, read_bytes, read_text
 
 from .report import Report
-from .tables import compare_csv, compare_text, same_figure
+from .tables import compare_csv, compare_page, compare_picture, compare_text, same_figure
 
 #: the file that makes a folder a study
 FILE = "utility.json"
@@ -23,15 +23,18 @@ PARTS = ("choice", "test")
 
 
 def check_study(report: Report, folder: Path) -> None:
-    """Compare ``utility.json``, ``utility.csv`` and ``utility.md`` with what the runs give.
+    """Compare the files of a study with what its runs and its ``audit.json`` give.
 
     What was chosen on validation images is chosen again, by the rules of a study.
     """
+    from xraygan.study.figure import draw_figure  # matplotlib takes seconds to import
+
     path = folder / FILE
     try:
         content = parse_json(read_text(path, LARGEST))
         again = results_again(folder, deepcopy(content))
         made = texts(again, tested_runs(folder, content))
+        picture = draw_figure(again)
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         report.differs(path, f"the results cannot be made again: {error}")
         return
@@ -40,7 +43,9 @@ def check_study(report: Report, folder: Path) -> None:
         for key, expected, found in _differences(again, content)
         if not same_figure(str(expected), str(found))
     ]
-    report.all_differ(path, "what its runs give", pairs, "says what its runs give")
+    text = "what its runs and audit.json give"
+    report.all_differ(path, text, pairs, f"says {text}")
+    version = content.get("xraygan", "")
     for name, text in made.items():
         try:
             there = read_text(folder / name, LARGEST)
@@ -50,9 +55,24 @@ def check_study(report: Report, folder: Path) -> None:
         if name.endswith(".csv"):
             compare_csv(report, folder / name, there, text, keys=("real", "arm"))
         else:
-            compare_text(report, folder / name, there, text, content.get("xraygan", ""))
-    for name in ("utility.html", "utility.png", "audit.json", "generated/, filtered/"):
-        report.unchecked(folder / name.partition(",")[0], "not compared: no table is made of it")
+            compare_text(report, folder / name, there, text, version)
+    compare_picture(report, folder / "utility.png", picture)
+    _check_page(report, folder, again, version)
+    report.unchecked(
+        folder / "audit.json",
+        "the audit is not made again: xraygan audit --images compares generated images with "
+        "training images",
+    )
+
+
+def _check_page(report: Report, folder: Path, again: dict[str, Any], version: str) -> None:
+    """Compare the page, with the pictures that lie beside it."""
+    try:
+        pictures = [read_bytes(folder / name, LARGEST) for name in ("utility.png", "audit.png")]
+    except (OSError, ValueError) as error:
+        report.differs(folder / "utility.html", "its pictures", "files beside it", str(error))
+        return
+    compare_page(report, folder / "utility.html", html(again, *pictures), version)
 
 
 def _differences(expected: Any, found: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

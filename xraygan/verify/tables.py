@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +191,45 @@ def _is_row(line: str | None) -> bool:
 def _check_figure(report: Report, path: Path, sweep: Sweep, results: Sequence[Results]) -> None:
     from xraygan.sweep.figure import draw_figure  # matplotlib takes seconds to import
 
+    compare_picture(report, path, draw_figure(sweep, results))
+
+
+def compare_picture(report: Report, path: Path, made: bytes) -> None:
+    """Compare a picture of results with the one that their runs give.
+
+    Args:
+        made: the bytes of the PNG file that is drawn from the runs.
+    """
     try:
         there = read_bytes(path, LARGEST)
     except (OSError, ValueError) as error:
-        report.differs(path, "the figure of the sweep", "a file", str(error))
+        report.differs(path, "the picture of the results", "a file", str(error))
         return
-    if there == draw_figure(sweep, results):
-        report.holds(path, "is the figure that its runs give")
+    if there == made:
+        report.holds(path, "is the picture that its runs give")
     else:
         report.unchecked(path, "its pixels differ from those that are drawn here; another version "
                          "of matplotlib or other fonts do that too, so look at it")  # fmt: skip
+
+
+def compare_page(report: Report, path: Path, made: str, version: str) -> None:
+    """Compare an HTML page with the one that its runs give.
+
+    Args:
+        version: the version of xraygan that wrote it.
+    """
+    try:
+        there = read_text(path, LARGEST)
+    except (OSError, ValueError) as error:
+        report.differs(path, "the page of the results", "a file", str(error))
+        return
+    if there == made:
+        report.holds(path, "is the page that its runs give")
+    elif version != __version__:
+        report.unchecked(path, f"xraygan {version} wrote it, and this version ({__version__}) "
+                         "writes another page")  # fmt: skip
+    else:
+        # An element is the least that a reader can find again; lines may be as long as the page.
+        pairs = zip_longest(made.split("<"), there.split("<"))
+        expected, found = next(pair for pair in pairs if pair[0] != pair[1])
+        report.differs(path, "its first other element", expected, found)
