@@ -177,6 +177,14 @@ def test_test_images_that_the_generator_has_seen_are_refused(gan: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_count_that_is_too_small_is_refused_before_images_are_generated(
+    gan: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"--count 5: 12 a class: .* ratio, 0\.5, takes 6"):
+        run_study(Source(run=gan), replace(OPTIONS, count=5), tmp_path / "out", QUIET, execute)
+    assert not (tmp_path / "out" / "generated").exists()
+
+
 def test_choices_need_validation_images(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(
         'extends = "baseline_resnet50"\nrun = { steps = 2, batch_size = 8 }\n'

@@ -43,6 +43,7 @@ from .design import (
     Images,
     Options,
     base_recipe,
+    describe_real,
 )
 from .filters import NONE
 from .pool import TABLE, Pool, generate_pool, needed_images, real_images
@@ -103,6 +104,7 @@ def run_study(
     claim(design, source)
     table = source.table or root / TABLE
     if source.run is not None:
+        _check_count(real, options)
         keep = min(options.keep) if options.filters != (NONE,) else 1.0
         needed = needed_images(real, options.ratios, keep, options.count)
         _generate(source, options, root, needed, display)
@@ -168,6 +170,19 @@ def _check_batch(recipe: Recipe, real: Mapping[int | None, np.ndarray]) -> None:
                 f"--real {number}: {int(counts.sum())} images in all, fewer than "
                 f"[run] batch_size = {batch}; name more images, or set a smaller batch with --set "
                 "run.batch_size=N"
+            )
+
+
+def _check_count(real: Mapping[int | None, np.ndarray], options: Options) -> None:
+    """Check that --count allows the images of the smallest ratio, before any is generated."""
+    for number, counts in real.items():
+        needed = round(float(counts.max()) * min(options.ratios))
+        if needed > options.count:
+            raise UserError(
+                f"--count {options.count}: {describe_real(number)}: the smallest ratio, "
+                f"{min(options.ratios):g}, takes {needed:,} generated images"
+                f"{' of one class' if len(counts) > 1 else ''}; raise --count, or name a smaller "
+                "ratio"
             )
 
 
