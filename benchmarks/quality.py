@@ -34,8 +34,8 @@ def _networks(plugin: str, lr: float) -> tuple[str, ...]:
     return (*sets, "objective.plugin=minmax", "scores.energy_distance=false")
 
 
-#: each with the optimizer and loss that suit it: Radford et al.'s for DCGAN, those of the recipe
-#: `best_small_data` for the CGAN; all with DiffAugment
+#: each with the optimizer and loss that suit it: Radford et al.'s for DCGAN; for the CGAN, the rate
+#: that made the best images in short runs; all with DiffAugment
 SYSTEMS = {
     "dcgan": _networks("dcgan", 0.0002),
     "cgan": _networks("cgan", 0.0005),
