@@ -239,7 +239,7 @@ def test_a_study_verifies_also_after_it_was_moved(studied: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "what", ["table", "text", "figure", "choice", "run", "audit", "page", "pages picture"]
+    "what", ["table", "text", "figure", "choice", "run", "audit", "page", "picture"]
 )
 def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) -> None:
     folder = tmp_path / "study"
