@@ -14,7 +14,14 @@ from xraygan.study.page import html, texts
 from xraygan.utils.parsing import parse_json, read_bytes, read_text
 
 from .report import Report
-from .tables import compare_csv, compare_page, compare_picture, compare_text, same_figure
+from .tables import (
+    compare_csv,
+    compare_page,
+    compare_picture,
+    compare_text,
+    read_or_report,
+    same_figure,
+)
 
 #: the file that makes a folder a study
 FILE = "utility.json"
@@ -43,14 +50,12 @@ def check_study(report: Report, folder: Path) -> None:
         for key, expected, found in _differences(again, content)
         if not same_figure(str(expected), str(found))
     ]
-    text = "what its runs and audit.json give"
-    report.all_differ(path, text, pairs, f"says {text}")
+    given = "what its runs and audit.json give"
+    report.all_differ(path, given, pairs, f"says {given}")
     version = content.get("xraygan", "")
     for name, text in made.items():
-        try:
-            there = read_text(folder / name, LARGEST)
-        except (OSError, ValueError) as error:
-            report.differs(folder / name, "a table of the study", "a file", str(error))
+        there = read_or_report(report, folder / name, "a table of the study", read_text)
+        if there is None:
             continue
         if name.endswith(".csv"):
             compare_csv(report, folder / name, there, text, keys=("real", "arm"))

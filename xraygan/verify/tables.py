@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -30,6 +30,7 @@ LAST_DECIMAL = 2e-6
 _OF_BASELINE = ("difference", "p", "p_holm", "detectable", "protocol", "split", "trained_on")
 
 Pairs = list[tuple[str, Any, Any]]
+Content = TypeVar("Content", bytes, str)
 
 
 def check_tables(report: Report, folder: Path, recorded: Recorded) -> None:
@@ -194,16 +195,29 @@ def _check_figure(report: Report, path: Path, sweep: Sweep, results: Sequence[Re
     compare_picture(report, path, draw_figure(sweep, results))
 
 
+def read_or_report(
+    report: Report, path: Path, what: str, read: Callable[[Path, int], Content]
+) -> Content | None:
+    """The content of a file; None, and a difference in the report, if it cannot be read.
+
+    Args:
+        what: what the file is.
+    """
+    try:
+        return read(path, LARGEST)
+    except (OSError, ValueError) as error:
+        report.differs(path, what, "a file", str(error))
+        return None
+
+
 def compare_picture(report: Report, path: Path, made: bytes) -> None:
     """Compare a picture of results with the one that their runs give.
 
     Args:
         made: the bytes of the PNG file that is drawn from the runs.
     """
-    try:
-        there = read_bytes(path, LARGEST)
-    except (OSError, ValueError) as error:
-        report.differs(path, "the picture of the results", "a file", str(error))
+    there = read_or_report(report, path, "the picture of the results", read_bytes)
+    if there is None:
         return
     if there == made:
         report.holds(path, "is the picture that its runs give")
@@ -218,10 +232,8 @@ def compare_page(report: Report, path: Path, made: str, version: str) -> None:
     Args:
         version: the version of xraygan that wrote it.
     """
-    try:
-        there = read_text(path, LARGEST)
-    except (OSError, ValueError) as error:
-        report.differs(path, "the page of the results", "a file", str(error))
+    there = read_or_report(report, path, "the page of the results", read_text)
+    if there is None:
         return
     if there == made:
         report.holds(path, "is the page that its runs give")
