@@ -223,23 +223,41 @@ def test_the_verdict_is_right_where_the_truth_is_known(
     assert content["real"][0]["verdict"] in verdicts
     assert (content["audit"]["verdict"] == "copies") == copies
     assert content["recommendation"].startswith("NOT RECOMMENDED") == copies
+    report = verify(tmp_path / "study", VerifyOptions(evaluations=1), QUIET)
+    assert "holds        audit.json: made again: the same values" in [
+        one.line() for one in report.findings
+    ]
 
 
-def differing(folder: Path) -> list[str]:
-    report = verify(folder, VerifyOptions(evaluations=0), QUIET)
+def differing(folder: Path, evaluations: int = 0) -> list[str]:
+    report = verify(folder, VerifyOptions(evaluations), QUIET)
     return [one.line() for one in report.findings if one.outcome is Outcome.DIFFERS]
 
 
 @pytest.mark.slow
 def test_a_study_verifies_also_after_it_was_moved(studied: Path, tmp_path: Path) -> None:
-    assert differing(studied) == []
-    shutil.copytree(studied, tmp_path / "moved")
-    assert differing(tmp_path / "moved") == []
+    """Its generator's run is not needed, nor the place where it was."""
+    moved, away = tmp_path / "moved", tmp_path / "away"
+    shutil.copytree(studied, moved)
+    studied.rename(away)
+    try:
+        report = verify(moved, VerifyOptions(evaluations=1), QUIET)
+    finally:
+        away.rename(studied)
+    found = {outcome: [f.line() for f in report.findings if f.outcome is outcome]
+             for outcome in Outcome}  # fmt: skip
+    assert found[Outcome.DIFFERS] == []
+    held = "\n".join(found[Outcome.HOLDS])
+    assert "audit.json: made again: the same values" in held
+    for name in ("real-plus-generated-12-a-class-seed-0", "generated-alone-12-a-class-seed-1"):
+        assert f"test/runs/{name}: the images, generated ones too, are those" in held
+    assert not any("generated images" in line for line in found[Outcome.UNCHECKED])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "what", ["table", "text", "figure", "choice", "run", "audit", "page", "picture"]
+    "what",
+    ["table", "text", "figure", "choice", "run", "audit", "whitewash", "image", "page", "picture"],
 )
 def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) -> None:
     folder = tmp_path / "study"
@@ -273,6 +291,15 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
             said = (folder / f"utility.{name}").read_text()
             (folder / f"utility.{name}").write_text(said.replace(content["audit"]["says"], "none"))
         expected = "utility.json: audit.says"
+    elif what == "whitewash":  # also in audit.json
+        for path in (*folder.glob("utility.*"), folder / "audit.json"):
+            if path.suffix != ".png":
+                path.write_text(path.read_text().replace(content["audit"]["says"], "none"))
+        expected = "audit.json: says: what the audit gives when it is made again"
+    elif what == "image":  # a generated one
+        paths = pd.read_csv(folder / "generated" / "generated.csv")["path"]
+        shutil.copy(folder / "generated" / paths[1], folder / "generated" / paths[0])
+        expected = "now: the generated images to learn from (data.generated)"
     elif what == "page":
         page = (folder / "utility.html").read_text()
         (folder / "utility.html").write_text(page.replace("no gain shown", "gain"))
@@ -283,5 +310,5 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
     else:
         shutil.rmtree(folder / "test" / "runs" / "real-images-again-12-a-class-seed-1")
         expected = "test/runs/real-images-again-12-a-class-seed-1: a run of the sweep"
-    found = differing(folder)
+    found = differing(folder, evaluations=int(what == "whitewash"))
     assert any(expected in line for line in found), found

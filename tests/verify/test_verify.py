@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -32,8 +33,9 @@ from xraygan.sweep import load, write_tables
 from xraygan.sweep.runner import prepare_runs
 from xraygan.training.engine import run as train
 from xraygan.utils.csv_cells import parse_csv
-from xraygan.verify.evaluation import compare_evaluations, compare_tables, relative
+from xraygan.verify.evaluation import compare_evaluations, compare_tables
 from xraygan.verify.report import Outcome, Report
+from xraygan.verify.values import relative
 from xraygan.verify.verify import Options, find_runs, verify
 
 GAN = {
@@ -129,8 +131,8 @@ def test_an_untouched_sweep_holds_wherever_it_is(finished: Path, tmp_path: Path)
         assert f"holds        {file}" in held
     assert {line[13:] for line in lines(report, Outcome.UNCHECKED)} == {
         ".: that training gives these networks: only training again shows it",
-        ".: the losses of logs without a digest; report.html, samples/, audit.json and run.log, "
-        "of which no table is made",
+        ".: the losses of logs without a digest; report.html, samples/ and run.log, of which no "
+        "table is made",
     }
     assert contents(tmp_path / "elsewhere") == before
     there, here = (
@@ -173,6 +175,29 @@ def test_what_was_changed_is_found_by_measuring_again(name: str, out: Path) -> N
     change(out)
     found = lines(checked(of_run(FIRST)(out), Options()))
     assert any(re.search(pattern, line) for line in found), found
+
+
+def test_the_audit_of_a_run_is_made_again(out: Path) -> None:
+    run = of_run(WITH_GAN)(out)
+    audited = CliRunner().invoke(cli, ["audit", str(run), "--generated", "20", "--seed", "3"])
+    assert audited.exit_code == 0, audited.output
+    report = checked(run, Options())
+    assert not lines(report)
+    assert "holds        audit.json: made again: the same values" in lines(report, Outcome.HOLDS)
+    assert any("audit.png: is the picture" in line for line in lines(report, Outcome.HOLDS))
+    assert "not checked  audit.json: not measured again, as --evaluations asks" in lines(
+        checked(run), Outcome.UNCHECKED
+    )
+
+    def change(content: dict[str, Any]) -> None:
+        content.update(verdict="copies", says="COPIES TRAINING IMAGES: 1 of 20")
+        content["copies"]["pixels"]["flagged"] += 1
+
+    edit_json(run / "audit.json", change)
+    found = lines(checked(run, Options()))
+    for key in ("verdict", "copies.pixels.flagged", "says"):
+        pattern = rf"audit.json: {key}: what the audit gives when it is made again: expected .*"
+        assert any(re.search(pattern, line) for line in found), found
 
 
 def test_a_changed_image_is_found(finished: Path, out: Path, tmp_path: Path) -> None:

@@ -64,13 +64,33 @@ def audit(
 ) -> Object:
     """Audit a trained graph and write ``audit.json`` and ``audit.png`` into its run directory.
 
+    The arguments and exceptions are those of :func:`audit_run`.
+
+    Returns:
+        The content of ``audit.json``.
+    """
+    content, picture = audit_run(session, run_dir, step, count, seed, display)
+    files = {run_dir.audit_picture: picture, run_dir.audit: as_json(content).encode()}
+    try:
+        write_together(files, remove=[run_dir.audit])
+        note_use(run_dir, step, session.data, session.differs)
+    except OSError as error:
+        raise UserError(f"{run_dir.path}: cannot be written ({error.strerror})") from error
+    return content
+
+
+def audit_run(
+    session: Session, run_dir: RunDirectory, step: int, count: int, seed: int, display: Display
+) -> tuple[Object, bytes]:
+    """Audit a trained graph, and write nothing.
+
     Args:
         step: the step of its checkpoint.
         count: number of images to generate; they are those of ``xraygan generate`` with this seed.
         seed: seed of the images and of all other draws.
 
     Returns:
-        The content of ``audit.json``.
+        The content of ``audit.json``, and of ``audit.png``.
 
     Raises:
         UserError: the run has no generator, or there are no held-out images.
@@ -92,13 +112,7 @@ def audit(
         "notes": notes(*found.tests, trained, fingerprint, differs),
         "nearest": found.nearest,
     }
-    files = {run_dir.audit_picture: found.picture, run_dir.audit: as_json(content).encode()}
-    try:
-        write_together(files, remove=[run_dir.audit])
-        note_use(run_dir, step, session.data, session.differs)
-    except OSError as error:
-        raise UserError(f"{run_dir.path}: cannot be written ({error.strerror})") from error
-    return content
+    return content, found.picture
 
 
 # -- figures ---------------------------------------------------------------------------------------

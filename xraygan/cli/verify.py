@@ -24,7 +24,8 @@ DIFFERS = 1
     show_default=True,
     metavar="all|N",
     callback=utf8,
-    help="Repeat the evaluation of all runs, or of N that are drawn at random; 0 for none.",
+    help="Repeat the evaluations and audits of all runs, or of N that are drawn at random; 0 for "
+    "none.",
 )
 @click.option(
     "--set",
@@ -32,7 +33,8 @@ DIFFERS = 1
     multiple=True,
     callback=utf8,
     metavar="TABLE.KEY=VALUE",
-    help="Where the data are and what computes: data.root, data.cache, run.device, run.threads.",
+    help="Where the data are and what computes: data.root, data.cache, data.generated.root, "
+    "run.device, run.threads.",
 )
 @click.option(
     "--tolerance",
@@ -61,9 +63,9 @@ def verify(
     """Check the runs and tables in FOLDER: a run, a sweep's folder, or any folder above them.
 
     Compares recipes, seeds, images, checkpoints, logs and figures with what the runs recorded,
-    repeats their evaluations in memory, and makes the tables of sweeps again from the runs. Prints
-    a line for each thing that holds, differs or was not checked; with --quiet not for those that
-    hold. Changes nothing in FOLDER.
+    repeats their evaluations and audits in memory, and makes the tables of sweeps again from the
+    runs. Prints a line for each thing that holds, differs or was not checked; with --quiet not for
+    those that hold. Changes nothing in FOLDER.
 
     The exit code is 0 if nothing differs and 1 if something does.
     """

@@ -35,7 +35,7 @@ from .design import (
     describe_real,
 )  # fmt: skip
 from .filters import FILTERS, NONE, Basis, kept_rows, write_filtered
-from .pool import Pool
+from .pool import FILTERED, Pool
 
 #: executes the runs of a sweep that are not complete, below a folder, and returns all of them
 Execute = Callable[[Sweep, Path], list[Run]]
@@ -168,7 +168,7 @@ class Chooser:
                         "keeps too few generated images"
                     )
                     continue
-                path = self.design.folder / "filtered" / f"{name}-{keep:g}-{real or 'all'}.csv"
+                path = self.design.folder / FILTERED / f"{name}-{keep:g}-{real or 'all'}.csv"
                 rows = kept_rows(values, self.pool.split.label_matrix, keep)
                 write_filtered(self.pool, rows, values, path)
                 arms.append(candidate(Images(path, arm.images.ratio, described)))

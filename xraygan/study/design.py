@@ -13,6 +13,8 @@ from xraygan.recipe.files import Tree
 from xraygan.recipe.loading import Recipe, load_tree
 from xraygan.sweep.file import Layout, Row, Sweep
 
+#: file of the recipe that all runs extend
+BASE = "base.toml"
 #: seeds of the runs that choose start here, so that they differ from those that are tested
 CHOICE_SEED = 1000
 
@@ -134,7 +136,7 @@ class Design:
     @cached_property
     def base(self) -> Path:
         """The file of the recipe that all runs extend."""
-        return self.folder / "base.toml"
+        return self.folder / BASE
 
     def over(self, arm: Arm, real: int | None) -> dict[str, Any]:
         """The keys in which a run of an arm differs from the base.

@@ -22,6 +22,10 @@ from xraygan.utils.csv_cells import as_csv
 from xraygan.utils.output_folder import UNFINISHED, write_folder
 from xraygan.utils.progress import Display
 
+#: folder of a study with the images of a run's generator
+GENERATED = "generated"
+#: folder of a study with the tables of filtered images
+FILTERED = "filtered"
 #: name of the table of all generated images
 TABLE = "generated.csv"
 

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from pydantic import TypeAdapter
 
 from xraygan._version import __version__
 from xraygan.data.datamodule import ImageData
 from xraygan.errors import UserError
 from xraygan.recipe.files import plain
+from xraygan.recipe.loading import Recipe
 from xraygan.statistics.paired_bootstrap import Estimate
 from xraygan.utils.atomic_files import as_json, write_atomically
-from xraygan.utils.parsing import read_text
+from xraygan.utils.parsing import parse_json, read_text
 
 from .choice import Choice
-from .design import Design, candidate, describe_real
+from .design import Design, Options, candidate, describe_real
 from .pool import Pool
 from .verdict import Outcome, Outcomes, recommendation, sentence
 
@@ -27,6 +29,8 @@ Object = dict[str, Any]
 
 #: file that says what is asked for
 ASKED = "asked.json"
+#: file of the recipe of the run whose generator made the images
+GENERATOR = "generator.toml"
 LARGEST = 1 << 20  # most bytes of the file that says what is asked for
 #: what of ``audit.json`` is in ``utility.json``
 OF_AUDIT = ("verdict", "says", "notes")
@@ -53,8 +57,14 @@ class Source:
         return f"run {self.run}" if self.run is not None else f"folder {self.folder}"
 
 
-def claim(design: Design, source: Source) -> None:
+_SOURCE, _OPTIONS = TypeAdapter(Source), TypeAdapter(Options)
+
+
+def claim(design: Design, source: Source, generator: Recipe | None) -> None:
     """Write what is asked for into a study's folder, or check that its study is the same.
+
+    Args:
+        generator: the recipe of the run whose generator made the images; None for a folder.
 
     Raises:
         UserError: the folder holds another study, or cannot be written.
@@ -62,6 +72,8 @@ def claim(design: Design, source: Source) -> None:
     asked = asdict(source) | asdict(design.options)
     text = as_json({key: plain(value) for key, value in asked.items()})
     files = {design.base: tomli_w.dumps(design.recipe.resolved()), design.folder / ASKED: text}
+    if generator is not None:
+        files[design.folder / GENERATOR] = tomli_w.dumps(generator.resolved())
     try:
         if (design.folder / ASKED).exists():
             if changed := [p for p, t in files.items() if read_text(p, LARGEST) != t]:
@@ -75,6 +87,17 @@ def claim(design: Design, source: Source) -> None:
             write_atomically(path, content)
     except (OSError, ValueError) as error:
         raise UserError(f"{design.folder}: cannot be used ({error})") from error
+
+
+def read_asked(folder: Path) -> tuple[Source, Options]:
+    """What a study is asked for, from its folder.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: no study writes such a file.
+    """
+    content = parse_json(read_text(folder / ASKED, LARGEST))
+    return _SOURCE.validate_python(content), _OPTIONS.validate_python(content)
 
 
 def summary(

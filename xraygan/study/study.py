@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from xraygan._version import __version__
-from xraygan.audit.audit import examine, protocol, random_source
-from xraygan.audit.held_out import HeldOut
-from xraygan.audit.nearest_neighbors import Embed, thumbnails
-from xraygan.audit.verdict import notes
 from xraygan.data.datamodule import ImageData, prepare
 from xraygan.data.generated import read_listed
 from xraygan.errors import UserError
-from xraygan.evaluation.folders import FolderEvaluation, graph_of
 from xraygan.evaluation.leakage import check_unseen
 from xraygan.recipe.files import parse_override
-from xraygan.recipe.loading import Recipe, load, load_tree
+from xraygan.recipe.loading import Recipe, load
 from xraygan.recipe.training_images import GeneratedImages
 from xraygan.rundir.directory import RunDirectory
-from xraygan.session.session import modes, restore_session
+from xraygan.session.session import restore_session
 from xraygan.sweep.plan import Run
 from xraygan.utils.atomic_files import write_json, write_together
 from xraygan.utils.progress import Display
-from xraygan.utils.seeding import rng
 
+from .audited import audit_study, evaluation_of
 from .choice import Choice, Chooser, Execute, require_done
 from .design import (
     AGAIN,
@@ -46,12 +38,10 @@ from .design import (
     describe_real,
 )
 from .filters import NONE
-from .pool import TABLE, Pool, generate_pool, needed_images, real_images
+from .pool import GENERATED, TABLE, Pool, generate_pool, needed_images, real_images
 from .record import Source, claim, summary
 from .verdict import outcomes
 
-#: most generated images that the audit looks at
-AUDITED = 1000
 #: keys of --set that also apply to the run whose generator is studied
 _RUN_KEYS = ("data.root", "data.cache", "run.device")
 
@@ -99,9 +89,9 @@ def run_study(
     _check_batch(recipe, real)
     if source.run is not None:
         check_unseen(RunDirectory.open(source.run), recipe, data)
-    root = out / "generated" if source.folder is None else source.folder
+    root = out / GENERATED if source.folder is None else source.folder
     design = Design(recipe, options, out, root.resolve())
-    claim(design, source)
+    claim(design, source, None if source.run is None else given)
     table = source.table or root / TABLE
     if source.run is not None:
         _check_count(real, options)
@@ -111,8 +101,12 @@ def run_study(
     config = GeneratedImages(table=str(table.resolve()), root=str(root.resolve()))
     listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
     pool = Pool(root, table.resolve(), listed.split, real)
-    evaluation = _evaluation(design, pool, data, _training(source, options, data, display))
-    audit = _audit(evaluation, pool, options, out, display)
+    # Of a folder nothing is known: it is compared with the training images of the recipe.
+    training = data if source.run is None else prepare(given, display.progress, training=False)
+    evaluation = evaluation_of(recipe, options, pool.split, data, training)
+    audit, closest = audit_study(evaluation, options, display)
+    write_json(out / "audit.json", audit)
+    write_together({out / "audit.png": closest})
     choices = Chooser(design, pool, evaluation, display, execute).choose()
     sweep = design.sweep(
         "test", {n: _arms(c, pool, options) for n, c in choices.items()}, choose=False
@@ -199,61 +193,6 @@ def _generate(
     if not session.graph.task.exclusive:
         needed = needed[:1]
     generate_pool(session, step, root, needed, options.seed, display)
-
-
-def _training(source: Source, options: Options, data: ImageData, display: Display) -> ImageData:
-    """The data that the generator learned from: those of its run, or else the recipe's."""
-    if source.run is None:
-        return data
-    run_dir = RunDirectory.open(source.run)
-    recipe = load(run_dir.recipe, _for_run(options), files=False)
-    return prepare(recipe, display.progress, training=False)
-
-
-def _evaluation(
-    design: Design, pool: Pool, data: ImageData, training: ImageData
-) -> FolderEvaluation:
-    """What compares the generated images with those that the generator learned from."""
-    tree = design.recipe.resolved()
-    name = design.options.extractor
-    # Generated images are read as the real ones are, so both are black at -1 here.
-    tree["data"] = tree["data"] | {"value_range": [-1.0, 1.0]}
-    if name is not None:
-        tree["extractors"] = tree.get("extractors", {}) | {
-            name: tree.get("extractors", {}).get(name, {})
-        }
-    recipe = load_tree(tree, design.recipe.source)
-    device, _ = modes(recipe)
-    graph = graph_of(recipe, data.task, () if name is None else (name,))
-    return FolderEvaluation(
-        recipe, graph, pool.split, training.splits["train"], device, data.splits["test"]
-    )
-
-
-def _audit(
-    evaluation: FolderEvaluation, pool: Pool, options: Options, out: Path, display: Display
-) -> Object:
-    """Audit a sample of the generated images, and write ``audit.json`` and ``audit.png``."""
-    order = torch.randperm(len(pool.split), generator=rng("cpu", options.seed, "audited"))
-    rows = order[:AUDITED].sort().values
-    images = pool.split.images.take(rows)[:]
-    names = [pool.split.paths[row] for row in rows.tolist()]
-    held = HeldOut.draw(evaluation.train, evaluation.test, random_source(options.seed, "held-out"))
-    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
-    if options.extractor is not None:
-        embeds["features"] = partial(evaluation.embed, options.extractor)
-    found = examine(evaluation, embeds, images, held, options.seed, display, names)
-    content = {
-        **found.verdict,
-        "xraygan": __version__,
-        "protocol": protocol(evaluation, held, len(images), options.seed),
-        **found.figures,
-        "notes": notes(*found.tests, "study", "study"),
-        "nearest": found.nearest,
-    }
-    write_json(out / "audit.json", content)
-    write_together({out / "audit.png": found.picture})
-    return content
 
 
 # -- arms and results ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,28 +33,11 @@ from xraygan.utils.progress import Display
 
 from .files import RunContent
 from .report import Report
+from .values import SAME_MACHINE, Pairs, Tolerance, compare_values, elsewhere, relative, within
 
-
-class Tolerance(NamedTuple):
-    """How far values may differ, relative to 1 or to the value if it is larger.
-
-    Attributes:
-        figures: those of ``evaluation.json``.
-        rows: those of ``predictions.csv`` and ``bootstrap.csv``, of single images and resamples.
-    """
-
-    figures: float
-    rows: float
-
-
-#: on another machine; measured, see docs/howto/verify.md
-ELSEWHERE, ELSEWHERE_REDUCED = Tolerance(1e-3, 1e-3), Tolerance(2e-2, 1e-1)
-SAME_MACHINE = Tolerance(0.0, 0.0)
 #: keys of ``environment.json`` that decide the last bits of an evaluation
 _DECIDE_BITS = ("device", "threads", "cpu_capability", "torch", "torchvision", "numpy",
                 "scikit-learn")  # fmt: skip
-
-Pairs = list[tuple[str, Any, Any]]
 
 
 def check_evaluation(
@@ -81,8 +64,7 @@ def check_evaluation(
         report.unchecked(place.evaluation, f"not measured again: it was measured without {keys}")
         return
     overrides = (*(f"{key}={json.dumps(value)}" for key, value in changed.items()), *overrides)
-    recorded = run.environment.get("threads")
-    with threads(recorded if isinstance(recorded, int) and recorded > 0 else None):
+    with threads(run.threads):
         try:
             session, _, step = restore_session(place.path, overrides, display, str(run.step))
             evaluation = session.evaluation()
@@ -96,7 +78,9 @@ def check_evaluation(
         if not isinstance(failure, UserError):
             raise failure
         report.unchecked(f"{report.name(place.evaluation)}: {name}", f"not measured: {failure}")
-    allowed = _elsewhere(run, device) if other else SAME_MACHINE
+    precision = run.recipe.get("run", {}).get("precision", "auto")
+    devices = (run.environment.get("device"), device)
+    allowed = elsewhere(precision, devices) if other else SAME_MACHINE
     if tolerance is not None:
         allowed = Tolerance(tolerance, tolerance)
     if other:
@@ -119,16 +103,6 @@ def _other_machine(run: RunContent, device: str) -> list[str]:
     ]
 
 
-def _elsewhere(run: RunContent, device: str) -> Tolerance:
-    """How far values may differ on another machine, by the precision there and here."""
-    precision = run.recipe.get("run", {}).get("precision", "auto")
-    processors = all(
-        str(name).startswith("cpu") for name in (run.environment.get("device"), device)
-    )
-    full = precision == "fp32" or (precision == "auto" and processors)
-    return ELSEWHERE if full else ELSEWHERE_REDUCED
-
-
 # -- comparison ------------------------------------------------------------------------------------
 
 
@@ -143,7 +117,7 @@ def _compare_all(
     now = parse_json(as_json(measured.content))
     pairs, largest = compare_evaluations(run.evaluation, now, allowed.figures, measured.errors)
     text = "the value that was measured again"
-    report.all_differ(place.evaluation, text, pairs, f"measured again: {_within(largest)}")
+    report.all_differ(place.evaluation, text, pairs, f"measured again: {within(largest)}")
     tables = {place.bootstrap: measured.resamples.round(6)} if len(measured.resamples) else {}
     if "classifier" in evaluation.networks:
         tables[place.predictions] = predictions_table(evaluation)
@@ -154,11 +128,7 @@ def _compare_all(
             report.differs(path, f"cannot be read: {error}")
             continue
         pairs, largest = compare_tables(there, parse_csv(as_csv(table)), allowed.rows)
-        report.all_differ(path, text, pairs, f"measured again: {_within(largest)}")
-
-
-def _within(largest: float) -> str:
-    return f"values differ by {largest:.1e} at most" if largest else "the same values"
+        report.all_differ(path, text, pairs, f"measured again: {within(largest)}")
 
 
 def compare_evaluations(
@@ -176,27 +146,9 @@ def compare_evaluations(
         The differences beyond what is allowed: key, repeated value, value there. And the largest
         relative difference of numbers.
     """
-    pairs: Pairs = []
-    largest = 0.0
-
-    def walk(key: str, old: Any, new: Any) -> None:
-        nonlocal largest
-        if isinstance(old, dict) and isinstance(new, dict):
-            for name in old.keys() & new.keys():
-                walk(f"{key}.{name}" if key else name, old[name], new[name])
-        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            for i, (first, second) in enumerate(zip(old, new, strict=True)):
-                walk(f"{key}[{i}]", first, second)
-        elif _is_number(old) and _is_number(new):
-            difference = relative(old, new)
-            largest = max(largest, difference)
-            if difference > allowed:
-                pairs.append((key, new, old))
-        elif old != new:
-            pairs.append((key, new, old))
-
     other_version = there.get("xraygan") != __version__  # its notes may be worded otherwise
-    walk("", _comparable(there, other_version), _comparable(now, other_version))
+    trees = [_comparable(content, other_version) for content in (there, now)]
+    pairs, largest = compare_values(trees[0], trees[1], allowed)
     old, new = (set(content.get("metrics", {})) for content in (there, now))
     pairs += [(f"metrics.{name}", "a figure", None) for name in sorted(new - old)]
     if not failed:
@@ -240,18 +192,3 @@ def compare_tables(there: pd.DataFrame, now: pd.DataFrame, allowed: float) -> tu
             else:
                 largest = max(largest, difference)
     return sorted(pairs, key=lambda pair: int(pair[0].split(",")[0][5:])), largest
-
-
-def relative(first: float, second: float) -> float:
-    """The difference of two numbers, relative to 1 or to the larger of them; 0 for two NaN."""
-    if first == second or (math.isnan(first) and math.isnan(second)):
-        return 0.0
-    difference = abs(first - second) / max(1.0, abs(first), abs(second))
-    return math.inf if math.isnan(difference) else difference
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-__all__ = ["check_evaluation", "compare_evaluations", "compare_tables", "relative"]

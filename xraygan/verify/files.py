@@ -38,6 +38,12 @@ class RunContent:
         """The measured step; None if it is not known."""
         return self.evaluation.get("step")
 
+    @property
+    def threads(self) -> int | None:
+        """The number of processor threads; None if it is not known."""
+        recorded = self.environment.get("threads")
+        return recorded if isinstance(recorded, int) and recorded > 0 else None
+
 
 def check_files(report: Report, run_dir: RunDirectory) -> RunContent:
     """Check what the files of a run say of each other; no data are needed."""

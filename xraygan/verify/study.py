@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,17 @@ from xraygan.study.again import results_again, tested_runs
 from xraygan.study.page import html, texts
 from xraygan.utils.parsing import parse_json, read_bytes, read_text
 
+from .places import STUDY
 from .report import Report
 from .tables import (
+    LAST_DECIMAL,
     compare_csv,
     compare_page,
     compare_picture,
     compare_text,
     read_or_report,
-    same_figure,
 )
-
-#: the file that makes a folder a study
-FILE = "utility.json"
-#: the folders of a study with runs
-PARTS = ("choice", "test")
+from .values import compare_values
 
 
 def check_study(report: Report, folder: Path) -> None:
@@ -36,7 +32,7 @@ def check_study(report: Report, folder: Path) -> None:
     """
     from xraygan.study.figure import draw_figure  # matplotlib takes seconds to import
 
-    path = folder / FILE
+    path = folder / STUDY
     try:
         content = parse_json(read_text(path, LARGEST))
         again = results_again(folder, deepcopy(content))
@@ -45,11 +41,7 @@ def check_study(report: Report, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         report.differs(path, f"the results cannot be made again: {error}")
         return
-    pairs = [
-        (key, expected, found)
-        for key, expected, found in _differences(again, content)
-        if not same_figure(str(expected), str(found))
-    ]
+    pairs, _ = compare_values(content, again, LAST_DECIMAL, strict=True)
     given = "what its runs and audit.json give"
     report.all_differ(path, given, pairs, f"says {given}")
     version = content.get("xraygan", "")
@@ -63,11 +55,6 @@ def check_study(report: Report, folder: Path) -> None:
             compare_text(report, folder / name, there, text, version)
     compare_picture(report, folder / "utility.png", picture)
     _check_page(report, folder, again, version)
-    report.unchecked(
-        folder / "audit.json",
-        "the audit is not made again: xraygan audit --images compares generated images with "
-        "training images",
-    )
 
 
 def _check_page(report: Report, folder: Path, again: dict[str, Any], version: str) -> None:
@@ -78,15 +65,3 @@ def _check_page(report: Report, folder: Path, again: dict[str, Any], version: st
         report.differs(folder / "utility.html", "its pictures", "files beside it", str(error))
         return
     compare_page(report, folder / "utility.html", html(again, *pictures), version)
-
-
-def _differences(expected: Any, found: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The values in which two JSON contents differ, by their keys."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for name in dict.fromkeys((*expected, *found)):
-            yield from _differences(expected.get(name), found.get(name), f"{key}.{name}".strip("."))
-    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        for i, pair in enumerate(zip(expected, found, strict=True)):
-            yield from _differences(*pair, f"{key}[{i}]")
-    elif expected != found:
-        yield key, expected, found

@@ -12,24 +12,25 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.sweep.record import FILE, Recorded
 from xraygan.utils.progress import Display
 
+from .audit import check_audit, check_study_audit
 from .data import check_data
 from .evaluation import check_evaluation
 from .files import RunContent, check_files
+from .places import GENERATED_ROOT, STUDY, of_study, without_generated
 from .report import Report
-from .study import FILE as STUDY
-from .study import PARTS, check_study
+from .study import check_study
 from .sweep import check_common, check_recipe, check_runs_exist, read_sweep
 from .tables import check_former_table, check_tables
 
 #: keys that ``--set`` may change: where the data are, and what computes
-ELSEWHERE_KEYS = ("data.root", "data.cache", "run.device", "run.threads")
+ELSEWHERE_KEYS = ("data.root", "data.cache", GENERATED_ROOT, "run.device", "run.threads")
 #: files any of which makes a folder a run directory
 _OF_A_RUN = ("recipe.toml", "environment.json", "evaluation.json", "metrics.jsonl")
 #: what no check covers
 NEVER = (
     "that training gives these networks: only training again shows it",
-    "the losses of logs without a digest; report.html, samples/, audit.json and run.log, of which "
-    "no table is made",
+    "the losses of logs without a digest; report.html, samples/ and run.log, of which no table is "
+    "made",
 )
 
 
@@ -80,6 +81,10 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
         _verify_sweep(report, sweep, recorded, names, repeated)
     for study in find_studies(folder):
         check_study(report, study)
+        if options.evaluations == 0:
+            report.unchecked(study / "audit.json", "not made again, as --evaluations asks")
+        else:
+            check_study_audit(report, study, options.overrides, display, options.tolerance)
     for path in alone:
         repeated.check(report, check_files(report, RunDirectory(path)))
     for text in NEVER:
@@ -106,11 +111,6 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Path]]:
 def find_studies(folder: Path) -> list[Path]:
     """The utility studies in or below a folder; their runs are found as those of sweeps."""
     return sorted(path.parent for path in folder.rglob(STUDY))
-
-
-def of_study(folder: Path) -> bool:
-    """Whether a folder has the runs of a utility study, which makes its own tables of them."""
-    return folder.name in PARTS and (folder.parent / STUDY).is_file()
 
 
 def is_sweep(folder: Path) -> bool:
@@ -161,13 +161,18 @@ class _Repeated:
         if not run.recipe:
             report.unchecked(run.run_dir.path, "the images and the evaluation: it has no recipe")
             return
-        same = check_data(report, run, self.options.overrides, self.display)
-        if run.run_dir.path not in self._drawn:
-            report.unchecked(run.run_dir.evaluation, "not measured again, as --evaluations asks")
+        options, display = self.options, self.display
+        place = run.run_dir
+        same = check_data(report, run, options.overrides, display)
+        repeated = [path for path in (place.evaluation, place.audit) if path.is_file()]
+        if place.path not in self._drawn:
+            reason = ", as --evaluations asks"
         elif not same:
-            report.unchecked(run.run_dir.evaluation, "not measured again: it needs the images that "
-                             "the run recorded")  # fmt: skip
+            reason = ": it needs the images that the run recorded"
         else:
-            check_evaluation(
-                report, run, self.options.overrides, self.display, self.options.tolerance
-            )
+            overrides = without_generated(options.overrides)
+            check_evaluation(report, run, overrides, display, options.tolerance)
+            check_audit(report, run, overrides, display, options.tolerance)
+            return
+        for path in repeated:
+            report.unchecked(path, f"not measured again{reason}")

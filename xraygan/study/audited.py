@@ -1,0 +1,85 @@
+"""The audit of the generated images of a study."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from xraygan._version import __version__
+from xraygan.audit.audit import examine, protocol, random_source
+from xraygan.audit.held_out import HeldOut
+from xraygan.audit.nearest_neighbors import Embed, thumbnails
+from xraygan.audit.verdict import notes
+from xraygan.data.datamodule import ImageData
+from xraygan.data.image_splits import ImageSplit
+from xraygan.evaluation.folders import FolderEvaluation, graph_of
+from xraygan.recipe.loading import Recipe, load_tree
+from xraygan.session.session import modes
+from xraygan.utils.progress import Display
+from xraygan.utils.seeding import rng
+
+from .design import Options
+
+#: most generated images that the audit looks at
+AUDITED = 1000
+
+Object = dict[str, Any]
+
+
+def evaluation_of(
+    recipe: Recipe,
+    options: Options,
+    generated: ImageSplit,
+    data: ImageData,
+    training: ImageData,
+) -> FolderEvaluation:
+    """What compares the generated images with those that the generator learned from.
+
+    Args:
+        recipe: of all runs of the study.
+        data: of the study, with the held-out images.
+        training: with the images that the generator learned from.
+    """
+    tree, name = recipe.resolved(), options.extractor
+    # Generated images are read as the real ones are, so both are black at -1 here.
+    tree["data"] = tree["data"] | {"value_range": [-1.0, 1.0]}
+    if name is not None:
+        tree["extractors"] = tree.get("extractors", {}) | {
+            name: tree.get("extractors", {}).get(name, {})
+        }
+    recipe = load_tree(tree, recipe.source)
+    device, _ = modes(recipe)
+    graph = graph_of(recipe, data.task, () if name is None else (name,))
+    train, test = training.splits["train"], data.splits["test"]
+    return FolderEvaluation(recipe, graph, generated, train, device, test)
+
+
+def audit_study(
+    evaluation: FolderEvaluation, options: Options, display: Display
+) -> tuple[Object, bytes]:
+    """Audit a sample of the generated images of a study.
+
+    Returns:
+        The content of ``audit.json``, and of ``audit.png``.
+    """
+    generated = evaluation.generated
+    order = torch.randperm(len(generated), generator=rng("cpu", options.seed, "audited"))
+    rows = order[:AUDITED].sort().values
+    images = generated.images.take(rows)[:]
+    names = [generated.paths[row] for row in rows.tolist()]
+    held = HeldOut.draw(evaluation.train, evaluation.test, random_source(options.seed, "held-out"))
+    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
+    if options.extractor is not None:
+        embeds["features"] = partial(evaluation.embed, options.extractor)
+    found = examine(evaluation, embeds, images, held, options.seed, display, names)
+    content = {
+        **found.verdict,
+        "xraygan": __version__,
+        "protocol": protocol(evaluation, held, len(images), options.seed),
+        **found.figures,
+        "notes": notes(*found.tests, "study", "study"),
+        "nearest": found.nearest,
+    }
+    return content, found.picture
