@@ -141,6 +141,18 @@ def test_of_former_versions_the_data_tell_whether_the_test_images_are_the_same(
         assert said is not None and "images of other data under the same names" in said
 
 
+def test_the_options_of_a_metric_name_its_extractor(tmp_path: Path) -> None:
+    """A metric can be called as an extractor that it does not use, and the other way round."""
+    figures = {
+        "frechet/ruler": {"options": {"features": False}},
+        "fid": {"options": {"extractor": "ruler"}},
+    }
+    pair = (run(tmp_path / "one", **figures), run(tmp_path / "other", **figures))
+    edit_recipe(pair[1], extractors=OTHER_RULER)
+    assert reason(pair, "frechet/ruler") is None
+    assert "by other extractors" in str(reason(pair, "fid"))
+
+
 def test_a_recorded_network_decides_and_not_its_path(tmp_path: Path) -> None:
     """The same weights in another place are the same network; others in the same place are not."""
     one = run(tmp_path / "one", **{name: {"network": "aa"} for name in FIGURES})

@@ -126,7 +126,7 @@ def _other_network(
         return OWN_CLASSIFIER
     elif metric.get("network") or base_metric.get("network"):
         return "measured in the features of networks with other weights"
-    extractor = name.split("/")[1] if "/" in name else ""
+    extractor = _extractor(name, metric)
     tables = [side.recipe.get("extractors", {}).get(extractor) for side in (files, base_files)]
     if metric.get("network") and base_metric.get("network"):  # their weights are equal
         tables = [_without(table, {"weights"}) for table in tables]
@@ -137,6 +137,14 @@ def _other_network(
         if seeds[0] != seeds[1]:
             return f"measured by the extractor {extractor} with other random weights"
     return None
+
+
+def _extractor(name: str, metric: Mapping[str, Any]) -> str:
+    """The extractor in whose features a metric was measured: by its options, or by its name if a
+    former version did not record them."""
+    if (options := metric.get("options")) is not None:
+        return str(options.get("extractor", ""))
+    return name.split("/")[1] if "/" in name else ""
 
 
 def _own_classifier(name: str, metric: Mapping[str, Any]) -> bool:

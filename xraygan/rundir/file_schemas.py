@@ -127,6 +127,7 @@ class MeasuredMetric(Schema):
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     n: Count | None = None
     note: str | None = None
+    options: dict[str, Any] | None = None
 
 
 class EvaluationFile(Schema):
