@@ -255,6 +255,23 @@ def test_a_study_verifies_also_after_it_was_moved(studied: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_an_audit_is_made_again_only_with_what_it_needs(studied: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(studied, folder, ignore=shutil.ignore_patterns("test"))
+
+    def said() -> str:
+        report = verify(tmp_path, VerifyOptions(evaluations=1), QUIET)
+        return next(one.line() for one in report.findings if one.where == "study/audit.json")
+
+    assert said() == "holds        study/audit.json: made again: the same values"
+    content = json.loads((folder / "utility.json").read_text())
+    (folder / "utility.json").write_text(json.dumps(content | {"fingerprint": "other"}))
+    assert "cannot be made again: the images are not those of utility.json" in said()
+    (folder / "generator.toml").unlink()
+    assert "not checked  study/audit.json: not made again: there is no generator.toml" in said()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     ["table", "text", "figure", "choice", "run", "audit", "whitewash", "image", "page", "picture"],

@@ -99,36 +99,52 @@ def check_study_audit(
     path = study / "audit.json"
     try:
         there = parse_json(read_text(path, file_readers.LARGEST))
-        fingerprint = parse_json(read_text(study / STUDY, file_readers.LARGEST))["fingerprint"]
-        source, options = read_asked(study)
-        real = without_generated(overrides)
-        recipe = load(study / BASE, real, files=False)
-        trained = recipe if source.run is None else load(study / GENERATOR, real, files=False)
-        place = generated_place(_recorded(study, source), study, overrides)
-        missing = missing_images(recipe) or missing_images(trained) or missing_generated(place)
-        if missing is not None:
-            report.unchecked(path, f"the audit is not made again: {missing}")
-            return
-        data = prepare(recipe, display.progress)
-        if data.fingerprint != fingerprint:
-            text = "the fingerprint of the images as they are now"
-            report.differs(study / STUDY, text, data.fingerprint, fingerprint)
-            return
-        training = data
-        if source.run is not None:
-            training = prepare(trained, display.progress, training=False)
-        config = GeneratedImages(table=str(place.table), root=str(place.root))
-        listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
-        evaluation = evaluation_of(recipe, options, listed.split, data, training)
-        made, picture = audit_study(evaluation, options, display)
+        made, picture, allowed = _audit_again(study, overrides, display)
+    except _NotAtHand as missing:
+        report.unchecked(path, f"not made again: {missing}")
+        return
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         report.differs(path, f"the audit cannot be made again: {error}")
         return
-    device, _ = modes(recipe)
+    _compare(report, path, there, made, picture, allowed if tolerance is None else tolerance)
+
+
+class _NotAtHand(Exception):
+    """What an audit needs is not at hand."""
+
+
+def _audit_again(
+    study: Path, overrides: Sequence[str], display: Display
+) -> tuple[Object, bytes, float]:
+    """The content of a study's ``audit.json`` and ``audit.png``, and how far figures may differ on
+    another machine."""
+    source, options = read_asked(study)
+    real = without_generated(overrides)
+    recipe = trained = load(study / BASE, real, files=False)
+    if source.run is not None:
+        if not (study / GENERATOR).is_file():
+            raise _NotAtHand(f"there is no {GENERATOR}, which says what the generator learned from")
+        trained = load(study / GENERATOR, real, files=False)
+    table, root = place = generated_place(_recorded(study, source), study, overrides)
+    missing = missing_images(recipe) or missing_images(trained) or missing_generated(place)
+    if missing is not None:
+        raise _NotAtHand(missing)
+    data = training = prepare(recipe, display.progress)
+    recorded = parse_json(read_text(study / STUDY, file_readers.LARGEST))["fingerprint"]
+    if data.fingerprint != recorded:
+        raise UserError(
+            f"the images are not those of {STUDY}: their fingerprint is {data.fingerprint}, and it "
+            f"says {recorded}"
+        )
+    if source.run is not None:
+        training = prepare(trained, display.progress, training=False)
+    config = GeneratedImages(table=str(table), root=str(root))
+    listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
+    evaluation = evaluation_of(recipe, options, listed.split, data, training)
+    content, picture = audit_study(evaluation, options, display)
     # Pixels are compared in float64, features in the precision of the extractor.
     precision = "fp32" if options.extractor is None else recipe.tables.run.precision
-    allowed = elsewhere(precision, [device_name(device)]).figures
-    _compare(report, path, there, made, picture, allowed if tolerance is None else tolerance)
+    return content, picture, elsewhere(precision, [device_name(modes(recipe)[0])]).figures
 
 
 def _recorded(study: Path, source: Source) -> Place:
