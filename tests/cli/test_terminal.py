@@ -81,9 +81,13 @@ def signalled(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def test_a_closed_terminal_saves_the_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        signalled(patch, signal.SIGHUP)
-        xraygan(capsys, *TRAIN, code=129)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
+    try:
+        with monkeypatch.context() as patch:
+            signalled(patch, signal.SIGHUP)
+            xraygan(capsys, *TRAIN, code=129)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     found = checkpoint.latest(here / "made/checkpoints")
     assert found is not None and found.step == 2
     xraygan(capsys, *TRAIN, "--resume")

@@ -60,7 +60,7 @@ class Source:
 _SOURCE, _OPTIONS = TypeAdapter(Source), TypeAdapter(Options)
 
 
-def claim(design: Design, source: Source, generator: Recipe | None) -> None:
+def claim(design: Design, source: Source, generator: Recipe | None = None) -> None:
     """Write what is asked for into a study's folder, or check that its study is the same.
 
     Args:
