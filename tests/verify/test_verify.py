@@ -198,6 +198,10 @@ def test_the_audit_of_a_run_is_made_again(out: Path) -> None:
     for key in ("verdict", "copies.pixels.flagged", "says"):
         pattern = rf"audit.json: {key}: what the audit gives when it is made again: expected .*"
         assert any(re.search(pattern, line) for line in found), found
+    for wrong in ({"nearest": 5}, {"nearest": [{}]}, {"protocol": {"seed": "a"}}):
+        edit_json(run / "audit.json", lambda content, new=wrong: content.update(new))
+        found = lines(checked(run, Options()))
+        assert any("no audit writes such a file" in line for line in found), found
 
 
 def test_a_changed_image_is_found(finished: Path, out: Path, tmp_path: Path) -> None:

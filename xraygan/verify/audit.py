@@ -79,7 +79,7 @@ def check_audit(
             made, picture = audit_run(
                 session, place, step, asked["generated"], asked["seed"], display
             )
-    except (UserError, KeyError) as error:
+    except (UserError, KeyError, TypeError, ValueError) as error:
         report.differs(place.audit, f"the audit cannot be made again: {error}")
         return
     precision = run.recipe.get("run", {}).get("precision", "auto")
@@ -156,7 +156,11 @@ def _recorded(study: Path, source: Source) -> Place:
 def _compare(
     report: Report, path: Path, there: Object, made: Object, picture: bytes, allowed: float
 ) -> None:
-    pairs, largest = compare_audits(there, parse_json(as_json(made)), allowed)
+    try:
+        pairs, largest = compare_audits(there, parse_json(as_json(made)), allowed)
+    except (AttributeError, KeyError, TypeError) as error:
+        report.differs(path, f"no audit writes such a file: {error!r}")
+        return
     text = "what the audit gives when it is made again"
     report.all_differ(path, text, pairs, f"made again: {within(largest)}")
     compare_picture(report, path.with_name("audit.png"), picture)
