@@ -65,9 +65,7 @@ def audit_folders(
     evaluation, read = open_folders(recipe, options, folders, display, table)
     _check_patients(read["--training"], read["--held-out"], table)
     held = _draw(evaluation, seed, table)
-    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
-    if options.extractor is not None:
-        embeds["features"] = partial(evaluation.embed, options.extractor)
+    embeds = folder_spaces(evaluation, options.extractor)
     split = evaluation.generated
     found = examine(evaluation, embeds, split.images[:], held, seed, display, split.paths)
     described = protocol_of(recipe, options, read)
@@ -81,6 +79,14 @@ def audit_folders(
         "nearest": found.nearest,
     }
     return content, found.picture
+
+
+def folder_spaces(evaluation: FolderEvaluation, extractor: str | None) -> dict[str, Embed]:
+    """The spaces of the distances: pixels and, if an extractor is named, its features."""
+    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
+    if extractor is not None:
+        embeds["features"] = partial(evaluation.embed, extractor)
+    return embeds
 
 
 def _draw(evaluation: FolderEvaluation, seed: int, table: Path | None) -> HeldOut:

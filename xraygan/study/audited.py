@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
 from xraygan._version import __version__
 from xraygan.audit.audit import examine, protocol, random_source
+from xraygan.audit.folders import folder_spaces
 from xraygan.audit.held_out import HeldOut
-from xraygan.audit.nearest_neighbors import Embed, thumbnails
 from xraygan.audit.verdict import notes
 from xraygan.data.datamodule import ImageData
 from xraygan.data.image_splits import ImageSplit
@@ -70,9 +69,7 @@ def audit_study(
     images = generated.images.take(rows)[:]
     names = [generated.paths[row] for row in rows.tolist()]
     held = HeldOut.draw(evaluation.train, evaluation.test, random_source(options.seed, "held-out"))
-    embeds: dict[str, Embed] = {"pixels": partial(thumbnails, evaluation)}
-    if options.extractor is not None:
-        embeds["features"] = partial(evaluation.embed, options.extractor)
+    embeds = folder_spaces(evaluation, options.extractor)
     found = examine(evaluation, embeds, images, held, options.seed, display, names)
     content = {
         **found.verdict,

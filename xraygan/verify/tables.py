@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
@@ -23,13 +23,13 @@ from xraygan.utils.csv_cells import parse_csv
 from xraygan.utils.parsing import read_bytes, read_text
 
 from .report import Report
+from .values import Pairs
 
 #: how far figures of table.csv may differ: two in the last of the six decimals that it has
 LAST_DECIMAL = 2e-6
 #: columns of table.csv that need the baseline, which only sweep.json names
 _OF_BASELINE = ("difference", "p", "p_holm", "detectable", "protocol", "split", "trained_on")
 
-Pairs = list[tuple[str, Any, Any]]
 Content = TypeVar("Content", bytes, str)
 
 
