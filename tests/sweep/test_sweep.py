@@ -626,6 +626,30 @@ def test_the_table_says_what_made_it_and_where_the_runs_differ(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("rows", "limit", "said"),
+    [
+        (2, 20, "f0 (seed 0), f1 (seed 1)\n"),
+        (2, None, "**the runs differ**\n"),
+        (3, 20, "**the runs differ**\n"),  # the last row has other images of the same seeds
+    ],
+)
+def test_each_seed_draws_its_own_images(
+    rows: int, limit: int | None, said: str, tmp_path: Path
+) -> None:
+    variants = [{"name": f"row {i}"} for i in range(rows)]
+    sets = [] if limit is None else [f"data.limit={limit}"]
+    sweep = load(written(tmp_path / "small.toml", **ONE | {"variants": variants}), sets)
+    runs = finished(sweep, tmp_path)
+    for run in runs:
+        environment = json.loads(run.run_dir.environment.read_text())
+        last = "x" if run.row.label == "row 2" else ""
+        environment["dataset"]["fingerprint"] = f"f{run.seed}{last}"
+        run.run_dir.environment.write_text(json.dumps(environment))
+    text = write_tables(sweep, runs, tmp_path, "").read_text()
+    assert f"\n- fingerprint of the data: {said}" in text
+
+
+@pytest.mark.parametrize(
     ("change", "done"),
     [
         ({"finished": {"step": 6}}, True),

@@ -19,6 +19,9 @@ def over_time(environment: Mapping[str, Any], key: str) -> object:
     return ", ".join([*earlier, str(current)]) if earlier else current
 
 
+#: entry whose value depends on the seed in runs with ``data.limit``: each seed draws its own images
+FINGERPRINT = "fingerprint of the data"
+
 #: line of the table's foot -> its value from a run's environment.json
 RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "revision": lambda environment: environment.get("git"),
@@ -26,9 +29,7 @@ RECORDED: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "torch": lambda environment: over_time(environment, "torch"),
     "device": lambda environment: over_time(environment, "device"),
     "threads": lambda environment: over_time(environment, "threads"),
-    "fingerprint of the data": lambda environment: environment.get("dataset", {}).get(
-        "fingerprint"
-    ),
+    FINGERPRINT: lambda environment: environment.get("dataset", {}).get("fingerprint"),
 }
 
 
@@ -46,7 +47,8 @@ def provenance(
 ) -> list[str]:
     """Revision, versions, device, data and seeds of the complete runs, as Markdown lines.
 
-    If the runs differ in an entry, each value is listed with its runs.
+    If the runs differ in an entry, each value is listed with its runs. With ``data.limit`` each
+    seed draws its own images: there runs differ if those of one seed do.
 
     Args:
         known: entries with other values than those of the single runs.
@@ -65,6 +67,23 @@ def provenance(
         if len(values) == 1:
             lines.append(f"- {entry}: {next(iter(values))}")
             continue
+        if entry == FINGERPRINT and (drawn := _by_seed(runs)):
+            lines.append(f"- {entry}: {drawn}")
+            continue
         lines.append(f"- {entry}: **the runs differ**")
         lines += [f"    - {value}: {', '.join(names)}" for value, names in values.items()]
     return [*lines, f"- seeds: {', '.join(map(str, seeds))}", ""]
+
+
+def _by_seed(runs: Sequence[RunFiles]) -> str:
+    """The fingerprint of each seed's images, or nothing if seeds alone do not explain them."""
+    found: dict[int, set[str]] = {}
+    for run in runs:
+        seed = run.recipe.get("run", {}).get("seed")
+        if seed is None or not run.recipe.get("data", {}).get("limit"):
+            return ""
+        fingerprint = RECORDED[FINGERPRINT](run.environment)
+        found.setdefault(seed, set()).add(str(fingerprint or "not recorded"))
+    if any(len(values) > 1 for values in found.values()):
+        return ""
+    return ", ".join(f"{next(iter(found[seed]))} (seed {seed})" for seed in sorted(found))
