@@ -95,7 +95,7 @@ def apply_overrides(
     """Merge ``"table.key=value"`` overrides into a tree, in their order; changes its arguments.
 
     Raises:
-        UserError: an override is not of that form.
+        UserError: an override is not of that form, or a later one removes the option it sets.
     """
     for override in overrides:
         key, value = parse_override(override)
@@ -175,7 +175,12 @@ def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key
         source: the file or override that ``over`` comes from.
     """
     if _changes_plugin(base, over, at):
-        for key in set(base) - _core_keys(at):
+        for key in sorted(set(base) - _core_keys(at)):
+            if (given := origins.get((*at, key), "")).startswith("--set"):
+                raise UserError(
+                    f"{given} would be lost: {source}, which is given after it, chooses another "
+                    f"plugin, and options are those of a plugin; give {source} first"
+                )
             del base[key]
     if at == ("run",) and ("steps" in over or "epochs" in over):
         base.pop("steps", None)
