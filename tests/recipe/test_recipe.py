@@ -70,11 +70,15 @@ def test_a_recipe_is_found_by_path_and_by_name(
         find_recipe("ucgan_ful")
 
 
-def test_an_override_that_a_later_one_removes_is_no_override() -> None:
-    with pytest.raises(UserError, match=r"latent_size=8 would be lost: --set gen"):
-        load("quickstart", ["generator.latent_size=8", "generator.plugin=cgan"])
-    over = ["generator.plugin=cgan", "generator.latent_size=8"]
-    assert load("quickstart", over).choices["generator"].options["latent_size"] == 8
+def test_an_option_may_be_given_before_its_plugin() -> None:
+    plugin, option = "generator.plugin=cgan", "generator.latent_size=8"
+    for over in ([plugin, option], [option, plugin]):
+        assert load("quickstart", over).choices["generator"].options["latent_size"] == 8
+    for over in ([plugin, "generator.width=8"], ["generator.width=8", plugin]):
+        assert faults("quickstart", *over) == [
+            "--set generator.width=8: [generator] width: unknown option; known: latent_size"
+        ]
+    assert "width" not in load("quickstart", [plugin]).choices["generator"].options
 
 
 def test_every_fault_is_said_at_once_with_its_key_and_the_nearest_names() -> None:

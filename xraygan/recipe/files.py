@@ -24,6 +24,9 @@ Tree = dict[str, Any]
 #: the path of a key in them: ``("generator", "optimizer", "lr")``
 Key = tuple[str, ...]
 
+#: begins the origin of a key that an override sets
+_SET = "--set"
+
 
 def run_name(tables: schema.RecipeConfig, source: Path) -> str:
     """A run's name: the recipe's ``[run] name``, or the name of its file."""
@@ -94,12 +97,14 @@ def apply_overrides(
 ) -> tuple[Tree, dict[Key, str]]:
     """Merge ``"table.key=value"`` overrides into a tree, in their order; changes its arguments.
 
+    An option stays if a later override chooses its plugin.
+
     Raises:
-        UserError: an override is not of that form, or a later one removes the option it sets.
+        UserError: an override is not of that form.
     """
     for override in overrides:
         key, value = parse_override(override)
-        _merge(tree, _nest(key, value), origins, f"--set {clipped(override)}")
+        _merge(tree, _nest(key, value), origins, f"{_SET} {clipped(override)}")
     return tree, origins
 
 
@@ -166,22 +171,19 @@ def _merge(base: Tree, over: Tree, origins: dict[Key, str], source: str, at: Key
     """Merge ``over`` into ``base``: tables are merged, ``false`` drops a table of the base,
     everything else is replaced.
 
-    Some keys replace others. Another ``plugin`` removes the options of the previous one; ``steps``
-    and ``epochs`` remove each other; in ``[start]`` a ``run`` removes all other keys and any key
-    removes the pinned hash, because they describe another checkpoint.
+    Some keys replace others. Another ``plugin`` removes the options of the previous one, except
+    those of earlier overrides; ``steps`` and ``epochs`` remove each other; in ``[start]`` a ``run``
+    removes all other keys and any key removes the pinned hash, because they describe another
+    checkpoint.
 
     Args:
         at: the key of the table that is merged.
         source: the file or override that ``over`` comes from.
     """
     if _changes_plugin(base, over, at):
-        for key in sorted(set(base) - _core_keys(at)):
-            if (given := origins.get((*at, key), "")).startswith("--set"):
-                raise UserError(
-                    f"{given} would be lost: {source}, which is given after it, chooses another "
-                    f"plugin, and options are those of a plugin; give {source} first"
-                )
-            del base[key]
+        for key in set(base) - _core_keys(at):
+            if not origins.get((*at, key), "").startswith(_SET):  # else it is meant for the new one
+                del base[key]
     if at == ("run",) and ("steps" in over or "epochs" in over):
         base.pop("steps", None)
         base.pop("epochs", None)
