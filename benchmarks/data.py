@@ -274,7 +274,7 @@ def waiting(report: Report, run_dir: Path, fast: bool) -> None:
             torch.cuda.synchronize()
 
     def draw() -> float:
-        return seconds_of(lambda: loop.batches.batch(3), 20)
+        return seconds_of(lambda: loop.source.batches.batch(3), 20)
 
     figures = in_turn({"batch": draw, "step": take}, 3 if fast else 15)
     step = 1000 * median(figures["step"])

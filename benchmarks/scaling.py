@@ -97,7 +97,7 @@ def dataset_size(report: Report, fast: bool, repetitions: int) -> None:
 
         def step_from(count: int) -> Callable[[], object]:
             def take() -> object:
-                loop.batches = batches[count]
+                loop.source.batches = batches[count]
                 return loop.step(next(at) % 50)
 
             return take

@@ -108,7 +108,7 @@ def batches(folder: Path, *sets: str) -> list[tuple[np.ndarray, np.ndarray]]:
     trainer = Trainer(session, RunDirectory(folder / "run"), Display(quiet=True))
     found = []
     for step in range(trainer.total):
-        images, labels, metadata = trainer.batches.batch(step)
+        images, labels, metadata = trainer.source.batches.batch(step)
         assert images.shape == (4, 1, 16, 16) and not metadata["sex"].isfinite().any()
         found.append((((images[:, 0, 0, 0] + 1) * 127.5).round().numpy(), labels.numpy()))
     return found

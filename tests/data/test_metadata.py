@@ -93,7 +93,7 @@ def test_who_is_told_what(tmp_path: Path, policy: str) -> None:
     loop.step(0)
     k = len(session.data.task.classes)
     split = session.data.splits["train"]
-    rows = loop.batches.indices(0)
+    rows = loop.source.batches.indices(0)
     real = split.encoded(TOLD)[rows]
     assert real.unique(dim=0).shape[0] > 1
     [asked] = told["generator"]

@@ -94,7 +94,7 @@ def test_a_replayed_step_is_the_eager_one(name: str, changes: list[str], tmp_pat
         made.append(trainer.graph)
         if mode == "graphs":
             assert trainer.captured is not None
-            assert trainer.captured.is_replayed(trainer._learning(9))
+            assert trainer.captured.is_replayed(trainer.source.learning(9))
     assert values[0] == values[1]
     assert not differing(*made)
 

@@ -36,10 +36,10 @@ def loop_of(folder: Path, *overrides: str) -> Trainer:
 
 def test_an_accumulated_step_is_the_mean_of_its_parts(tmp_path: Path) -> None:
     cut, plain = loop_of(tmp_path, "run.accumulate=2"), loop_of(tmp_path)
-    real, labels, _ = plain.batches.batch(0)
+    real, labels, _ = plain.source.batches.batch(0)
     halves = []
     for i in range(2):
-        images, names, _ = plain.batches.batch(0, (i, 2))
+        images, names, _ = plain.source.batches.batch(0, (i, 2))
         assert torch.equal(images, real[4 * i : 4 * i + 4])
         assert torch.equal(names, labels[4 * i : 4 * i + 4])
         step = plain.graph.step(images, names, rng("cpu", 0, "latent", 0), shard=(i, 2))

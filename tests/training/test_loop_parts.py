@@ -27,6 +27,7 @@ from xraygan.rundir.manifest import Gathered
 from xraygan.session.session import Session
 from xraygan.training import nonfinite
 from xraygan.training.callbacks import Callbacks, MetricAccumulator
+from xraygan.training.step_source import StepSource
 from xraygan.training.trainer import Trainer, _scaled, _sum
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import derive_seed
@@ -160,11 +161,16 @@ def loop_with(tmp_path: Path, **changes: Any) -> Any:
     loop.session = SimpleNamespace(recipe=SimpleNamespace(tables=tables))
     loop.run_dir, loop.display, loop.graph = RunDirectory(tmp_path / "run"), Shown(), Graph()
     loop.device, loop.ranks, loop.total = CPU, DistributedContext(), 6
-    loop.batches, loop.unlabelled, loop.callbacks = Batches(), None, Kept()
+    loop.callbacks = Kept()
     loop.meter, loop._skipped_in_a_row, loop.captured = MetricAccumulator(2), 0, None
     loop._saved = []
     for name, value in changes.items():
         setattr(loop, name, value)
+    source: Any = StepSource.__new__(StepSource)
+    loop.session.graph, loop.session.device = loop.graph, loop.device
+    source.session, source.config, source.total = loop.session, loop.config, loop.total
+    source.ranks, source.batches, source.unlabelled = loop.ranks, Batches(), None
+    loop.source = source
     loop.guard = changes.get("guard") or nonfinite.NonFiniteGuard(CPU, DistributedContext())
     return loop
 
@@ -194,7 +200,7 @@ def test_a_loop_draws_batches_of_both_kinds(
         asked.append((given, more))
         return SimpleNamespace()
 
-    monkeypatch.setattr("xraygan.training.trainer.Batches", batches)
+    monkeypatch.setattr("xraygan.training.step_source.Batches", batches)
     place, shown = RunDirectory(tmp_path), Display(Console(quiet=True))
     loop = Trainer(session, place, shown)
     tables, data = session.recipe.tables, session.data
@@ -215,7 +221,7 @@ def test_a_loop_draws_batches_of_both_kinds(
     ]
     assert (loop.session, loop.run_dir, loop.display) == (session, place, shown)
     assert (loop.graph, loop.device, loop.config) == (session.graph, session.device, tables.run)
-    assert loop.batches is not loop.unlabelled is not None
+    assert loop.source.batches is not loop.source.unlabelled is not None
     assert loop.ranks == DistributedContext() and isinstance(loop.callbacks, Callbacks)
     assert (loop.callbacks.session, loop.callbacks.run_dir, loop.callbacks.total) == (
         session,
@@ -228,7 +234,7 @@ def test_a_loop_draws_batches_of_both_kinds(
     assert second.ranks == Ours(1, 2) and second.callbacks is None
     assert second.guard.ranks is second.ranks
     tables.data.unlabelled = False
-    assert Trainer(session, place, shown).unlabelled is None
+    assert Trainer(session, place, shown).source.unlabelled is None
 
 
 def test_networks_are_compiled_but_what_draws_numbers_is_not(tmp_path: Path) -> None:
@@ -260,7 +266,7 @@ def test_networks_are_compiled_but_what_draws_numbers_is_not(tmp_path: Path) -> 
 def test_a_step_is_of_its_part_of_the_batch(tmp_path: Path) -> None:
     phases = [Phase(ratio="1:2", until=0.5), Phase(ratio="2:1", waits=["classifier"])]
     loop = loop_with(tmp_path, phases=phases, accumulate=3, ranks=Ours(1, 2))
-    loop.unlabelled = Batches("unlabelled")
+    loop.source.unlabelled = Batches("unlabelled")
     for step, part, learning in (
         (0, 0, {"discriminator", "classifier"}),
         (1, 2, {"generator", "discriminator", "classifier"}),
@@ -268,7 +274,7 @@ def test_a_step_is_of_its_part_of_the_batch(tmp_path: Path) -> None:
         (5, 1, {"generator", "discriminator"}),
     ):
         torch.manual_seed(0)
-        current = loop._build_step(step, part)
+        current = loop.source.build(step, part)
         (real, labels, source), more = loop.graph.steps[-1]
         shard = (2 * part + 1, 6)
         assert (real, labels) == (("train", step, shard), "labels")
@@ -287,7 +293,7 @@ def test_a_step_is_of_its_part_of_the_batch(tmp_path: Path) -> None:
 
 def test_a_whole_batch_is_one_part(tmp_path: Path) -> None:
     loop = loop_with(tmp_path)
-    loop._build_step(2, 0)
+    loop.source.build(2, 0)
     (real, _, _), more = loop.graph.steps[0]
     assert real == ("train", 2, (0, 1)) and more["unlabelled"] is None
     assert torch.initial_seed() == derive_seed(3, "step", 2)

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from xraygan.data.batches import Batches, Drawn
 from xraygan.distributed.ranks import DistributedContext, Gradients, RankFailed
 from xraygan.errors import UserError
 from xraygan.graph.parameters import copies, copy_each
@@ -29,6 +28,7 @@ from . import nonfinite
 from .callbacks import Callbacks, MetricAccumulator
 from .capture import CapturedSteps, Taken
 from .collapse_monitor import discriminator_accuracy
+from .step_source import StepSource
 
 #: the name under which a step that is captured gives what the guard remembers
 _CHECKED = "checked by the guard"
@@ -59,10 +59,7 @@ class Trainer:
         self.device = session.device
         train = session.data.splits["train"]
         self.total = self.config.total(len(train) // self.config.batch_size)
-        self.batches = self._batches("train")
-        self.unlabelled: Batches | None = None
-        if session.recipe.tables.data.unlabelled:
-            self.unlabelled = self._batches("unlabelled")
+        self.source = StepSource(session, self.total, self.ranks)
         self.guard = nonfinite.NonFiniteGuard(self.device, self.ranks)
         self.meter = MetricAccumulator(self.config.batch_size)
         self._number = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -72,24 +69,6 @@ class Trainer:
         self._compile()
         self.captured = self._captured_steps()
         self.callbacks = Callbacks(session, run_dir, self.total) if self.ranks.first else None
-
-    def _batches(self, split: str) -> Batches:
-        recipe, data = self.session.recipe.tables, self.session.data
-        generated = data.generated if split == "train" else None
-        periods = []
-        if generated is not None:
-            periods = generated.periods(len(data.splits["train"]), self.total)
-        return Batches(
-            data.splits[split],
-            recipe.data,
-            more=None if generated is None else generated.split,
-            periods=periods,
-            exclusive=self.session.data.task.exclusive,
-            batch_size=recipe.run.batch_size,
-            seed=recipe.run.seed,
-            device=self.device,
-            stream="" if split == "train" else f"{split} ",
-        )
 
     def _compile(self) -> None:
         if self.config.compile == "default":
@@ -225,18 +204,18 @@ class Trainer:
 
     def _captured_step(self, step: int, captured: CapturedSteps) -> dict[str, Tensor]:
         """:meth:`step` of one micro-batch on one GPU, replayed as soon as it is captured."""
-        seed, progress, learning = self.config.seed, step / self.total, self._learning(step)
+        seed, progress, learning = self.config.seed, step / self.total, self.source.learning(step)
         self.graph.prepare(step, progress)
         self._number.fill_(step)
         self._elapsed.fill_(progress)
         torch.manual_seed(derive_seed(seed, "step", step))
-        drawn = self._draw(step)
+        drawn = self.source.draw(step)
         given = [tensor for one in drawn for tensor in one.tensors()]
 
         def take(inputs: Sequence[Tensor], streams: Streams) -> Taken:
             left = iter(inputs)
             own = [one.of(left) for one in drawn]
-            current = self._step_of(own, streams, progress, learning, elapsed=self._elapsed)
+            current = self.source.step_of(own, streams, progress, learning, elapsed=self._elapsed)
             values, records, gradients = self._gradients_of(current)
             row = self.guard.check(self._number, self._trained_terms(values), gradients)
             self.graph.apply(gradients, self.guard.found_inf)
@@ -259,7 +238,7 @@ class Trainer:
         self, step: int, index: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
         """Values, records and gradients of this rank's rows of one micro-batch of a step."""
-        return self._gradients_of(self._build_step(step, index))
+        return self._gradients_of(self.source.build(step, index))
 
     def _gradients_of(
         self, current: TrainingStep
@@ -270,57 +249,6 @@ class Trainer:
             current.record("discriminator_accuracy", accuracy)
         self.graph.leak_check.observe(current, current.watch.values)
         return values, current.records, gradients
-
-    def _build_step(self, step: int, micro_batch: int) -> TrainingStep:
-        """The :class:`Step` of this rank's rows of one micro-batch.
-
-        Which images, which random numbers and which networks learn is a function of the seed and
-        the step alone, so the same step can be built again, after a resume or for a diagnosis.
-        """
-        seed = self.config.seed
-        index = micro_batch * self.ranks.count + self.ranks.index
-        shard = (index, self.config.accumulate * self.ranks.count)
-        drawn = self._draw(step, shard)
-        # For code that draws from PyTorch's global generator outside of any term.
-        torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
-        streams = Streams(self.device, derive_seed(seed, "latent", step))
-        return self._step_of(drawn, streams, step / self.total, self._learning(step), shard)
-
-    def _draw(self, step: int, shard: tuple[int, int] = (0, 1)) -> list[Drawn]:
-        """What a step's batch is made of, and that of images without labels, if there is one."""
-        return [one.draw(step, shard) for one in (self.batches, self.unlabelled) if one]
-
-    def _learning(self, step: int) -> frozenset[str]:
-        """The networks that learn in a step."""
-        phase = self.session.recipe.tables.schedule.phase(step / self.total)
-        generator, discriminator = phase.due(step)
-        due = {"generator": generator, "discriminator": discriminator}
-        due |= dict.fromkeys(phase.waits, False)
-        return frozenset(n for n in self.graph.optimizers if due.get(n, True))
-
-    def _step_of(
-        self,
-        drawn: Sequence[Drawn],
-        streams: Streams,
-        progress: float,
-        learning: frozenset[str],
-        shard: tuple[int, int] = (0, 1),
-        elapsed: Tensor | None = None,
-    ) -> TrainingStep:
-        """The step of a batch, and of one of images without labels if the recipe asks for it."""
-        real, labels, metadata = self.batches.gather(drawn[0])
-        unlabelled = self.unlabelled.gather(drawn[1])[0] if self.unlabelled else None
-        return self.graph.step(
-            real,
-            labels,
-            streams,
-            metadata=metadata,
-            unlabelled=unlabelled,
-            progress=progress,
-            elapsed=elapsed,
-            learning=learning,
-            shard=shard,
-        )
 
     # -- steps that are not finite -----------------------------------------------------------------
     # The guard records on the device whether a step was finite, and from the first step that was
@@ -356,7 +284,7 @@ class Trainer:
             UserError: always.
         """
         for index in range(self.config.accumulate):
-            current = self._build_step(step, index)
+            current = self.source.build(step, index)
             diagnosis = nonfinite.diagnose(self.graph, current)
             if reason := nonfinite.describe_diagnosis(diagnosis):
                 break
