@@ -8,8 +8,8 @@ training images of each) and images that pretend to be generated, and studies th
 - `copies`: the training images themselves; no gain, and the audit should find copies;
 - `exchanged`: radiographs with the labels exchanged; a loss.
 
-Studies that are complete in the folder `--out` are kept, so an interrupted command can be given
-again. docs/utility.md has the table of 20 repetitions.
+Studies that are complete in the folder `--out` are kept, without their networks, so an interrupted
+command can be given again. docs/utility.md has the table of 20 repetitions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,8 @@ def study(kind: str, repetition: int, folder: Path, seeds: int, steps: int) -> d
         )  # fmt: skip
         source = Source(folder=folder / "generated", recipe=str(recipe))
         run_study(source, options, folder / "study", Display(quiet=True), execute)
+        for networks in folder.glob("study/*/runs/*/checkpoints"):  # 1.3 GB a study
+            shutil.rmtree(networks)
     content: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
     return content
 
