@@ -11,7 +11,7 @@ from xraygan.audit.audit import examine, protocol, random_source
 from xraygan.audit.folders import folder_spaces
 from xraygan.audit.held_out import HeldOut
 from xraygan.audit.verdict import notes
-from xraygan.data.datamodule import ImageData
+from xraygan.data.datamodule import ImageData, Progress, prepare
 from xraygan.data.image_splits import ImageSplit
 from xraygan.evaluation.folders import FolderEvaluation, graph_of
 from xraygan.recipe.loading import Recipe, load_tree
@@ -24,7 +24,24 @@ from .design import Options
 #: most generated images that the audit looks at
 AUDITED = 1000
 
+#: keys of ``[data]`` that say how an image is read
+_READ_BY = ("image_size", "grey")
+
 Object = dict[str, Any]
+
+
+def learned_from(trained: Recipe, recipe: Recipe, progress: Progress) -> ImageData:
+    """The images that a run's generator learned from, read as those of the study are.
+
+    Args:
+        trained: recipe of the run.
+        recipe: of all runs of the study, which may have another size of images.
+    """
+    tree, other = recipe.resolved(), trained.resolved()
+    read = {key: tree["data"][key] for key in _READ_BY if key in tree["data"]}
+    tree["data"] = other["data"] | read
+    tree["run"]["seed"] = other["run"]["seed"]
+    return prepare(load_tree(tree, recipe.source), progress, training=False)
 
 
 def evaluation_of(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xraygan.data.datamodule import ImageData, prepare
+from xraygan.data.datamodule import ImageData
 from xraygan.data.generated import read_listed
 from xraygan.errors import UserError
 from xraygan.evaluation.leakage import check_unseen
@@ -22,7 +22,7 @@ from xraygan.sweep.plan import Run
 from xraygan.utils.atomic_files import write_json, write_together
 from xraygan.utils.progress import Display
 
-from .audited import audit_study, evaluation_of
+from .audited import audit_study, evaluation_of, learned_from
 from .choice import Choice, Chooser, Execute, require_done
 from .design import (
     AGAIN,
@@ -102,7 +102,7 @@ def run_study(
     listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
     pool = Pool(root, table.resolve(), listed.split, real)
     # Of a folder nothing is known: it is compared with the training images of the recipe.
-    training = data if source.run is None else prepare(given, display.progress, training=False)
+    training = data if source.run is None else learned_from(given, recipe, display.progress)
     evaluation = evaluation_of(recipe, options, pool.split, data, training)
     audit, closest = audit_study(evaluation, options, display)
     write_json(out / "audit.json", audit)

@@ -21,7 +21,7 @@ from xraygan.recipe.training_images import GeneratedImages
 from xraygan.rundir import file_readers
 from xraygan.rundir.directory import device_name
 from xraygan.session.session import modes, restore_session
-from xraygan.study.audited import audit_study, evaluation_of
+from xraygan.study.audited import audit_study, evaluation_of, learned_from
 from xraygan.study.design import BASE
 from xraygan.study.pool import GENERATED, TABLE
 from xraygan.study.record import GENERATOR, Source, read_asked
@@ -137,7 +137,7 @@ def _audit_again(
             f"says {recorded}"
         )
     if source.run is not None:
-        training = prepare(trained, display.progress, training=False)
+        training = learned_from(trained, recipe, display.progress)
     config = GeneratedImages(table=str(table), root=str(root))
     listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
     evaluation = evaluation_of(recipe, options, listed.split, data, training)
