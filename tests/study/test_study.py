@@ -146,6 +146,24 @@ def test_the_filter_by_distance_keeps_the_images_far_from_training_images(
 
 
 @pytest.mark.slow
+def test_classifiers_may_see_another_size_than_the_generator_makes(
+    gan: Path, tmp_path: Path
+) -> None:
+    """All images are compared in one size."""
+    few = replace(OPTIONS, ratios=(1.0,), filters=("none",), arms=(), choice_seeds=1)
+    few = replace(few, overrides=(*OPTIONS.overrides, "data.image_size=24"))
+    run_study(Source(run=gan), few, tmp_path / "out", QUIET, execute)
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert "greys in [0, 1] of 24 x 24" in audit["protocol"]["pixels"]
+    with Image.open(tmp_path / "out" / "generated" / "0-000000.png") as image:
+        assert image.size == (32, 32)
+    report = verify(tmp_path / "out", VerifyOptions(evaluations=1), QUIET)
+    assert "holds        audit.json: made again: the same values" in [
+        one.line() for one in report.findings
+    ]
+
+
+@pytest.mark.slow
 def test_a_killed_study_continues_to_the_same_figures(
     gan: Path, studied: Path, tmp_path: Path
 ) -> None:
