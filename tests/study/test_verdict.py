@@ -14,6 +14,7 @@ from xraygan.study import choice as choosing
 from xraygan.study import verdict
 from xraygan.study.choice import Chooser
 from xraygan.study.design import AGAIN, BEFORE, MIXED, Arm, Images
+from xraygan.study.figure import _figure
 from xraygan.study.verdict import Outcome, recommendation, sentence
 
 
@@ -43,6 +44,11 @@ def test_a_verdict_needs_p_below_the_level_after_holm() -> None:
     among, _ = found({20: one, 40: one, 100: one, None: one})
     assert among[20][MIXED].verdict == "none shown"
     assert among[20][MIXED].adjusted == pytest.approx(4 * (one.p or 0))
+    assert sentence(among[20][MIXED], "AUC").startswith(
+        f"no gain shown: {one.value:+.3f} (+"
+    ) and ", p = 0.08" in (said := sentence(among[20][MIXED], "AUC"))
+    assert " (Holm, 4 comparisons); this design" in said
+    assert "Holm" not in sentence(alone[20][MIXED], "AUC")
     assert among[20][MIXED].detectable > alone[20][MIXED].detectable  # type: ignore[operator]
 
 
@@ -144,3 +150,28 @@ def test_the_ratio_is_chosen_first_then_the_filter_then_the_order(
     assert chosen.use == use and chosen.before.use == "before"
     assert chooser.asked[:3] == [AGAIN, "ratio 0.5", "ratio 2"]
     assert AGAIN not in chosen.tried and BEFORE in chosen.tried
+
+
+def test_a_picture_names_each_candidate_where_columns_have_others() -> None:
+    """Columns share their rows: a candidate of one must not bear the name of another's."""
+
+    def one(value: float) -> dict[str, Any]:
+        interval = [value - 0.01, value + 0.01]
+        return {"difference": {"value": value, "seeds": {}, "interval": interval}}
+
+    tried = [{"ratio 1": one(0.1), "ratio 5, density": one(0.2), BEFORE: one(0.3)},
+             {"ratio 1": one(0.4), "ratio 1, density": one(0.5), BEFORE: one(0.6)}]  # fmt: skip
+    real = [
+        {"described": str(i), "chosen": MIXED, "arms": {AGAIN: {}, MIXED: one(0.7)},
+         "tried_on_validation": some}
+        for i, some in enumerate(tried)
+    ]  # fmt: skip
+    (_, _, *below) = _figure({"real": real, "metric": "AUC"}).axes
+    names = [label.get_text() for label in below[0].get_yticklabels()]
+    for axes, some in zip(below, tried, strict=True):
+        dots = {
+            names[int(line.get_ydata()[0])]: line.get_xdata()[0]  # type: ignore[index]
+            for line in axes.lines
+            if line.get_marker() == "o"
+        }
+        assert dots == {name: figures["difference"]["value"] for name, figures in some.items()}

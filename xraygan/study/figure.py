@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xraygan.report.plots import COLOURS, FIGURE_STYLE, GREY, figure_bytes
+
+from .design import BEFORE
 
 TESTED, OTHERS, TRIED = COLOURS[1], COLOURS[0], GREY
 
@@ -26,26 +29,33 @@ def draw_figure(content: Object) -> bytes:
     Returns:
         The bytes of a PNG file.
     """
+    with matplotlib.rc_context(FIGURE_STYLE):
+        return figure_bytes(_figure(content))
+
+
+def _figure(content: Object) -> Figure:
     results = content["real"]
     tested, tried = (
         [_differences(result[key]) for result in results] for key in ("arms", "tried_on_validation")
     )
-    heights = [most for gaps in (tested, tried) if (most := max(map(len, gaps)))]
+    # Columns share the rows of a panel, and the candidates can differ between them.
+    rows = list(dict.fromkeys(chain(*tested)))
+    candidates = sorted(dict.fromkeys(chain(*tried)), key=lambda name: name == BEFORE)
+    heights = [len(names) for names in (rows, candidates) if names]
     size = (2.2 + 2.3 * len(results), 1.3 + 0.24 * sum(heights) + 0.5 * len(heights))
-    with matplotlib.rc_context(FIGURE_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(
-            len(heights), len(results), squeeze=False, sharey="row", sharex=True,
-            height_ratios=heights,
-        )  # fmt: skip
-        for column, result in enumerate(results):
-            _panel(axes[0][column], tested[column], result["chosen"], OTHERS)
-            axes[0][column].set_title(f"real images: {result['described']}", fontsize=8)
-            if len(heights) > 1:
-                _panel(axes[1][column], tried[column], "", TRIED)
-                axes[1][column].set_title("candidates, on validation images", fontsize=7)
-        axes[-1][0].set_xlabel(f"difference in {content['metric']} from repeated real images")
-        return figure_bytes(figure)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        len(heights), len(results), squeeze=False, sharey="row", sharex=True,
+        height_ratios=heights,
+    )  # fmt: skip
+    for column, result in enumerate(results):
+        _panel(axes[0][column], rows, tested[column], result["chosen"], OTHERS)
+        axes[0][column].set_title(f"real images: {result['described']}", fontsize=8)
+        if len(heights) > 1:
+            _panel(axes[1][column], candidates, tried[column], "", TRIED)
+            axes[1][column].set_title("candidates, on validation images", fontsize=7)
+    axes[-1][0].set_xlabel(f"difference in {content['metric']} from repeated real images")
+    return figure
 
 
 def _differences(figures: Mapping[str, Object]) -> dict[str, Object]:
@@ -53,15 +63,19 @@ def _differences(figures: Mapping[str, Object]) -> dict[str, Object]:
     return {name: one["difference"] for name, one in figures.items() if "difference" in one}
 
 
-def _panel(axes: Axes, gaps: Mapping[str, Object], chosen: str, colour: str) -> None:
+def _panel(
+    axes: Axes, names: Sequence[str], gaps: Mapping[str, Object], chosen: str, colour: str
+) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8)
-    for y, (name, gap) in enumerate(gaps.items()):
+    for y, name in enumerate(names):
+        if (gap := gaps.get(name)) is None:
+            continue
         shade = TESTED if name == chosen else colour
         values = list(gap["seeds"].values())
         axes.plot(values, [y] * len(values), ".", color=shade, alpha=0.35, ms=4)
         axes.plot(gap["value"], y, "o", color=shade, ms=5)
         if (interval := gap["interval"] or gap["patients"]) is not None:
             axes.plot(interval, [y, y], color=shade, linewidth=1.5)
-    axes.set_yticks(range(len(gaps)), [*gaps])
-    axes.set_ylim(len(gaps) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)

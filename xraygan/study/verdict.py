@@ -29,12 +29,14 @@ class Outcome:
         adjusted: p of the gap, adjusted for the numbers of real images (Holm), for the chosen arm.
         detectable: the smallest true gap that would have been found with a power of 80 %, for the
             chosen arm.
+        comparisons: the number of comparisons that ``adjusted`` is adjusted for.
     """
 
     estimate: Estimate
     gap: Estimate | None = None
     adjusted: float | None = None
     detectable: float | None = None
+    comparisons: int = 1
 
     @property
     def verdict(self) -> str:
@@ -93,9 +95,9 @@ def _tested(found: Outcomes, chosen: Mapping[int | None, str]) -> Outcomes:
         outcome = found[real][chosen[real]]
         gap = gaps[real]
         assert gap is not None and gap.variance is not None  # it has a p
-        found[real][chosen[real]] = Outcome(
-            outcome.estimate, gap, p, gap.variance.detectable(LEVEL / len(p_values))
-        )
+        count = len(p_values)
+        detectable = gap.variance.detectable(LEVEL / count)
+        found[real][chosen[real]] = Outcome(outcome.estimate, gap, p, detectable, count)
     return found
 
 
@@ -111,6 +113,8 @@ def sentence(outcome: Outcome, metric: str) -> str:
         why = gap.why or "its variance is not known"
         return f"not tested, {why}: {against}"
     p = "p < 0.001" if outcome.adjusted < 0.001 else f"p = {outcome.adjusted:.3f}"
+    if outcome.comparisons > 1:  # the interval is not adjusted, so it may be on one side of 0 alone
+        p += f" (Holm, {outcome.comparisons} comparisons)"
     if outcome.verdict != NONE_SHOWN:
         return f"{outcome.verdict}: {against}, {p}"
     return f"no gain shown: {against}, {p}; this design could have shown {outcome.detectable:.3f}"
