@@ -39,8 +39,9 @@ def learned_from(trained: Recipe, recipe: Recipe, progress: Progress) -> ImageDa
     """
     tree, other = recipe.resolved(), trained.resolved()
     read = {key: tree["data"][key] for key in _READ_BY if key in tree["data"]}
-    tree["data"] = other["data"] | read
-    tree["run"]["seed"] = other["run"]["seed"]
+    # Images without labels are left out: no generator of the toolkit learns from them.
+    tree["data"] = other["data"] | read | {"unlabelled": False}
+    tree["run"] |= {key: other["run"][key] for key in ("seed", "batch_size")}
     return prepare(load_tree(tree, recipe.source), progress, training=False)
 
 
