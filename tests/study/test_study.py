@@ -150,8 +150,8 @@ def test_classifiers_may_see_another_size_than_the_generator_makes(
     gan: Path, tmp_path: Path
 ) -> None:
     """All images are compared in one size."""
-    few = replace(OPTIONS, ratios=(1.0,), filters=("none",), arms=(), choice_seeds=1)
-    few = replace(few, overrides=(*OPTIONS.overrides, "data.image_size=24"))
+    overrides = (*OPTIONS.overrides, "data.image_size=24")
+    few = replace(OPTIONS, ratios=(1.0,), filters=("none",), arms=(), overrides=overrides)
     run_study(Source(run=gan), few, tmp_path / "out", QUIET, execute)
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert "greys in [0, 1] of 24 x 24" in audit["protocol"]["pixels"]

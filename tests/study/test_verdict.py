@@ -44,9 +44,8 @@ def test_a_verdict_needs_p_below_the_level_after_holm() -> None:
     among, _ = found({20: one, 40: one, 100: one, None: one})
     assert among[20][MIXED].verdict == "none shown"
     assert among[20][MIXED].adjusted == pytest.approx(4 * (one.p or 0))
-    assert sentence(among[20][MIXED], "AUC").startswith(
-        f"no gain shown: {one.value:+.3f} (+"
-    ) and ", p = 0.08" in (said := sentence(among[20][MIXED], "AUC"))
+    said = sentence(among[20][MIXED], "AUC")
+    assert said.startswith(f"no gain shown: {one.value:+.3f} (+") and ", p = 0.08" in said
     assert " (Holm, 4 comparisons); this design" in said
     assert "Holm" not in sentence(alone[20][MIXED], "AUC")
     assert among[20][MIXED].detectable > alone[20][MIXED].detectable  # type: ignore[operator]

@@ -38,7 +38,7 @@ def learned_from(trained: Recipe, recipe: Recipe, progress: Progress) -> ImageDa
         recipe: of all runs of the study, which may have another size of images.
     """
     tree, other = recipe.resolved(), trained.resolved()
-    read = {key: tree["data"][key] for key in _READ_BY if key in tree["data"]}
+    read = {key: tree["data"][key] for key in _READ_BY}
     # Images without labels are left out: no generator of the toolkit learns from them.
     tree["data"] = other["data"] | read | {"unlabelled": False}
     tree["run"] |= {key: other["run"][key] for key in ("seed", "batch_size")}

@@ -12,7 +12,7 @@ from xraygan.report.html import body, document, join, png_image, table, tag, wri
 from xraygan.rundir.reader import RunFiles
 from xraygan.sweep.cells import format_figure
 from xraygan.sweep.plan import Run
-from xraygan.sweep.provenance import provenance
+from xraygan.sweep.provenance import FINGERPRINT, provenance
 from xraygan.utils.atomic_files import write_atomically, write_together
 from xraygan.utils.csv_cells import as_csv
 
@@ -181,7 +181,7 @@ def _markdown(content: Object, runs: Sequence[Run]) -> list[str]:
     lines += [f"- {limit}" for limit in LIMITS] + [""]
     files = [RunFiles(run.run_dir.path) for run in runs]
     # Each seed draws its own real images, so the single runs' fingerprints differ.
-    known = {"fingerprint of the data": content["fingerprint"]}
+    known = {FINGERPRINT: content["fingerprint"]}
     seeds = sorted({run.seed for run in runs})
     return [*lines, *provenance(files, seeds, known), "```sh", content["command"], "```"]
 
