@@ -292,13 +292,18 @@ def test_an_average_follows_its_network_and_stands_for_it() -> None:
 
 
 def test_generated_images_count_from_their_start_on() -> None:
-    graph = graph_of(
+    recipe = load(
         "ucgan_full",
-        "generator.plugin=cgan",
-        "discriminator.plugin=cgan",
-        "labeler.plugin=condition",
-        "labeler.start=0.5",
+        [
+            *(setting for setting in SMALL if ".width=" not in setting),  # the cgan has none
+            *VGG,
+            "generator.plugin=cgan",
+            "discriminator.plugin=cgan",
+            "labeler.plugin=condition",
+            "labeler.start=0.5",
+        ],
     )
+    graph = assemble(recipe, Task(32, ("Pneumonia", "Edema", "Hernia"), exclusive=True))
     term = next(term for term in graph.terms if term.name == "pseudo_label")
     with torch.no_grad():
         losses = [
