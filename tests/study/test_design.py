@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from xraygan import UserError
 from xraygan.cli import cli
+from xraygan.data.datamodule import prepare
 from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.recipe.loading import load, load_tree
 from xraygan.study.design import (
@@ -32,9 +33,10 @@ from xraygan.study.design import (
     Options,
     base_recipe,
 )  # fmt: skip
-from xraygan.study.filters import FILTERS, NONE, kept_rows
+from xraygan.study.filters import FILTERS, NONE, Basis, FilteredImages, kept_rows
 from xraygan.study.pool import Pool, needed_images
 from xraygan.study.record import Source, claim
+from xraygan.utils.progress import Display
 
 OPTIONS = Options(
     real=(20, None), ratios=(1.0,), filters=(NONE,), keep=(0.5,), seeds=3, choice_seeds=2, steps=7,
@@ -89,7 +91,7 @@ def test_arms_differ_in_nothing_but_their_images(design: Design, tmp_path: Path)
         Arm(ALONE, images, "instead"),
     ]  # fmt: skip
     claim(design, Source(folder=tmp_path / "images", recipe="cgan"))
-    sweep = design.sweep("test", {20: arms, None: arms[:2]}, choose=False)
+    sweep = design.sweep({20: arms, None: arms[:2]}, choose=False)
     assert sweep.seeds == [0, 1, 2] and len(sweep.rows) == 8
     base = load_tree({"extends": str(design.base)}, tmp_path / "base").resolved()
     changed = {}
@@ -120,7 +122,7 @@ def test_arms_differ_in_nothing_but_their_images(design: Design, tmp_path: Path)
 def test_runs_that_choose_have_other_seeds_and_see_no_test_image(design: Design) -> None:
     claim(design, Source(folder=design.root, recipe="cgan"))
     arms = {None: [Arm(AGAIN)]}
-    choice, test = (design.sweep("one", arms, choose=choose) for choose in (True, False))
+    choice, test = (design.sweep(arms, choose=choose) for choose in (True, False))
     assert not {*choice.seeds} & {*test.seeds} and choice.seeds[0] == CHOICE_SEED
     assert choice.recipe(choice.rows[0], 0).tables.evaluation.split == "val"
     assert test.recipe(test.rows[0], 0).tables.evaluation.split == "test"
@@ -139,6 +141,38 @@ def test_a_folder_holds_one_study(design: Design) -> None:
     (design.folder / "asked.json").write_text("{")
     with pytest.raises(UserError, match=r"asked\.json differs"):
         claim(design, source)
+
+
+def test_each_run_has_images_that_a_filter_kept_for_it(
+    design: Design, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def values(pool: Pool, basis: Basis, display: Display) -> np.ndarray:
+        read.append((basis.run, {*basis.real.paths}))
+        return np.arange(len(pool.split))
+
+    monkeypatch.setitem(FILTERS, "confidence", values)
+    monkeypatch.setitem(FILTERS, "distance", values)
+    monkeypatch.setattr("xraygan.study.filters.write_filtered", lambda *_: None)
+    claim(design, Source(folder=design.root, recipe="cgan"))
+    quiet = Display(quiet=True)
+    filtered = FilteredImages(design, pool_of([30, 21], {20: [20, 20]}), None, quiet)  # type: ignore[arg-type]
+    images = Images(Path("all.csv"), 0.5, "confidence", 0.25)
+    kept = filtered.keep(images, 20, choose=False)
+    assert isinstance(kept.table, dict) and [*kept.table] == [0, 1, 2]
+    assert len({*kept.table.values()}) == 3 and kept.filtered == "confidence (25%)"
+    [row] = design.sweep({20: [Arm(MIXED, kept)]}, choose=False).rows
+    for seed, (run, real) in zip(kept.table, read, strict=True):
+        recipe = design.sweep({20: [Arm(AGAIN)]}, choose=False).recipe(row, seed)
+        assert recipe.tables.data.generated.table == str(kept.table[seed])  # type: ignore[union-attr]
+        assert run == design.folder / "test" / "runs" / f"real-images-again-20-a-class-seed-{seed}"
+        plain = prepare(design.recipe.changed("data.limit=20", f"run.seed={seed}"))
+        assert real == {*plain.splits["train"].paths}
+    assert len({frozenset(real) for _, real in read}) == 3
+    # Training images of the generator are the same for all runs.
+    of_all = filtered.keep(replace(images, filter="distance"), 20, choose=False)
+    assert of_all.table == design.folder / "filtered" / "distance-0.25.csv" and len(read) == 4
 
 
 def pool_of(counts: list[int], real: dict[int | None, list[int]]) -> Pool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import SMALL
 from in_process import execute
@@ -20,7 +21,9 @@ from PIL import Image
 
 from xraygan import UserError
 from xraygan.cli import cli
+from xraygan.data.image_splits import StoredImages
 from xraygan.recipe.loading import load
+from xraygan.session.session import restore_session
 from xraygan.study.design import AGAIN, Options
 from xraygan.study.record import Source
 from xraygan.study.study import run_study
@@ -115,8 +118,9 @@ def test_the_generator_makes_as_many_images_as_the_study_needs(studied: Path) ->
     # 12 real images of a class, at a ratio of 1, of which filters keep half
     table = pd.read_csv(studied / "generated" / "generated.csv")
     assert table["label"].value_counts().to_dict() == {"Mass": 24, "Edema": 24}
-    for name in ("confidence", "density", "distance"):
-        kept = pd.read_csv(studied / "filtered" / f"{name}-0.5-12.csv")
+    tables = ["confidence-0.5-12-seed-1000", "density-0.5-12-seed-1000", "distance-0.5"]
+    for name in tables:
+        kept = pd.read_csv(studied / "filtered" / f"{name}.csv")
         assert kept["label"].value_counts().to_dict() == {"Mass": 12, "Edema": 12}
         assert set(kept["path"]) < set(table["path"])
 
@@ -129,13 +133,11 @@ def greys(folder: Path, paths: list[str]) -> np.ndarray:
 def test_the_filter_by_distance_keeps_the_images_far_from_training_images(
     studied: Path, gan: Path
 ) -> None:
-    from xraygan.session.session import restore_session
-
     train = restore_session(gan, (), QUIET)[0].data.splits["train"].images[:].numpy() / 255
     table = pd.read_csv(studied / "generated" / "generated.csv")
     made = greys(studied / "generated", [*table["path"]])
     nearest = np.array([min(np.sqrt(((a - b) ** 2).mean()) for b in train) for a in made])
-    kept = pd.read_csv(studied / "filtered" / "distance-0.5-12.csv").set_index("path")
+    kept = pd.read_csv(studied / "filtered" / "distance-0.5.csv").set_index("path")
     np.testing.assert_allclose(
         kept.loc[kept.index, "filter"], nearest[table["path"].isin(kept.index)], rtol=1e-4
     )
@@ -143,6 +145,37 @@ def test_the_filter_by_distance_keeps_the_images_far_from_training_images(
         own = table["label"] == label
         inside = table["path"].isin(kept.index)
         assert nearest[own & inside].min() >= nearest[own & ~inside].max()
+
+
+@pytest.mark.slow
+def test_a_filter_reads_the_real_images_of_the_run_that_learns_from_what_it_keeps(
+    gan: Path, tmp_path: Path
+) -> None:
+    """Those of another run would give the arm knowledge of more real images than it has."""
+    few = replace(OPTIONS, ratios=(1.0,), filters=("confidence",), arms=())
+    run_study(Source(run=gan), few, tmp_path / "out", QUIET, execute)
+    made = pd.read_csv(tmp_path / "out" / "generated" / "generated.csv").set_index("path")
+    for stage, seeds, arm in (
+        ("choice", [1000], "ratio-1-confidence-50"), ("test", [0, 1], "real-plus-generated"),
+    ):  # fmt: skip
+        for seed in seeds:
+            runs = tmp_path / "out" / stage / "runs"
+            own = load(runs / f"{arm}-12-a-class-seed-{seed}" / "recipe.toml")
+            table = Path(own.tables.data.generated.table)  # type: ignore[union-attr]
+            assert table.name == f"confidence-0.5-12-seed-{seed}.csv"
+            kept = pd.read_csv(table).set_index("path")
+            again = runs / f"real-images-again-12-a-class-seed-{seed}"
+            evaluation = restore_session(again, (), QUIET, measure=False)[0].evaluation()
+            pixels = (greys(table.parents[1] / "generated", [*kept.index]) * 255).round()
+            images = torch.from_numpy(pixels.astype(np.uint8))
+            probs = evaluation.classify(StoredImages(images, torch.arange(len(images))), real=True)[
+                1
+            ]
+            names = evaluation.task.classes
+            columns = [names.index(label) for label in made.loc[kept.index, "label"]]
+            np.testing.assert_allclose(
+                kept["filter"], probs[np.arange(len(kept)), columns], rtol=1e-4
+            )
 
 
 @pytest.mark.slow

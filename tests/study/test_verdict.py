@@ -67,7 +67,7 @@ def test_the_sentence_says_how_much_and_how_sure(value: float, kind: str, said: 
     tested, _ = found({20: gap(value, 0.01)})
     outcome = tested[20][MIXED]
     assert outcome.verdict == kind and sentence(outcome, "AUC").startswith(said)
-    shown = f"; this design could have shown {outcome.detectable:.3f}"
+    shown = f"; this design could have shown about {outcome.detectable:.3f}"
     assert sentence(outcome, "AUC").endswith(shown) == (kind == "none shown")
 
 
@@ -109,7 +109,7 @@ class Choices(Chooser):
 
     def _filtered(self, real: int | None, arm: Arm) -> list[Arm]:
         assert arm.images is not None
-        return [arm, choosing.candidate(Images(Path("f.csv"), arm.images.ratio, "density (50%)"))]
+        return [arm, choosing.candidate(Images(Path("f.csv"), arm.images.ratio, "density", 0.5))]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_the_ratio_is_chosen_first_then_the_filter_then_the_order(
     design = type("Design", (), {"options": options, "folder": Path()})
     chooser = Choices(design, pool, dict.fromkeys(names, 0.8) | better)
     chosen = chooser.choose()[20]
-    assert chosen.mixed == Arm(
-        MIXED, Images(Path("f.csv" if filtered else "all.csv"), ratio, filtered)
-    )
+    some = Images(Path("f.csv"), ratio, "density", 0.5)
+    assert chosen.mixed == Arm(MIXED, some if filtered else Images(Path("all.csv"), ratio))
+    assert chosen.mixed.images is not None and chosen.mixed.images.filtered == filtered
     assert chosen.use == use and chosen.before.use == "before"
     assert chooser.asked[:3] == [AGAIN, "ratio 0.5", "ratio 2"]
     assert AGAIN not in chosen.tried and BEFORE in chosen.tried
@@ -165,8 +165,9 @@ def test_a_picture_names_each_candidate_where_columns_have_others() -> None:
          "tried_on_validation": some}
         for i, some in enumerate(tried)
     ]  # fmt: skip
-    (_, _, *below) = _figure({"real": real, "metric": "AUC"}).axes
+    (above, _, *below) = _figure({"real": real, "metric": "AUC"}).axes
     names = [label.get_text() for label in below[0].get_yticklabels()]
+    assert not below[0].get_shared_x_axes().joined(below[0], above)  # of few runs, so wider
     for axes, some in zip(below, tried, strict=True):
         dots = {
             names[int(line.get_ydata()[0])]: line.get_xdata()[0]  # type: ignore[index]

@@ -9,14 +9,12 @@ be lucky on the test images too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from xraygan.data.datamodule import prepare
 from xraygan.errors import UserError
-from xraygan.evaluation.folders import FolderEvaluation
 from xraygan.rundir.reader import RunFiles
 from xraygan.statistics.paired_bootstrap import Estimate, Resampled, difference
 from xraygan.sweep.file import Sweep
@@ -26,7 +24,6 @@ from xraygan.utils.progress import Display
 from .design import (
     AGAIN,
     BEFORE,
-    CHOICE_SEED,
     MIXED,
     Arm,
     Design,
@@ -34,8 +31,8 @@ from .design import (
     candidate,
     describe_real,
 )  # fmt: skip
-from .filters import FILTERS, NONE, Basis, kept_rows, write_filtered
-from .pool import FILTERED, Pool
+from .filters import NONE, FilteredImages
+from .pool import Pool
 
 #: executes the runs of a sweep that are not complete, below a folder, and returns all of them
 Execute = Callable[[Sweep, Path], list[Run]]
@@ -52,7 +49,7 @@ class Choice:
         mixed: the chosen arm with real and generated images together.
         before: the arm with generated images first.
         use: the name of the arm that is expected to be best: that of ``mixed`` or of ``before``.
-        tried: the difference of each candidate from real images alone, on validation images; empty
+        tried: the difference of each candidate from real images again, on validation images; empty
             if there was one candidate.
     """
 
@@ -69,11 +66,11 @@ class Chooser:
         self,
         design: Design,
         pool: Pool,
-        evaluation: FolderEvaluation,
+        filtered: FilteredImages,
         display: Display,
         execute: Execute,
     ) -> None:
-        self.design, self.pool, self.evaluation = design, pool, evaluation
+        self.design, self.pool, self.filtered = design, pool, filtered
         self.display, self.execute = display, execute
         self._measured: dict[int | None, Measured] = {}
 
@@ -116,8 +113,8 @@ class Chooser:
 
     def _run(self, arms: Mapping[int | None, Sequence[Arm]]) -> None:
         """Run some arms and read what they measured on validation images."""
-        sweep = self.design.sweep("choice", arms, choose=True)
-        runs = self.execute(sweep, self.design.folder / "choice")
+        sweep = self.design.sweep(arms, choose=True)
+        runs = self.execute(sweep, self.design.stage(choose=True))
         require_done(runs)
         for real in arms:
             point = describe_real(real)
@@ -159,40 +156,21 @@ class Chooser:
         for name in filters:
             if name == NONE:
                 continue
-            values = FILTERS[name](self.pool, self._basis(real), self.display)
             for keep in self.design.options.keep:
-                described = f"{name} ({keep:.0%})"
-                if not self.pool.suffices(real, arm.images.ratio, keep):
+                images = replace(arm.images, filter=name, keep=keep)
+                if not self.pool.suffices(real, images.ratio, keep):
                     self.display.say(
-                        f"{describe_real(real)}: the filter {described} is left out, since it "
-                        "keeps too few generated images"
+                        f"{describe_real(real)}: the filter {images.filtered} is left out, since "
+                        "it keeps too few generated images"
                     )
                     continue
-                path = self.design.folder / FILTERED / f"{name}-{keep:g}-{real or 'all'}.csv"
-                rows = kept_rows(values, self.pool.split.label_matrix, keep)
-                write_filtered(self.pool, rows, values, path)
-                arms.append(candidate(Images(path, arm.images.ratio, described)))
+                arms.append(candidate(self.filtered.keep(images, real, choose=True)))
         if not arms:
             raise UserError(
                 f"--filters: {describe_real(real)}: every filter keeps too few generated images "
                 f"for the chosen ratio, {arm.images.ratio:g}; add none to --filters, or add images"
             )
         return arms
-
-    def _basis(self, real: int | None) -> Basis:
-        """What a filter reads: the real images, and the classifier, of the first run that chooses
-        without generated images."""
-        seed = self.design.options.seed + CHOICE_SEED
-        keys = [f"run.seed={seed}", *([f"data.limit={real}"] if real is not None else [])]
-        data = prepare(self.design.recipe.changed(*keys), self.display.progress)
-        sweep = self.design.sweep("choice", {real: [Arm(AGAIN)]}, choose=True)
-        run = Path("runs") / f"{sweep.rows[0].slug}-seed-{seed}"
-        return Basis(
-            self.evaluation,
-            data.splits["train"],
-            self.design.folder / "choice" / run,
-            self.design.options.extractor,
-        )
 
     def _choice(self, real: int | None, mixed: Arm) -> Choice:
         """The choice with the best arm of real and generated images together."""

@@ -80,17 +80,29 @@ class Images:
     """Generated images that an arm learns from.
 
     Attributes:
-        table: see :class:`xraygan.recipe.training_images.GeneratedImages`.
+        table: see :class:`xraygan.recipe.training_images.GeneratedImages`; by seed, if each run has
+            a table of its own.
         ratio: generated images for each real one.
-        filtered: how they were filtered, empty for all.
+        filter: name of the filter by which they were chosen, empty for all.
+        keep: share of the images that it keeps.
     """
 
-    table: Path
+    table: Path | Mapping[int, Path]
     ratio: float
-    filtered: str = ""
+    filter: str = ""
+    keep: float = 1.0
+
+    def table_of(self, seed: int) -> Path:
+        """The table of the run with a seed."""
+        return self.table if isinstance(self.table, Path) else self.table[seed]
+
+    @property
+    def filtered(self) -> str:
+        """``confidence (50%)``; empty without a filter."""
+        return f"{self.filter} ({100 * self.keep:g}%)" if self.filter else ""
 
     def describe(self) -> str:
-        """``1 generated image for each real one, filtered by confidence (50 %)``."""
+        """``1 generated image for each real one, filtered by confidence (50%)``."""
         plural = "" if self.ratio == 1 else "s"
         by = f", filtered by {self.filtered}" if self.filtered else ""
         return f"{self.ratio:g} generated image{plural} for each real one{by}"
@@ -151,35 +163,47 @@ class Design:
             keys["run.batch_size"] = tables.run.batch_size // 2
         elif arm.name == AUGMENTED:
             keys["data.augmentation"] = STRONG
-        if arm.images is not None:
-            keys["data.generated"] = {
-                "table": str(arm.images.table),
-                "root": str(self.root),
-                "ratio": arm.images.ratio,
-                "use": arm.use,
-            }
         return keys
 
-    def sweep(self, name: str, arms: Mapping[int | None, Sequence[Arm]], *, choose: bool) -> Sweep:
+    def generated(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """The key that gives the run of an arm with a seed its generated images."""
+        if arm.images is None:
+            return {}
+        table = {
+            "table": str(arm.images.table_of(seed)),
+            "root": str(self.root),
+            "ratio": arm.images.ratio,
+            "use": arm.use,
+        }
+        return {"data.generated": table}
+
+    def stage(self, *, choose: bool) -> Path:
+        """The folder of the runs that choose, or of those that are tested."""
+        return self.folder / ("choice" if choose else "test")
+
+    def seeds(self, *, choose: bool) -> list[int]:
+        """The seeds of the runs that choose, or of those that are tested."""
+        first = self.options.seed + (CHOICE_SEED if choose else 0)
+        count = self.options.choice_seeds if choose else self.options.seeds
+        return list(range(first, first + count))
+
+    def sweep(self, arms: Mapping[int | None, Sequence[Arm]], *, choose: bool) -> Sweep:
         """The runs of some arms with some numbers of real images, as a sweep.
 
         Args:
             choose: whether they choose on validation images, and are not tested.
         """
-        rows = []
+        rows, seeds, folder = [], self.seeds(choose=choose), self.stage(choose=choose)
         for real, some in arms.items():
             for arm in some:
                 keys = self.over(arm, real) | {"evaluation.split": "val" if choose else "test"}
                 point = describe_real(real)
-                rows.append(
-                    Row(f"{arm.name}, {point}", arm.name, point, str(self.base.resolve()), keys)
-                )
-        first = self.options.seed + (CHOICE_SEED if choose else 0)
-        count = self.options.choice_seeds if choose else self.options.seeds
+                own = {seed: self.generated(arm, seed) for seed in seeds}
+                base = str(self.base.resolve())
+                rows.append(Row(f"{arm.name}, {point}", arm.name, point, base, keys, own))
         layout = Layout(metrics=[self.options.metric], baseline=AGAIN)
-        seeds = list(range(first, first + count))
         # The source must not be the file that its recipes extend.
-        return Sweep(self.folder / name, name, name, seeds, rows, layout, "", {})
+        return Sweep(folder, folder.name, folder.name, seeds, rows, layout, "", {})
 
 
 def describe_real(real: int | None) -> str:

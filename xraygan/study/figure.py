@@ -9,12 +9,16 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from xraygan.report.plots import COLOURS, FIGURE_STYLE, GREY, figure_bytes
 
 from .design import BEFORE
 
 TESTED, OTHERS, TRIED = COLOURS[1], COLOURS[0], GREY
+
+#: fewest seeds whose interval is drawn: that of two is wider than everything beside it
+_SEEDS = 3
 
 Object = dict[str, Any]
 
@@ -42,10 +46,11 @@ def _figure(content: Object) -> Figure:
     rows = list(dict.fromkeys(chain(*tested)))
     candidates = sorted(dict.fromkeys(chain(*tried)), key=lambda name: name == BEFORE)
     heights = [len(names) for names in (rows, candidates) if names]
-    size = (2.2 + 2.3 * len(results), 1.3 + 0.24 * sum(heights) + 0.5 * len(heights))
+    size = (2.2 + 2.3 * len(results), 1.5 + 0.24 * sum(heights) + 0.6 * len(heights))
     figure = Figure(figsize=size, layout="constrained")
+    # Candidates have few runs and differ by more, so that each panel has a scale of its own.
     axes = figure.subplots(
-        len(heights), len(results), squeeze=False, sharey="row", sharex=True,
+        len(heights), len(results), squeeze=False, sharey="row", sharex="row",
         height_ratios=heights,
     )  # fmt: skip
     for column, result in enumerate(results):
@@ -54,7 +59,11 @@ def _figure(content: Object) -> Figure:
         if len(heights) > 1:
             _panel(axes[1][column], candidates, tried[column], "", TRIED)
             axes[1][column].set_title("candidates, on validation images", fontsize=7)
-    axes[-1][0].set_xlabel(f"difference in {content['metric']} from repeated real images")
+    figure.supxlabel(f"difference in {content['metric']} from real images again", fontsize=8)
+    keys = {TESTED: "chosen on validation images, and tested", OTHERS: "other arms"}
+    marks = [Line2D([], [], color=c, marker="o", label=name) for c, name in keys.items()]
+    one_seed = Line2D([], [], color=GREY, marker=".", ms=4, ls="", alpha=0.6, label="one seed")
+    figure.legend(handles=[*marks, one_seed], loc="outside upper center", ncols=3, fontsize=7)
     return figure
 
 
@@ -74,7 +83,8 @@ def _panel(
         values = list(gap["seeds"].values())
         axes.plot(values, [y] * len(values), ".", color=shade, alpha=0.35, ms=4)
         axes.plot(gap["value"], y, "o", color=shade, ms=5)
-        if (interval := gap["interval"] or gap["patients"]) is not None:
+        interval = gap["interval"] or gap["patients"]
+        if interval is not None and len(values) >= _SEEDS:
             axes.plot(interval, [y, y], color=shade, linewidth=1.5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)

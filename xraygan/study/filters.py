@@ -2,14 +2,14 @@
 
 A filter gives each image a number and keeps the images with the largest ones, in each class on its
 own if classes are exclusive, so that their frequencies stay. It reads only what whoever trains the
-classifier has: real training images and a classifier of them, or the training images of the
-generator where privacy is the point.
+classifier has: the real training images of its run and a classifier of them, so that each run has
+images of its own, or the training images of the generator where privacy is the point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +17,18 @@ import numpy as np
 import torch
 
 from xraygan.audit.nearest_neighbors import nearest_neighbors, squared_distances, thumbnails
+from xraygan.data.datamodule import prepare
 from xraygan.data.image_splits import ImageSplit
 from xraygan.data.tables import read_table
 from xraygan.evaluation.folders import FolderEvaluation
 from xraygan.session.session import restore_session
+from xraygan.sweep.plan import plan
 from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.csv_cells import as_csv
 from xraygan.utils.progress import Display
 
-from .pool import Pool
+from .design import AGAIN, Arm, Design, Images
+from .pool import FILTERED, Pool
 
 #: neighbours whose distance is the radius of a real image's ball
 NEIGHBOURS = 5
@@ -37,8 +40,8 @@ class Basis:
 
     Attributes:
         evaluation: the generated images, and as its training images those of the generator.
-        real: the real images of one run without generated ones.
-        run: the directory of that run.
+        real: the real images of a run.
+        run: the directory of the run with the same real images, twice as often, and no other.
         extractor: in whose features images are compared; None for pixels.
     """
 
@@ -104,8 +107,62 @@ Filter = Callable[[Pool, Basis, Display], np.ndarray]
 #: the filters by name
 FILTERS: dict[str, Filter] = {"confidence": confidence, "density": density, "distance": distance}
 
+#: those that read the real images of a run, or a classifier of them
+OF_RUN = ("confidence", "density")
+
 #: no filter
 NONE = "none"
+
+
+class FilteredImages:
+    """The generated images that filters keep for the runs of a study."""
+
+    def __init__(
+        self, design: Design, pool: Pool, evaluation: FolderEvaluation, display: Display
+    ) -> None:
+        self.design, self.pool = design, pool
+        self.evaluation, self.display = evaluation, display
+        self._values: dict[tuple[str, int | None, int | None], np.ndarray] = {}
+
+    def keep(self, images: Images, real: int | None, *, choose: bool) -> Images:
+        """Those of some images that their filter keeps, in tables that are written.
+
+        A filter that reads real images reads those of the run that learns from what it keeps. With
+        the real images of another run it would give that run knowledge of more of them.
+
+        Args:
+            choose: whether for the runs that choose, or for those that are tested. Those of real
+                images again must be complete.
+        """
+        if images.filter not in OF_RUN:
+            return replace(images, table=self._table(images, real, None, choose))
+        seeds = self.design.seeds(choose=choose)
+        tables = {seed: self._table(images, real, seed, choose) for seed in seeds}
+        return replace(images, table=tables)
+
+    def _table(self, images: Images, real: int | None, seed: int | None, choose: bool) -> Path:
+        name = f"{images.filter}-{images.keep:g}"
+        if seed is not None:
+            name += f"-{real or 'all'}-seed-{seed}"
+        path = self.design.folder / FILTERED / f"{name}.csv"
+        if not path.exists():  # of a study that was interrupted
+            key = (images.filter, real, seed)
+            if key not in self._values:
+                first = self.design.seeds(choose=choose)[0]
+                basis = self._basis(real, first if seed is None else seed, choose)
+                self._values[key] = FILTERS[images.filter](self.pool, basis, self.display)
+            values = self._values[key]
+            rows = kept_rows(values, self.pool.split.label_matrix, images.keep)
+            write_filtered(self.pool, rows, values, path)
+        return path
+
+    def _basis(self, real: int | None, seed: int, choose: bool) -> Basis:
+        keys = [f"run.seed={seed}", *([f"data.limit={real}"] if real is not None else [])]
+        data = prepare(self.design.recipe.changed(*keys), self.display.progress)
+        sweep = self.design.sweep({real: [Arm(AGAIN)]}, choose=choose)
+        runs = plan(sweep, self.design.stage(choose=choose))
+        again = next(run.run_dir.path for run in runs if run.seed == seed)
+        return Basis(self.evaluation, data.splits["train"], again, self.design.options.extractor)
 
 
 def kept_rows(values: np.ndarray, labels: np.ndarray, keep: float) -> np.ndarray:

@@ -158,8 +158,11 @@ def _head(content: Object) -> list[str]:
 
 def _conditions(content: Object) -> str:
     test = content["test"]
+    learned = "of whose training nothing is known; "
+    if (count := content.get("generator_trained_on")) is not None:
+        learned = f"whose generator learned from {count:,} real images; "
     return (
-        f"{content['generated']['images']:,} generated images of the {content['source']}; "
+        f"{content['generated']['images']:,} generated images of the {content['source']}, {learned}"
         f"{content['trained_on']:,} real training images, from which each run draws its own; "
         f"{test['images']:,} test images of {test['patients']:,} patients. Every run: "
         f"{content['steps']:,} steps of {content['batch_size']}. Means are over training seeds, "

@@ -105,6 +105,7 @@ def summary(
     source: Source,
     pool: Pool,
     data: ImageData,
+    training: ImageData,
     audit: Object,
     choices: Mapping[int | None, Choice],
     found: Outcomes,
@@ -113,6 +114,7 @@ def summary(
     """The content of ``utility.json``.
 
     Args:
+        training: of the generator, if the images are those of a run.
         command: the command that repeats the study.
     """
     chosen = {n: choice.use for n, choice in choices.items()}
@@ -134,6 +136,7 @@ def summary(
         },
         "fingerprint": data.fingerprint,
         "trained_on": len(data.splits["train"]),
+        "generator_trained_on": None if source.run is None else len(training.splits["train"]),
         "test": {"images": len(test), "patients": len(np.unique(test.patients))},
         "audit": {key: audit[key] for key in OF_AUDIT},
         "filters": [*design.options.filters],

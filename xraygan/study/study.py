@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .design import (
     AGAIN,
     ALONE,
     AUGMENTED,
+    MIXED,
     OPTIONAL,
     REAL,
     Arm,
@@ -37,7 +38,7 @@ from .design import (
     base_recipe,
     describe_real,
 )
-from .filters import NONE
+from .filters import NONE, OF_RUN, FilteredImages
 from .pool import GENERATED, TABLE, Pool, generate_pool, needed_images, real_images
 from .record import Source, claim, summary
 from .verdict import outcomes
@@ -107,15 +108,12 @@ def run_study(
     audit, closest = audit_study(evaluation, options, display)
     write_json(out / "audit.json", audit)
     write_together({out / "audit.png": closest})
-    choices = Chooser(design, pool, evaluation, display, execute).choose()
-    sweep = design.sweep(
-        "test", {n: _arms(c, pool, options) for n, c in choices.items()}, choose=False
-    )
-    runs = execute(sweep, out / "test")
-    require_done(runs)
+    filtered = FilteredImages(design, pool, evaluation, display)
+    choices = Chooser(design, pool, filtered, display, execute).choose()
+    runs = _test(design, pool, filtered, choices, execute)
     chosen = {n: choice.use for n, choice in choices.items()}
     found = outcomes(runs, list(choices), chosen, options.metric)
-    content = summary(design, source, pool, data, audit, choices, found, command)
+    content = summary(design, source, pool, data, training, audit, choices, found, command)
     write_json(out / "utility.json", content)
     return Study(out, content, runs)
 
@@ -196,6 +194,45 @@ def _generate(
 
 
 # -- arms and results ------------------------------------------------------------------------------
+
+
+def _test(
+    design: Design,
+    pool: Pool,
+    filtered: FilteredImages,
+    choices: Mapping[int | None, Choice],
+    execute: Execute,
+) -> list[Run]:
+    """The runs that are tested, all complete.
+
+    Raises:
+        UserError: a run failed.
+    """
+
+    def run(arms: Mapping[int | None, list[Arm]]) -> list[Run]:
+        runs = execute(design.sweep(arms, choose=False), design.stage(choose=False))
+        require_done(runs)
+        return runs
+
+    first = [n for n, choice in choices.items() if _images(choice).filter in OF_RUN]
+    if first:  # their classifiers say which images are kept
+        run({n: [Arm(AGAIN)] for n in first})
+    mixed = {
+        n: filtered.keep(images, n, choose=False) if images.filter else images
+        for n, choice in choices.items()
+        for images in (_images(choice),)
+    }
+    return run(
+        {
+            n: _arms(replace(choice, mixed=Arm(MIXED, mixed[n])), pool, design.options)
+            for n, choice in choices.items()
+        }
+    )
+
+
+def _images(choice: Choice) -> Images:
+    assert choice.mixed.images is not None
+    return choice.mixed.images
 
 
 def _arms(choice: Choice, pool: Pool, options: Options) -> list[Arm]:

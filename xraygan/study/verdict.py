@@ -117,7 +117,8 @@ def sentence(outcome: Outcome, metric: str) -> str:
         p += f" (Holm, {outcome.comparisons} comparisons)"
     if outcome.verdict != NONE_SHOWN:
         return f"{outcome.verdict}: {against}, {p}"
-    return f"no gain shown: {against}, {p}; this design could have shown {outcome.detectable:.3f}"
+    shown = f"this design could have shown about {outcome.detectable:.3f}"
+    return f"no gain shown: {against}, {p}; {shown}"
 
 
 def recommendation(found: Outcomes, chosen: Mapping[int | None, str], audit: str) -> str:

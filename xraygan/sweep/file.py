@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +86,7 @@ class Row:
         variant: the name of the variant, "" without variants.
         point: the values of the grid, joined.
         over: the overriding values by their dotted keys.
+        by_seed: those of single seeds, which override the others.
     """
 
     label: str
@@ -93,6 +94,7 @@ class Row:
     point: str
     recipe: str
     over: dict[str, Any]
+    by_seed: Mapping[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -127,7 +129,7 @@ class Sweep:
     def tree(self, row: Row, seed: int) -> dict[str, Any]:
         """The recipe of one run: the recipe that it extends, and its own keys."""
         tree: dict[str, Any] = {"extends": row.recipe}
-        set_keys(tree, row.over)
+        set_keys(tree, row.over | row.by_seed.get(seed, {}))
         set_keys(tree, {"run.name": f"{row.slug}-seed-{seed}", "run.seed": seed})
         return tree
 

@@ -62,14 +62,24 @@ class StepSource:
 
     def build(self, step: int, micro_batch: int) -> TrainingStep:
         """The step of this rank's rows of one micro-batch."""
-        seed = self.config.seed
         index = micro_batch * self.ranks.count + self.ranks.index
         shard = (index, self.config.accumulate * self.ranks.count)
         drawn = self.draw(step, shard)
-        # For code that draws from PyTorch's global generator outside of any term.
-        torch.manual_seed(derive_seed(seed, "step", step, *([index] if index else [])))
-        streams = Streams(self.session.device, derive_seed(seed, "latent", step))
+        self.seed_global_stream(step, index)
+        streams = Streams(self.session.device, self.streams_seed(step))
         return self.step_of(drawn, streams, step / self.total, self.learning(step), shard)
+
+    def seed_global_stream(self, step: int, index: int = 0) -> None:
+        """Seed PyTorch's global generator, for code that draws from it outside of any term.
+
+        Args:
+            index: of the micro-batch, counted over all ranks.
+        """
+        torch.manual_seed(derive_seed(self.config.seed, "step", step, *([index] if index else [])))
+
+    def streams_seed(self, step: int) -> int:
+        """The seed of a step's :class:`~xraygan.graph.streams.Streams`, equal on all ranks."""
+        return derive_seed(self.config.seed, "latent", step)
 
     def draw(self, step: int, shard: tuple[int, int] = (0, 1)) -> list[Drawn]:
         """What a step's batch is made of, and that of images without labels, if there is one."""

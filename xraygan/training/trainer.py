@@ -21,7 +21,6 @@ from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.utils.progress import Display
-from xraygan.utils.seeding import derive_seed
 from xraygan.utils.signals import Interrupted, record_signals
 
 from . import nonfinite
@@ -204,11 +203,11 @@ class Trainer:
 
     def _captured_step(self, step: int, captured: CapturedSteps) -> dict[str, Tensor]:
         """:meth:`step` of one micro-batch on one GPU, replayed as soon as it is captured."""
-        seed, progress, learning = self.config.seed, step / self.total, self.source.learning(step)
+        progress, learning = step / self.total, self.source.learning(step)
         self.graph.prepare(step, progress)
         self._number.fill_(step)
         self._elapsed.fill_(progress)
-        torch.manual_seed(derive_seed(seed, "step", step))
+        self.source.seed_global_stream(step)
         drawn = self.source.draw(step)
         given = [tensor for one in drawn for tensor in one.tensors()]
 
@@ -226,7 +225,7 @@ class Trainer:
         fragile = self.graph.has_third_party and not captured.is_replayed(learning)
         buffers = self._save_buffers() if fragile else None
         try:
-            values = captured.take(learning, given, derive_seed(seed, "latent", step), take)
+            values = captured.take(learning, given, self.source.streams_seed(step), take)
         except PluginFault:
             self._restore_buffers(buffers)
             raise
