@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xraygan.rundir.directory import RunDirectory
 from xraygan.statistics.paired_bootstrap import Estimate
 from xraygan.statistics.seed_variance import SeedVariance
 from xraygan.study import choice as choosing
 from xraygan.study import verdict
 from xraygan.study.choice import Chooser
-from xraygan.study.design import AGAIN, BEFORE, MIXED, Arm, Images
+from xraygan.study.design import AGAIN, BEFORE, MIXED, Arm, Images, describe_real
 from xraygan.study.figure import _figure
 from xraygan.study.verdict import Outcome, recommendation, sentence
+from xraygan.sweep.file import Row
+from xraygan.sweep.plan import Run
 
 
 def gap(value: float, spread: float, seeds: int = 5) -> Estimate:
@@ -71,6 +75,26 @@ def test_the_sentence_says_how_much_and_how_sure(value: float, kind: str, said: 
     assert sentence(outcome, "AUC").endswith(shown) == (kind == "none shown")
 
 
+@pytest.mark.parametrize(("value", "kind"), [(0.1, "gain"), (0.3, "loss")])
+def test_less_may_be_better(value: float, kind: str, tmp_path: Path) -> None:
+    def run(arm: str, seed: int, value: float) -> Run:
+        metrics = {"brier/mean": {"value": value, "better": "lower"}}
+        folder = tmp_path / f"{arm}-{seed}"
+        folder.mkdir()
+        (folder / "evaluation.json").write_text(json.dumps({"step": 1, "metrics": metrics}))
+        row = Row("", arm, describe_real(20), "", {})
+        return Run(row, seed, RunDirectory(folder), tmp_path, tmp_path)
+
+    seeds = range(5)
+    runs = [run(AGAIN, seed, 0.2 + 0.001 * seed) for seed in seeds]
+    runs += [run(MIXED, seed, value + 0.002 * seed) for seed in seeds]
+    outcome = verdict.outcomes(runs, [20], {20: MIXED}, "brier/mean")[20][MIXED]
+    assert outcome.verdict == kind
+    said = sentence(outcome, "brier/mean")
+    assert said.startswith(f"{kind}: {value - 0.198:+.3f} (")
+    assert "brier/mean (less is better) against repeated real images" in said
+
+
 def test_a_difference_that_cannot_be_tested_shows_nothing() -> None:
     outcome = Outcome(Estimate({0: 0.8}), Estimate({0: 0.1}, why="one seed does not show it"))
     assert outcome.verdict == "none shown"
@@ -94,18 +118,21 @@ def test_the_recommendation_names_gains_losses_and_copies() -> None:
 class Choices(Chooser):
     """A chooser whose runs have the figures that a test gives them."""
 
-    def __init__(self, design: Any, pool: Any, figures: Mapping[str, float]) -> None:
+    def __init__(self, design: Any, pool: Any, figures: Mapping[str, float], sign: int) -> None:
         super().__init__(design, pool, None, None, None)  # type: ignore[arg-type]
-        self.figures, self.asked = figures, []
+        self.figures, self.sign, self.asked = figures, sign, []
 
     def _run(self, arms: Mapping[int | None, Any]) -> None:
         for real, some in arms.items():
             for arm in some:
                 self.asked.append(arm.name)
                 self._measured.setdefault(real, {})[arm.name] = {
-                    0: type("Run", (), {"value": lambda self, _, n=arm.name: figures[n]})()
-                }
-        figures = self.figures
+                    0: type("Run", (), {
+                        "value": lambda self, _, n=arm.name: sign * figures[n],
+                        "sign": lambda *_: sign,
+                    })()
+                }  # fmt: skip
+        figures, sign = self.figures, self.sign
 
     def _filtered(self, real: int | None, arm: Arm) -> list[Arm]:
         assert arm.images is not None
@@ -123,7 +150,9 @@ class Choices(Chooser):
         ({AGAIN: 0.99}, 0.5, "", MIXED),
     ],
 )
+@pytest.mark.parametrize("sign", [1, -1])
 def test_the_ratio_is_chosen_first_then_the_filter_then_the_order(
+    sign: int,
     better: dict[str, float],
     ratio: float,
     filtered: str,
@@ -141,7 +170,7 @@ def test_the_ratio_is_chosen_first_then_the_filter_then_the_order(
         "suffices": lambda self, real, ratio: True, "largest": lambda self, real, ratios: 2.0,
     })()  # fmt: skip
     design = type("Design", (), {"options": options, "folder": Path()})
-    chooser = Choices(design, pool, dict.fromkeys(names, 0.8) | better)
+    chooser = Choices(design, pool, dict.fromkeys(names, 0.8) | better, sign)
     chosen = chooser.choose()[20]
     some = Images(Path("f.csv"), ratio, "density", 0.5)
     assert chosen.mixed == Arm(MIXED, some if filtered else Images(Path("all.csv"), ratio))

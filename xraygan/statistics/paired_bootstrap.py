@@ -45,6 +45,10 @@ class Resampled:
         value = self.measured(name).get("value")
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
+    def sign(self, name: str) -> int:
+        """1 if more of a metric is better, -1 if less is (Brier score)."""
+        return -1 if self.measured(name).get("better") == "lower" else 1
+
     def resamples(self, name: str) -> np.ndarray | None:
         """A metric in each resample, ``(B,)``; None if it does not depend on test patients."""
         return self._values.get(name)

@@ -68,7 +68,8 @@ def best_of(values: Mapping[str, float], *, unfiltered: bool) -> tuple[str, str]
     """The candidate that is best by the rules of :mod:`xraygan.study.choice`, and the arm to use.
 
     Args:
-        values: the means of the candidates on validation images, in the order of their runs.
+        values: the means of the candidates on validation images, in the order of their runs;
+            their negatives where less is better.
         unfiltered: whether the images without any filter are a candidate.
     """
     plain = {name: v for name, v in values.items() if name != BEFORE and "," not in name}
@@ -95,7 +96,8 @@ def _choice(folder: Path, entry: Object, metric: str) -> dict[str, dict[int, Res
 
 def _mean(runs: Mapping[int, Resampled], metric: str) -> float:
     values = [run.value(metric) for run in runs.values()]
-    return float(np.mean([np.nan if value is None else value for value in values]))
+    sign = next(iter(runs.values())).sign(metric)
+    return sign * float(np.mean([np.nan if value is None else value for value in values]))
 
 
 def _runs(folder: Path, arms: Mapping[str, Iterable[str]], seeds: Iterable[int]) -> list[Run]:

@@ -124,18 +124,21 @@ class Chooser:
                     measured[run.seed] = Resampled(RunFiles(run.run_dir.path))
 
     def _value(self, real: int | None, arm: Arm) -> float:
-        """The mean of the metric over the runs of an arm, on validation images."""
+        """The mean of the metric over the runs of an arm, on validation images; its negative where
+        less is better."""
         metric = self.design.options.metric
-        values = [run.value(metric) for run in self._measured[real][arm.name].values()]
+        runs = self._measured[real][arm.name].values()
+        values = [run.value(metric) for run in runs]
         if any(value is None for value in values):
             raise UserError(
                 f"--metric {metric}: a run of {arm.name!r} has no such figure on validation "
                 "images; see its evaluation.json for those that it has"
             )
-        return float(np.mean([value for value in values if value is not None]))
+        sign = next(iter(runs)).sign(metric)
+        return sign * float(np.mean([value for value in values if value is not None]))
 
     def _best(self, real: int | None, arms: Sequence[Arm]) -> Arm:
-        """The arm with the highest mean; of equal ones the first."""
+        """The arm with the best mean; of equal ones the first."""
         return max(arms, key=lambda arm: self._value(real, arm))
 
     def _before(self, real: int | None) -> Arm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xraygan.errors import UserError
 from xraygan.rundir.reader import RunFiles
@@ -30,6 +30,7 @@ class Outcome:
         detectable: the smallest true gap that would have been found with a power of 80 %, for the
             chosen arm.
         comparisons: the number of comparisons that ``adjusted`` is adjusted for.
+        sign: 1 if more of the metric is better, -1 if less is.
     """
 
     estimate: Estimate
@@ -37,13 +38,14 @@ class Outcome:
     adjusted: float | None = None
     detectable: float | None = None
     comparisons: int = 1
+    sign: int = 1
 
     @property
     def verdict(self) -> str:
         """What the gap shows, at the adjusted level."""
         if self.gap is None or self.adjusted is None or self.adjusted >= LEVEL:
             return NONE_SHOWN
-        return GAIN if self.gap.value > 0 else LOSS
+        return GAIN if self.sign * self.gap.value > 0 else LOSS
 
 
 #: arm -> its outcome, for each number of real images
@@ -80,6 +82,7 @@ def outcomes(
             name: Outcome(
                 mean_over_seeds(some, metric),
                 None if name == AGAIN else difference(some, arms[AGAIN], metric),
+                sign=next(iter(some.values())).sign(metric),
             )
             for name, some in arms.items()
         }
@@ -97,7 +100,9 @@ def _tested(found: Outcomes, chosen: Mapping[int | None, str]) -> Outcomes:
         assert gap is not None and gap.variance is not None  # it has a p
         count = len(p_values)
         detectable = gap.variance.detectable(LEVEL / count)
-        found[real][chosen[real]] = Outcome(outcome.estimate, gap, p, detectable, count)
+        found[real][chosen[real]] = replace(
+            outcome, adjusted=p, detectable=detectable, comparisons=count
+        )
     return found
 
 
@@ -108,7 +113,8 @@ def sentence(outcome: Outcome, metric: str) -> str:
     size = f"{gap.value:+.3f}"
     if (interval := gap.interval or gap.patients) is not None:
         size += f" ({interval[0]:+.3f} to {interval[1]:+.3f})"
-    against = f"{size} {metric} against repeated real images"
+    less = " (less is better)" if outcome.sign < 0 else ""
+    against = f"{size} {metric}{less} against repeated real images"
     if outcome.adjusted is None:
         why = gap.why or "its variance is not known"
         return f"not tested, {why}: {against}"
