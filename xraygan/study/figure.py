@@ -81,7 +81,8 @@ def _panel(
             continue
         shade = TESTED if name == chosen else colour
         values = list(gap["seeds"].values())
-        axes.plot(values, [y] * len(values), ".", color=shade, alpha=0.35, ms=4)
+        below = [y + 0.25] * len(values)  # beside the interval, which would hide them
+        axes.plot(values, below, ".", color=shade, alpha=0.45, ms=4)
         axes.plot(gap["value"], y, "o", color=shade, ms=5)
         interval = gap["interval"] or gap["patients"]
         if interval is not None and len(values) >= _SEEDS:
