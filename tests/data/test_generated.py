@@ -187,6 +187,15 @@ def damage(folder: Path) -> None:
     (folder / "made" / "Mass-5.png").write_bytes(b"no image")
 
 
+def damage_all(folder: Path) -> None:
+    for path in (folder / "made").glob("*.png"):
+        path.write_bytes(b"no image")
+
+
+def leave_only_the_header(folder: Path) -> None:
+    (folder / "made" / "generated.csv").write_text("path,label\n")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None] | None, tuple[str, ...], str]] = {
     "twice": (duplicate, (), "line 52 (Mass-0.png): this image has a row above"),
     "label": (misspell, (), "'Edemma' is no class of the dataset; did you mean 'Edema'"),
@@ -196,6 +205,12 @@ FAULTS: dict[str, tuple[Callable[[Path], None] | None, tuple[str, ...], str]] = 
         "1 of its images are images that will be measured",
     ),
     "unreadable": (damage, (), "[data.generated] 1 of 50 images cannot be read"),
+    "none readable": (
+        damage_all,
+        ("data.on_bad_image=skip",),
+        "generated.csv: none of its 50 images can be read:",
+    ),
+    "none": (leave_only_the_header, (), "generated.csv: no image to learn from: the table has no"),
     "few": (None, ("data.generated.ratio=3",), "20 images of Edema for 8 real ones, and ratio ="),
     "batch": (
         None,

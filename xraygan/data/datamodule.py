@@ -57,6 +57,12 @@ class ImageData:
     left_out: dict[str, int] = field(default_factory=dict)
     generated: GeneratedSplit | None = None
 
+    def measured_contents(self) -> set[str]:
+        """The identities of the images that are measured, in training or after it."""
+        splits = [split for name, split in self.splits.items() if name in MEASURED]
+        rows = [row for split in splits for row in split.images.rows.tolist()]
+        return {content_identity(self.store.contents[row]) for row in rows}
+
     def summary(self) -> dict[str, Any]:
         """Counts of images, patients and classes by split, and of what is left out, for
         ``environment.json``."""
@@ -152,12 +158,8 @@ def prepare(
     _check_enough_images(recipe, data, bad_by_class)
     _warn_of_gaps(recipe, data, index, training)
     if training and recipe.tables.data.generated:
-        in_measured = table["split"].isin(MEASURED)
-        measured = {
-            content_identity(c) for c, m in zip(store.contents, in_measured, strict=True) if m
-        }
         data.generated = read_generated(
-            recipe, task, dataset.classes, splits["train"], measured, progress
+            recipe, task, dataset.classes, splits["train"], data.measured_contents(), progress
         )
     return data
 

@@ -27,7 +27,7 @@ from .file_digests import content_identity
 from .folders import ImageFolder, with_root
 from .image_cache import open_store
 from .image_splits import ImageSplit, Period, build_split
-from .image_store import unreadable_images
+from .image_store import list_reasons, unreadable_images
 from .index import NO_FINDING
 from .tables import raise_at_row, read_table
 
@@ -99,17 +99,7 @@ def read_generated(
     config = recipe.tables.data.generated
     assert config is not None
     listed = read_listed(recipe, config, task, known, progress)
-    both = [
-        path
-        for path, content in zip(listed.split.paths, listed.contents, strict=True)
-        if content in measured
-    ]
-    if both:
-        raise UserError(
-            f"[data.generated] {config.table}: {len(both)} of its images are images that will be "
-            f"measured, {both[0]!r} the first; a classifier that learns from them has figures that "
-            "are too good. Remove them from the table"
-        )
+    refuse_measured(config, listed, measured)
     chosen = _choose(recipe, config, task, train, listed.split)
     digest = json.dumps([listed.sha256, chosen.paths, chosen.label_matrix.tolist()])
     fingerprint = hashlib.sha256(digest.encode()).hexdigest()
@@ -132,6 +122,30 @@ class ListedImages(NamedTuple):
     left_out: dict[str, int]
 
 
+def refuse_measured(
+    config: GeneratedImages, listed: ListedImages, measured: Collection[str]
+) -> None:
+    """Check that no generated image is an image that will be measured.
+
+    Args:
+        measured: the contents of the images that will be measured.
+
+    Raises:
+        UserError: one is.
+    """
+    both = [
+        path
+        for path, content in zip(listed.split.paths, listed.contents, strict=True)
+        if content in measured
+    ]
+    if both:
+        raise UserError(
+            f"[data.generated] {config.table}: {len(both)} of its images are images that will be "
+            f"measured, {both[0]!r} the first; a classifier that learns from them has figures that "
+            "are too good. Remove them from the table"
+        )
+
+
 def read_listed(
     recipe: Recipe, config: GeneratedImages, task: Task, known: Sequence[str], progress: Progress
 ) -> ListedImages:
@@ -142,16 +156,27 @@ def read_listed(
         known: all classes of the dataset.
 
     Raises:
-        UserError: the table or an image is at fault.
+        UserError: the table or an image is at fault, or no image is left.
     """
     file = Path(config.table)
     rows, left_out = _read_rows(file, config, task, known)
+    if not len(rows):
+        why = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        raise UserError(
+            f"[data.generated] {file}: no image to learn from: {why or 'the table has no row'}; "
+            f"name images of {', '.join(task.classes)}"
+        )
     root, paths = Path(config.root or file.parent), list(rows["path"])
     images = ImageFolder(root, paths)
     store = open_store(with_root(recipe, root, grey="full"), images, paths, progress)
     if store.bad and recipe.tables.data.on_bad_image == "stop":
         raise UserError(f"[data.generated] {unreadable_images(store.bad, len(paths))}")
     readable = np.flatnonzero(~rows["path"].isin(store.bad).to_numpy())
+    if not len(readable):
+        raise UserError(
+            f"[data.generated] {file}: none of its {len(paths)} images can be read:"
+            f"{list_reasons(store.bad)}\nReplace them, or name another table"
+        )
     if store.bad:
         left_out["images that cannot be read"] = len(store.bad)
     split = build_split(store.pixels, rows, np.ones(len(rows), dtype=bool), task.classes)
