@@ -448,6 +448,7 @@ def test_a_fault_is_one_message(
     said = xraygan(capsys, *named, *([*SIZE] if "--images" in words else []), code=2)
     assert expected in said
     assert "Traceback" not in said and said.count("xraygan: ") == 1
+    assert "data.plugin" not in said  # a key that these commands refuse
     assert places["FILE"].read_text(encoding="utf-8") == "text"
 
 

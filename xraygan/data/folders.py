@@ -83,6 +83,11 @@ class PatientTable:
     """
 
     def __init__(self, recipe: Recipe, file: Path) -> None:
+        if not file.is_file():
+            fault = "this is a folder" if file.exists() else "this table does not exist"
+            raise UserError(
+                f"--table {file}: {fault}; name a CSV table of the images, with their labels"
+            )
         self.file = file
         self.root = file.parent.resolve()
         dataset = build(recipe.choices["data"], self.root)
@@ -113,6 +118,17 @@ class PatientTable:
         return self._rows.loc[names].assign(path=list(paths)).reset_index(drop=True)
 
 
+def require_folder(folder: Path, option: str) -> None:
+    """Check that what an option names is a folder.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not folder.is_dir():
+        fault = "this is a file; name a folder" if folder.exists() else "there is no such folder"
+        raise UserError(f"{option} {folder}: {fault} of images")
+
+
 def list_images(folder: Path, option: str) -> tuple[list[str], dict[str, int]]:
     """The image files below a folder, by their paths, and the files of other kinds: how many.
 
@@ -125,9 +141,7 @@ def list_images(folder: Path, option: str) -> tuple[list[str], dict[str, int]]:
     Raises:
         UserError: there is no such folder, it cannot be read, or it holds no image.
     """
-    if not folder.is_dir():
-        fault = "this is a file; name a folder" if folder.exists() else "there is no such folder"
-        raise UserError(f"{option} {folder}: {fault} of images")
+    require_folder(folder, option)
     images: list[str] = []
     others: list[str] = []
 
