@@ -329,3 +329,21 @@ def test_a_store_in_use_is_replaced_and_never_cut(here: Path) -> None:
 @contextmanager
 def _quiet(what: str, total: int) -> Iterator:
     yield lambda count: None
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file"])
+def test_a_file_in_place_of_a_folder_or_the_reverse_is_no_defect(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "a folder":
+        (here / "run" / "report.html").mkdir()
+        words = ["report", "run"]
+    else:
+        (here / "runs").write_text("mine")
+        words = ["run", "recipe.toml", "--out", "runs/one"]
+    monkeypatch.setattr(sys, "argv", ["xraygan", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "Traceback" not in said
+    assert ("report.html" if kind == "a folder" else "runs") in said

@@ -42,6 +42,7 @@ from xraygan.utils.streams import tolerant_streams
 #: errors of a file or folder that cannot be read or written: not a defect of the toolkit
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM,
+    errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
 )  # fmt: skip
 
 if TYPE_CHECKING:
