@@ -508,6 +508,16 @@ def test_what_changes_no_figure_may_differ(tmp_path: Path, monkeypatch: pytest.M
     assert not started
 
 
+def test_a_command_without_redo_has_another_remedy(tmp_path: Path) -> None:
+    path, out = written(tmp_path / "small.toml", **ONE), tmp_path / "out"
+    finished(load(path), out)
+    changed = load(path, ["classifier.optimizer.lr=0.5"])
+    with pytest.raises(
+        UserError, match=r"lr: .* there, 0.5 requested(.|\n)*\nname another folder$"
+    ):
+        run_all(changed, out, QUIET, remedy="name another folder")
+
+
 def test_redo_deletes_and_runs_exactly_those_that_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,11 @@ from .plan import Run
 
 #: most keys that a message shows of each run
 SHOWN = 5
+#: what to do about runs that differ, for the command that has these options
+REMEDY = (
+    "Use --redo to delete and run exactly these again, give the same --set as before, or choose "
+    "another folder with --out"
+)
 
 #: key -> its value in the existing run, and in the requested run
 Changes = dict[str, tuple[Any, Any]]
@@ -66,8 +71,11 @@ def _evaluation_changes(run_dir: RunDirectory) -> Changes:
     return changes
 
 
-def refuse_changed(changed: Sequence[tuple[Run, Changes]]) -> None:
+def refuse_changed(changed: Sequence[tuple[Run, Changes]], remedy: str = REMEDY) -> None:
     """Raise an error that names the existing runs which differ from the requested ones.
+
+    Args:
+        remedy: what to do, a sentence without its full stop.
 
     Raises:
         UserError: there is such a run.
@@ -76,21 +84,23 @@ def refuse_changed(changed: Sequence[tuple[Run, Changes]]) -> None:
         return
     lines = []
     for run, changes in changed:
-        lines.append(f"  {run.run_dir.path}")
-        lines += [
-            f"    {key}: {_or_unset(old)} there, {_or_unset(new)} requested"
-            for key, (old, new) in list(changes.items())[:SHOWN]
-        ]
-        if len(changes) > SHOWN:
-            lines.append(f"    and {len(changes) - SHOWN} more keys")
+        lines += [f"  {run.run_dir.path}", *describe_changes(changes)]
     single = len(changed) == 1
     raise UserError(
         f"{len(changed)} {'run' if single else 'runs'} of an earlier sweep "
         f"{'has' if single else 'have'} another recipe or evaluation than requested:\n"
-        + "\n".join(lines)
-        + "\nUse --redo to delete and run exactly these again, give the same --set as before, or "
-        "choose another folder with --out"
+        + "\n".join([*lines, remedy])
     )
+
+
+def describe_changes(changes: Changes) -> list[str]:
+    """A line for each key, with both values; at most :data:`SHOWN`."""
+    lines = [
+        f"    {key}: {_or_unset(old)} there, {_or_unset(new)} requested"
+        for key, (old, new) in list(changes.items())[:SHOWN]
+    ]
+    more = len(changes) - SHOWN
+    return lines + ([f"    and {more} more keys"] if more > 0 else [])
 
 
 def _or_unset(value: Any) -> str:

@@ -17,19 +17,20 @@ from xraygan.utils.precision import RUNS_PER_GPU
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, record_signals
 
-from .existing_runs import delete_run, refuse_changed, run_changes
+from .existing_runs import REMEDY, delete_run, refuse_changed, run_changes
 from .file import Sweep
 from .plan import Run, plan, tail
 
 POLL_SECONDS = 0.5
 
 
-def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
+def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False, remedy: str = REMEDY) -> list[Run]:
     """Plan the runs of a sweep, check the runs that exist already, and write the recipes.
 
     Args:
         out: the sweep's folder.
         redo: delete the existing runs that have another recipe or evaluation; keep the others.
+        remedy: what to do about such runs, for the message.
 
     Raises:
         UserError: an existing run has another recipe or evaluation, and ``redo`` is false.
@@ -38,7 +39,7 @@ def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
     compared = [(run, run_changes(run.run_dir, sweep.recipe(run.row, run.seed))) for run in runs]
     changed = [(run, changes) for run, changes in compared if changes]
     if not redo:
-        refuse_changed(changed)
+        refuse_changed(changed, remedy)
     for run, _ in changed:
         delete_run(run.run_dir)
         run.log.unlink(missing_ok=True)
@@ -50,7 +51,13 @@ def prepare_runs(sweep: Sweep, out: Path, *, redo: bool = False) -> list[Run]:
 
 
 def run_all(
-    sweep: Sweep, out: Path, display: Display, jobs: int = 1, *, redo: bool = False
+    sweep: Sweep,
+    out: Path,
+    display: Display,
+    jobs: int = 1,
+    *,
+    redo: bool = False,
+    remedy: str = REMEDY,
 ) -> list[Run]:
     """Run all runs that are not complete, ``jobs`` runs at a time.
 
@@ -60,7 +67,7 @@ def run_all(
     Args:
         out: the sweep's folder.
         jobs: number of parallel runs; each has one of several GPUs, or a share of the processor.
-        redo: see :func:`prepare_runs`.
+        redo, remedy: see :func:`prepare_runs`.
 
     Returns:
         Every run.
@@ -69,7 +76,7 @@ def run_all(
         Interrupted: SIGINT or SIGTERM was received; the runs have saved their last step.
         UserError: see :func:`prepare_runs`.
     """
-    runs = prepare_runs(sweep, out, redo=redo)
+    runs = prepare_runs(sweep, out, redo=redo, remedy=remedy)
     waiting = [run for run in runs if not run.done]
     running: list[Run] = []
     finished = len(runs) - len(waiting)
