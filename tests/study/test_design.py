@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from xraygan.cli import cli
 from xraygan.data.datamodule import prepare
 from xraygan.data.image_splits import ImageSplit, StoredImages
 from xraygan.recipe.loading import load, load_tree
+from xraygan.study.claim import claim
 from xraygan.study.design import (
     AGAIN,
     ALONE,
@@ -35,7 +37,7 @@ from xraygan.study.design import (
 )  # fmt: skip
 from xraygan.study.filters import FILTERS, NONE, Basis, FilteredImages, kept_rows
 from xraygan.study.pool import Pool, needed_images
-from xraygan.study.record import Source, claim
+from xraygan.study.record import Source, read_asked
 from xraygan.utils.progress import Display
 
 OPTIONS = Options(
@@ -128,19 +130,78 @@ def test_runs_that_choose_have_other_seeds_and_see_no_test_image(design: Design)
     assert test.recipe(test.rows[0], 0).tables.evaluation.split == "test"
 
 
+def begin(design: Design) -> None:
+    (design.stage(choose=False) / "runs" / "real-images-again-20-a-class-seed-0").mkdir(
+        parents=True
+    )
+
+
 def test_a_folder_holds_one_study(design: Design) -> None:
     source = Source(folder=design.root, recipe="cgan")
     claim(design, source)
+    begin(design)
     claim(design, source)
-    for other in (
-        replace(design, options=replace(OPTIONS, seeds=4)),
-        replace(design, recipe=design.recipe.changed("run.batch_size=6")),
+    for other, differs in (
+        (replace(design, options=replace(OPTIONS, seeds=4)), "--seeds: 3 there, 4 requested"),
+        (replace(design, options=replace(OPTIONS, real=(20,))), "--real: 20,all there, 20 request"),
+        (replace(design, recipe=design.recipe.changed("run.batch_size=6")), "run.batch_size: "),
     ):
-        with pytest.raises(UserError, match="it holds another study"):
+        with pytest.raises(UserError, match="it holds another study") as caught:
             claim(other, source)
-    (design.folder / "asked.json").write_text("{")
-    with pytest.raises(UserError, match=r"asked\.json differs"):
+        assert differs in str(caught.value)
+    with pytest.raises(UserError, match=r"--table: unset there, .*other\.csv requested"):
+        claim(design, replace(source, table=Path("other.csv")))
+    design.base.unlink()
+    with pytest.raises(UserError, match=r"base\.toml: No such file.*name a new folder"):
         claim(design, source)
+    (design.folder / "asked.json").write_text("{")
+    with pytest.raises(UserError, match=r"asked\.json: no study writes such a file"):
+        claim(design, source)
+
+
+def test_a_mistake_can_be_mended_before_anything_is_made(design: Design) -> None:
+    source = Source(folder=design.root, recipe="cgan")
+    claim(design, replace(source, run=design.root), generator=design.recipe)
+    mended = replace(design, options=replace(OPTIONS, seeds=4))
+    claim(mended, source)
+    assert read_asked(design.folder) == (source, mended.options)
+    assert not (design.folder / "generator.toml").exists()
+
+
+def test_what_decides_no_run_may_change(
+    design: Design, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric, the device, the name of the recipe, and where the command is given."""
+    monkeypatch.chdir(tmp_path)
+    claim(design, Source(folder=Path("images"), recipe="cgan"))
+    begin(design)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = replace(
+        design,
+        options=replace(OPTIONS, metric="auc/Mass"),
+        recipe=design.recipe.changed("run.device=cpu"),
+    )
+    claim(again, Source(folder=Path("../images"), recipe="recipes/cgan.toml"))
+    assert read_asked(design.folder)[1].metric == "auc/Mass"
+
+
+def test_all_runs_of_a_study_have_the_same_images(design: Design) -> None:
+    source = Source(folder=design.root, recipe="cgan")
+    claim(design, source)  # a former version recorded no images
+    begin(design)
+    claim(design, source, images={"the real images": "a"})
+    claim(design, source, images={"the real images": "a", "the generated images": "b"})
+    with pytest.raises(UserError, match="the generated images are not those that its runs began"):
+        claim(design, source, images={"the real images": "a", "the generated images": "c"})
+
+
+def test_a_folder_of_somebody_else_is_left_alone(design: Design) -> None:
+    design.folder.mkdir()
+    (design.folder / "audit.json").write_text("mine")
+    with pytest.raises(UserError, match="is not empty; name a new folder with --out"):
+        claim(design, Source(folder=design.root, recipe="cgan"))
+    assert [path.read_text() for path in design.folder.iterdir()] == ["mine"]
 
 
 def test_each_run_has_images_that_a_filter_kept_for_it(
@@ -226,9 +287,12 @@ def test_images_with_several_labels_are_one_group() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name either a run or a folder"),
+        ([], "name a run or folders of images"),
         (["--images", "x"], "--recipe is missing"),
-        (["run", "--recipe", "cgan"], "--recipe: a run has its own"),
+        (["run", "--recipe", "cgan"], "--recipe: this measures folders without a run"),
+        (["--images", "x", "--recipe", "cgan", "--count", "5"], "--count: only a run has this"),
+        (["--images", "x", "--recipe", "cgan", "--checkpoint", "5"], "--checkpoint: only a run"),
+        (["run", "--arms", "none,alone"], "none leaves out all of them"),
         (["run", "--real", "20,some"], "'20,some': expected numbers of images, or all"),
         (["run", "--real", "0"], "expected numbers of images, or all"),
         (["run", "--ratios", "nan"], "expected numbers from 0.001 to 1000"),
@@ -256,3 +320,9 @@ def test_the_command_names_the_filters_and_arms_that_there_are() -> None:
     command = sys.modules["xraygan.cli.utility"]  # its name in the package is that of the command
     assert (NONE, *FILTERS) == command.FILTERS
     assert tuple(OPTIONAL) == command.ARMS
+
+
+def test_the_remedy_names_options_that_the_command_has() -> None:
+    command = sys.modules["xraygan.cli.utility"]
+    options = {name for one in command.utility.params for name in one.opts}
+    assert {*re.findall(r"--[a-z]+", command.REMEDY)} <= options

@@ -65,7 +65,9 @@ def studied(gan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     """A finished study of its generator, through the command line."""
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xraygan.sweep.run_all", lambda sweep, folder, *_: execute(sweep, folder))
+        patch.setattr(
+            "xraygan.sweep.run_all", lambda sweep, folder, *_, **__: execute(sweep, folder)
+        )
         result = CliRunner().invoke(cli, [
             "utility", str(gan), "--real", "12", "--ratios", "0.5,1", "--seeds", "2",
             "--choice-seeds", "1", "--steps", "2", "--count", "60", "--out", str(out),
@@ -242,7 +244,9 @@ def test_choices_need_validation_images(tmp_path: Path) -> None:
         'data = { plugin = "phantom", images = 240, image_size = 32 }\n'
         'classifier = { plugin = "resnet18", weights = "random" }\n'
     )
-    source = Source(folder=tmp_path / "none", recipe=str(tmp_path / "recipe.toml"))
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "generated.csv").write_text("path,label\n")
+    source = Source(folder=tmp_path / "made", recipe=str(tmp_path / "recipe.toml"))
     with pytest.raises(UserError, match="are chosen on validation images, and there are none"):
         run_study(source, replace(OPTIONS, overrides=()), tmp_path / "out", QUIET, execute)
 
@@ -253,6 +257,22 @@ def test_a_run_without_generator_is_refused(tmp_path: Path) -> None:
     directory = run(load("baseline_resnet50", sets), tmp_path / "plain", display=QUIET).path
     with pytest.raises(UserError, match="the run has no generator"):
         run_study(Source(run=directory), OPTIONS, tmp_path / "out", QUIET, execute)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "sets", "message"),
+    [
+        ("99", (), "there is no checkpoint '99'"),
+        ("latest", ('data.classes=["Edema", "Mass"]',), "the generator of .* makes Mass, Edema"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused_before_the_folder_is_taken(
+    gan: Path, tmp_path: Path, checkpoint: str, sets: tuple[str, ...], message: str
+) -> None:
+    options = replace(OPTIONS, overrides=(*OPTIONS.overrides, *sets))
+    with pytest.raises(UserError, match=message):
+        run_study(Source(gan, checkpoint), options, tmp_path / "out", QUIET, execute)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

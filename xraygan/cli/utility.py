@@ -14,7 +14,7 @@ import click
 from xraygan.errors import UserError
 from xraygan.utils.limits import MOST, MOST_PROCESSES, MOST_STEPS
 
-from .folders import folder_option, optional_run_argument
+from .folders import folder_option, measures_folders, optional_run_argument
 from .options import SEED_TYPE, BoundedInt, SafePath, checkpoint_option, quiet_option, set_option
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ FILTERS = ("none", "confidence", "density", "distance")
 #: arms that can be left out: keys of :data:`xraygan.study.design.OPTIONAL`
 ARMS = ("real", "augmented", "before", "alone")
 MOST_SEEDS = 1000
+#: what to do about runs of another choice: another --metric, or another version, has chosen them
+REMEDY = (
+    "Give the options of the study that is there, --metric and --set too, or name another folder "
+    "with --out"
+)
 
 
 class Values(click.ParamType):
@@ -137,7 +142,8 @@ SHARES = Values(_between(float, 0.001, 0.999), "shares between 0 and 1")
 @checkpoint_option
 @set_option
 @quiet_option
-def utility(**values: Any) -> None:
+@click.pass_context
+def utility(context: click.Context, /, **values: Any) -> None:
     """Measure whether generated images help a classifier: those of RUN's generator, or of a folder.
 
     Trains fresh classifiers for the same number of steps on real images alone, on real images with
@@ -155,12 +161,13 @@ def utility(**values: Any) -> None:
     from xraygan.utils.progress import Display
     from xraygan.utils.signals import Interrupted
 
-    display, source, options = Display(quiet=values["quiet"]), _source(values), _options(values)
+    source, options = _source(context, values), _options(values)
+    display = Display(quiet=values["quiet"])
     name = (source.run or source.folder).resolve().name
     out = values["out"] or Path("runs") / "utility" / name
 
     def execute(planned: Sweep, folder: Path) -> list[Run]:
-        return run_all(planned, folder, display, values["jobs"])
+        return run_all(planned, folder, display, values["jobs"], remedy=REMEDY)
 
     command = shlex.join(["xraygan", *sys.argv[1:]])
     try:
@@ -176,7 +183,7 @@ def utility(**values: Any) -> None:
     click.echo(page)
 
 
-def _source(values: dict[str, Any]) -> Any:
+def _source(context: click.Context, values: dict[str, Any]) -> Any:
     """Where the generated images come from.
 
     Raises:
@@ -184,16 +191,10 @@ def _source(values: dict[str, Any]) -> Any:
     """
     from xraygan.study.record import Source
 
-    run, images, recipe = values["directory"], values["images"], values["recipe"]
-    if (run is None) == (images is None):
-        raise UserError(
-            "name either a run or a folder of images: `xraygan utility RUN`, or `xraygan utility "
-            "--images FOLDER --recipe RECIPE`"
-        )
-    if run is not None:
-        if given := [name for name in ("table", "recipe") if values[name]]:
-            raise UserError(f"--{given[0]}: a run has its own; use it with --images, or remove it")
-        return Source(run=run, checkpoint=values["which"])
+    images, recipe = values["images"], values["recipe"]
+    folders, own = {"--images": images}, ("--table", "--recipe")
+    if not measures_folders(context, folders, own, ("--checkpoint", "--count")):
+        return Source(run=values["directory"], checkpoint=values["which"])
     if not recipe:
         raise UserError(
             "--recipe is missing beside --images: it says which real images there are, and which "
@@ -203,9 +204,18 @@ def _source(values: dict[str, Any]) -> Any:
 
 
 def _options(values: dict[str, Any]) -> Any:
-    """What the study is asked for."""
+    """What the study is asked for.
+
+    Raises:
+        UserError: arms are named beside none.
+    """
     from xraygan.study.design import Options
 
+    if "none" in values["arms"] and len(values["arms"]) > 1:
+        raise UserError(
+            f"--arms {','.join(values['arms'])}: none leaves out all of them; name none alone, or "
+            "the arms that you want"
+        )
     values = values | {"arms": tuple(name for name in values["arms"] if name != "none")}
     names = {field.name for field in fields(Options)}
     return Options(**{name: value for name, value in values.items() if name in names})

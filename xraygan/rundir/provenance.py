@@ -286,7 +286,11 @@ def material_changes(run_dir: RunDirectory, recipe: Recipe) -> Changes:
     Raises:
         UserError: the run's recipe cannot be read.
     """
-    changed = changes(run_dir.read_recipe(), recipe)
+    return material(changes(run_dir.read_recipe(), recipe))
+
+
+def material(changed: Changes) -> Changes:
+    """Those of some changes that can change what a run learns or measures."""
     return {key: pair for key, pair in changed.items() if not _among(key, IMMATERIAL)}
 
 

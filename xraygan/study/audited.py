@@ -13,7 +13,10 @@ from xraygan.audit.held_out import HeldOut
 from xraygan.audit.verdict import notes
 from xraygan.data.datamodule import ImageData, Progress, prepare
 from xraygan.data.image_splits import ImageSplit
+from xraygan.errors import UserError
 from xraygan.evaluation.folders import FolderEvaluation, graph_of
+from xraygan.graph.graph import TrainingGraph
+from xraygan.parts.task import Task
 from xraygan.recipe.loading import Recipe, load_tree
 from xraygan.session.session import modes
 from xraygan.utils.progress import Display
@@ -45,6 +48,28 @@ def learned_from(trained: Recipe, recipe: Recipe, progress: Progress) -> ImageDa
     return prepare(load_tree(tree, recipe.source), progress, training=False)
 
 
+def measuring(recipe: Recipe, options: Options, task: Task) -> tuple[Recipe, TrainingGraph]:
+    """The recipe that compares images, and a graph with its extractor.
+
+    Raises:
+        UserError: there is no such extractor, or it cannot be built.
+    """
+    tree, name = recipe.resolved(), options.extractor
+    # Generated images are read as the real ones are, so both are black at -1 here.
+    tree["data"] = tree["data"] | {"value_range": [-1.0, 1.0]}
+    if name is not None:
+        tree["extractors"] = tree.get("extractors", {}) | {
+            name: tree.get("extractors", {}).get(name, {})
+        }
+    try:
+        recipe = load_tree(tree, recipe.source)
+        return recipe, graph_of(recipe, task, () if name is None else (name,))
+    except UserError as error:
+        if name is None:
+            raise
+        raise UserError(f"--extractor {name}: {error}") from error
+
+
 def evaluation_of(
     recipe: Recipe,
     options: Options,
@@ -59,16 +84,8 @@ def evaluation_of(
         data: of the study, with the held-out images.
         training: with the images that the generator learned from.
     """
-    tree, name = recipe.resolved(), options.extractor
-    # Generated images are read as the real ones are, so both are black at -1 here.
-    tree["data"] = tree["data"] | {"value_range": [-1.0, 1.0]}
-    if name is not None:
-        tree["extractors"] = tree.get("extractors", {}) | {
-            name: tree.get("extractors", {}).get(name, {})
-        }
-    recipe = load_tree(tree, recipe.source)
+    recipe, graph = measuring(recipe, options, data.task)
     device, _ = modes(recipe)
-    graph = graph_of(recipe, data.task, () if name is None else (name,))
     train, test = training.splits["train"], data.splits["test"]
     return FolderEvaluation(recipe, graph, generated, train, device, test)
 

@@ -15,6 +15,8 @@ from xraygan.sweep.file import Layout, Row, Sweep
 
 #: file of the recipe that all runs extend
 BASE = "base.toml"
+#: folders of a study with the runs that choose, and with those that are tested
+STAGES = ("choice", "test")
 #: seeds of the runs that choose start here, so that they differ from those that are tested
 CHOICE_SEED = 1000
 
@@ -179,7 +181,7 @@ class Design:
 
     def stage(self, *, choose: bool) -> Path:
         """The folder of the runs that choose, or of those that are tested."""
-        return self.folder / ("choice" if choose else "test")
+        return self.folder / STAGES[0 if choose else 1]
 
     def seeds(self, *, choose: bool) -> list[int]:
         """The seeds of the runs that choose, or of those that are tested."""

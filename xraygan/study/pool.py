@@ -47,17 +47,20 @@ class Pool:
     split: ImageSplit
     real: Mapping[int | None, np.ndarray]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """How many there are, as ``real`` counts real ones."""
+        counts = self.split.label_matrix.sum(axis=0)
+        single = any(len(counts) == 1 for counts in self.real.values())
+        return np.array([len(self.split)]) if single else counts
+
     def suffices(self, real: int | None, ratio: float, kept: float = 1.0) -> bool:
         """Whether there are enough images of every class for a ratio.
 
         Args:
             kept: share of the images of each class that a filter keeps.
         """
-        wanted = np.round(self.real[real] * ratio)
-        there = self.split.label_matrix.sum(axis=0)
-        if len(wanted) == 1:
-            there = np.array([len(self.split)])
-        return bool((np.floor(there * kept) >= wanted).all())
+        return bool((np.floor(self.counts * kept) >= np.round(self.real[real] * ratio)).all())
 
     def largest(self, real: int | None, ratios: Sequence[float]) -> float | None:
         """The largest of some ratios for which there are enough images; None if there are none."""
@@ -86,7 +89,10 @@ def real_images(
             continue
         used = data
         if number is not None:
-            used = prepare(recipe.changed(f"data.limit={number}"), display.progress)
+            try:
+                used = prepare(recipe.changed(f"data.limit={number}"), display.progress)
+            except UserError as error:
+                raise UserError(f"--real {number}: {error}") from error
         train = used.splits["train"]
         exclusive = data.task.exclusive
         counts[number] = train.label_matrix.sum(axis=0) if exclusive else np.array([len(train)])
@@ -96,6 +102,11 @@ def real_images(
             "name a smaller one, or all"
         )
     return data, counts
+
+
+def is_made(folder: Path) -> bool:
+    """Whether :func:`generate_pool` has filled a folder."""
+    return (folder / TABLE).is_file() and not (folder / UNFINISHED).exists()
 
 
 def generate_pool(
@@ -114,7 +125,7 @@ def generate_pool(
     Raises:
         UserError: the folder cannot be written, or the generator hardly ever makes a class.
     """
-    if (folder / TABLE).is_file() and not (folder / UNFINISHED).exists():
+    if is_made(folder):
         return
     names = session.graph.task.classes
     asked: Sequence[tuple[str | None, int]] = [(None, int(needed[0]))]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 from pydantic import TypeAdapter
 
 from xraygan._version import __version__
 from xraygan.data.datamodule import ImageData
-from xraygan.errors import UserError
-from xraygan.recipe.files import plain
-from xraygan.recipe.loading import Recipe
 from xraygan.statistics.paired_bootstrap import Estimate
-from xraygan.utils.atomic_files import as_json, write_atomically
 from xraygan.utils.parsing import parse_json, read_text
 
 from .choice import Choice
@@ -58,35 +53,6 @@ class Source:
 
 
 _SOURCE, _OPTIONS = TypeAdapter(Source), TypeAdapter(Options)
-
-
-def claim(design: Design, source: Source, generator: Recipe | None = None) -> None:
-    """Write what is asked for into a study's folder, or check that its study is the same.
-
-    Args:
-        generator: the recipe of the run whose generator made the images; None for a folder.
-
-    Raises:
-        UserError: the folder holds another study, or cannot be written.
-    """
-    asked = asdict(source) | asdict(design.options)
-    text = as_json({key: plain(value) for key, value in asked.items()})
-    files = {design.base: tomli_w.dumps(design.recipe.resolved()), design.folder / ASKED: text}
-    if generator is not None:
-        files[design.folder / GENERATOR] = tomli_w.dumps(generator.resolved())
-    try:
-        if (design.folder / ASKED).exists():
-            if changed := [p for p, t in files.items() if read_text(p, LARGEST) != t]:
-                raise UserError(
-                    f"{design.folder}: it holds another study, since {changed[0].name} differs; "
-                    "name another --out, or continue that study with its own options"
-                )
-            return
-        design.folder.mkdir(parents=True, exist_ok=True)
-        for path, content in files.items():
-            write_atomically(path, content)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{design.folder}: cannot be used ({error})") from error
 
 
 def read_asked(folder: Path) -> tuple[Source, Options]:

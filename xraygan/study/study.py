@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xraygan.data.datamodule import ImageData
-from xraygan.data.generated import read_listed
+from xraygan.data.generated import ListedImages, read_listed, refuse_measured
 from xraygan.errors import UserError
-from xraygan.evaluation.leakage import check_unseen
 from xraygan.recipe.files import parse_override
 from xraygan.recipe.loading import Recipe, load
 from xraygan.recipe.training_images import GeneratedImages
@@ -22,8 +23,18 @@ from xraygan.sweep.plan import Run
 from xraygan.utils.atomic_files import write_json, write_together
 from xraygan.utils.progress import Display
 
-from .audited import audit_study, evaluation_of, learned_from
+from .audited import audit_study, evaluation_of, learned_from, measuring
+from .checks import (
+    check_amounts,
+    check_batch,
+    check_figure,
+    check_images,
+    check_options,
+    check_run,
+    check_validation,
+)
 from .choice import Choice, Chooser, Execute, require_done
+from .claim import check_folder, claim
 from .design import (
     AGAIN,
     ALONE,
@@ -36,11 +47,10 @@ from .design import (
     Images,
     Options,
     base_recipe,
-    describe_real,
 )
 from .filters import NONE, OF_RUN, FilteredImages
 from .pool import GENERATED, TABLE, Pool, generate_pool, needed_images, real_images
-from .record import Source, claim, summary
+from .record import Source, summary
 from .verdict import outcomes
 
 #: keys of --set that also apply to the run whose generator is studied
@@ -83,25 +93,37 @@ def run_study(
         Interrupted: SIGINT or SIGTERM was received; the runs have saved their last step.
         UserError: an option, the run, the folder or the data is at fault, or a run failed.
     """
+    check_options(options)
+    out = out.resolve()
+    check_folder(out)
+    if source.folder is not None:
+        check_images(source.folder, source.table)
     given = load(source.recipe) if source.run is None else _recipe_of(source.run, options)
     recipe = base_recipe(given, options)
+    check_batch(recipe)
     data, real = real_images(recipe, options.real, display)
-    _check_validation(recipe, options, data)
-    _check_batch(recipe, real)
+    check_validation(recipe, options, data)
+    check_figure(recipe, options, data)
+    measuring(recipe, options, data.task)
+    root = (out / GENERATED if source.folder is None else source.folder).resolve()
+    design = Design(recipe, options, out, root)
+    digests = {"the real images": data.fingerprint}
+    amounts = partial(check_amounts, real, classes=data.task.classes, options=options,
+                      batch=recipe.tables.run.batch_size)  # fmt: skip
     if source.run is not None:
-        check_unseen(RunDirectory.open(source.run), recipe, data)
-    root = out / GENERATED if source.folder is None else source.folder
-    design = Design(recipe, options, out, root.resolve())
-    claim(design, source, None if source.run is None else given)
-    table = source.table or root / TABLE
-    if source.run is not None:
-        _check_count(real, options)
+        check_run(source, given, recipe, data)
         keep = min(options.keep) if options.filters != (NONE,) else 1.0
         needed = needed_images(real, options.ratios, keep, options.count)
+        amounts(needed, made=True)
+        claim(design, source, given, digests)
         _generate(source, options, root, needed, display)
-    config = GeneratedImages(table=str(table.resolve()), root=str(root.resolve()))
+    table = (source.table or root / TABLE).resolve()
+    config = GeneratedImages(table=str(table), root=str(root))
     listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
-    pool = Pool(root, table.resolve(), listed.split, real)
+    refuse_measured(config, listed, data.measured_contents())
+    pool = Pool(root, table, listed.split, real)
+    amounts(pool.counts, made=source.run is not None)
+    claim(design, source, None if source.run is None else given, digests | _digests(listed))
     # Of a folder nothing is known: it is compared with the training images of the recipe.
     training = data if source.run is None else learned_from(given, recipe, display.progress)
     evaluation = evaluation_of(recipe, options, pool.split, data, training)
@@ -118,7 +140,7 @@ def run_study(
     return Study(out, content, runs)
 
 
-# -- checks ----------------------------------------------------------------------------------------
+# -- the run ---------------------------------------------------------------------------------------
 
 
 def _recipe_of(run: Path, options: Options) -> Recipe:
@@ -134,50 +156,6 @@ def _for_run(options: Options) -> list[str]:
     return [o for o in options.overrides if ".".join(parse_override(o)[0]) in _RUN_KEYS]
 
 
-def _check_validation(recipe: Recipe, options: Options, data: ImageData) -> None:
-    """Check that there are validation images if something is chosen.
-
-    Raises:
-        UserError: there are none.
-    """
-    if "val" in data.splits or (options.filters == (NONE,) and len(options.ratios) == 1):
-        return
-    share = recipe.tables.data.validation
-    remedy = "raise it" if share else "set a tenth of the patients aside with data.validation = 0.1"
-    raise UserError(
-        "a ratio and a filter are chosen on validation images, and there are none: "
-        f"data.validation is {share:g}; {remedy}, before a generator is trained, or leave nothing "
-        "to choose with --ratios 1 --filters none"
-    )
-
-
-def _check_batch(recipe: Recipe, real: Mapping[int | None, np.ndarray]) -> None:
-    batch = recipe.tables.run.batch_size
-    if batch < 4:
-        raise UserError(f"[run] batch_size is {batch}; a study needs at least 4, since one arm has "
-                        "half of it")  # fmt: skip
-    for number, counts in real.items():
-        if counts.sum() < batch:
-            raise UserError(
-                f"--real {number}: {int(counts.sum())} images in all, fewer than "
-                f"[run] batch_size = {batch}; name more images, or set a smaller batch with --set "
-                "run.batch_size=N"
-            )
-
-
-def _check_count(real: Mapping[int | None, np.ndarray], options: Options) -> None:
-    """Check that --count allows the images of the smallest ratio, before any is generated."""
-    for number, counts in real.items():
-        needed = round(float(counts.max()) * min(options.ratios))
-        if needed > options.count:
-            raise UserError(
-                f"--count {options.count}: {describe_real(number)}: the smallest ratio, "
-                f"{min(options.ratios):g}, takes {needed:,} generated images"
-                f"{' of one class' if len(counts) > 1 else ''}; raise --count, or name a smaller "
-                "ratio"
-            )
-
-
 # -- generated images ------------------------------------------------------------------------------
 
 
@@ -191,6 +169,15 @@ def _generate(
     if not session.graph.task.exclusive:
         needed = needed[:1]
     generate_pool(session, step, root, needed, options.seed, display)
+
+
+def _digests(listed: ListedImages) -> dict[str, str]:
+    """What identifies generated images, by what messages call them."""
+    rows = json.dumps([listed.split.paths, listed.split.label_matrix.tolist()])
+    return {
+        "the generated images": listed.sha256,
+        "the labels of the generated images": hashlib.sha256(rows.encode()).hexdigest(),
+    }
 
 
 # -- arms and results ------------------------------------------------------------------------------
@@ -224,7 +211,7 @@ def _test(
     }
     return run(
         {
-            n: _arms(replace(choice, mixed=Arm(MIXED, mixed[n])), pool, design.options)
+            n: tested_arms(replace(choice, mixed=Arm(MIXED, mixed[n])), pool, design.options)
             for n, choice in choices.items()
         }
     )
@@ -235,7 +222,7 @@ def _images(choice: Choice) -> Images:
     return choice.mixed.images
 
 
-def _arms(choice: Choice, pool: Pool, options: Options) -> list[Arm]:
+def tested_arms(choice: Choice, pool: Pool, options: Options) -> list[Arm]:
     """The arms that are tested with one number of real images."""
     before = choice.before.images
     assert before is not None
