@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from xraygan.errors import clipped
 LONGEST = 300
 #: most differences of one file that are listed one by one
 MOST = 5
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Outcome(StrEnum):
@@ -45,12 +47,13 @@ class Finding:
     found: Any = None
 
     def line(self) -> str:
-        """The finding on one line."""
+        """The finding on one line, whatever a verified file holds."""
         text = f"{self.outcome:<11}  {self.where}: {clipped(self.text, LONGEST)}"
         if self.expected is not None or self.found is not None:
             expected, found = (_shown(value) for value in (self.expected, self.found))
             text += f": expected {expected}, found {found}"
-        return text
+        # A line break in a cell could write a line of its own here, and other codes hide one.
+        return _CONTROL.sub(lambda code: repr(code[0])[1:-1], text)
 
 
 def _shown(value: Any) -> str:

@@ -136,12 +136,14 @@ def compare_csv(
         if (without)
         else list(old.columns)
     )
-    for line in old.index:
+    # By position: a cell with a line break moves the line numbers of the cells after it.
+    for row, line in enumerate(old.index):
+        there_cells, made_cells = old.iloc[row], new.iloc[row]
         for column in columns:
-            first, second = old.at[line, column], new.at[line, column]
+            first, second = there_cells[column], made_cells[column]
             if not same_figure(first, second):
-                key = f"line {line}, {old.at[line, keys[0]]}, {old.at[line, keys[1]]}, {column}"
-                pairs.append((key, second, first))
+                name = ", ".join(there_cells[key] for key in keys)
+                pairs.append((f"line {line}, {name}, {column}", second, first))
     text = "what its runs give"
     report.all_differ(path, text, pairs, f"{len(old)} lines are {text}")
 
