@@ -29,7 +29,8 @@ OPTIONS = Options(
 )  # fmt: skip
 RECIPE = """
 metrics = { auc = {} }
-run = { batch_size = 8, steps = 2 }
+run = { batch_size = 8, steps = 2, threads = 1, device = "cpu", precision = "fp32" }
+evaluation = { bootstrap = 20 }
 classifier = { plugin = "resnet18", weights = "random" }
 [data]
 plugin = "phantom"
