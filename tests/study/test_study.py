@@ -373,7 +373,7 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
         evaluation = json.loads(path.read_text())
         evaluation["metrics"]["auc/mean"]["value"] = 1.0
         path.write_text(json.dumps(evaluation))
-        expected = "utility.json: real[0].candidate"
+        expected = "choice/runs: 3 of the runs that the results need"  # filters at the other ratio
     elif what == "audit":  # the same verdict in all files that a reader opens
         for name in ("json", "md", "html"):
             said = (folder / f"utility.{name}").read_text()

@@ -1,109 +1,150 @@
-"""The results of a study, made again from its runs: what a reviewer compares with its files."""
+"""The results of a study, made again from its runs: what a reviewer compares with its files.
+
+Nothing is taken from the results themselves. The arms, the seeds and the metric are those that were
+asked for, and the rules of :mod:`xraygan.study.choice` choose again among the runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-
-from xraygan.rundir.file_readers import LARGEST
-from xraygan.rundir.reader import RunFiles
-from xraygan.statistics.paired_bootstrap import Resampled, difference
-from xraygan.sweep.file import Layout, Row, Sweep
+from xraygan.errors import UserError
+from xraygan.sweep.file import Sweep
 from xraygan.sweep.plan import Run, plan
-from xraygan.utils.parsing import parse_json, read_text
+from xraygan.utils.progress import Display
 
-from .design import AGAIN, BEFORE, MIXED
-from .filters import NONE
-from .record import OF_AUDIT, result
-from .verdict import outcomes, recommendation
+from .choice import Chooser
+from .design import AGAIN, BEFORE, Arm, Design, Images, candidate
+from .filters import NONE, FilteredImages
+from .pool import FILTERED, TABLE, Pool
+from .record import Source, of_runs
+from .study import tested_arms
+from .verdict import outcomes
 
 Object = dict[str, Any]
 
 
-def tested_runs(folder: Path, content: Object) -> list[Run]:
-    """The runs on test images that the ``utility.json`` of a study names."""
-    arms = {r["described"]: [*r["arms"]] for r in content["real"]}
-    first = content["real"][0]["arms"][AGAIN]
-    return _runs(folder / "test", arms, map(int, first["seeds"]))
+@dataclass(frozen=True)
+class Planned:
+    """A run that a study should have.
 
-
-def results_again(folder: Path, content: Object) -> Object:
-    """What ``utility.json`` should say, from the runs and ``audit.json`` of a study.
-
-    Keys that follow from the design are taken from the file.
-
-    Raises:
-        UserError: a run lacks the metric.
-        KeyError, OSError, ValueError: a file is not one that a study wrote.
+    Attributes:
+        sweep: which gives it its recipe.
     """
-    metric, runs = content["metric"], tested_runs(folder, content)
-    chosen, tried = {}, {}
-    for entry in content["real"]:
-        measured = _choice(folder, entry, metric)
-        again = measured.pop(AGAIN, {})
-        gaps = {name: difference(some, again, metric) for name, some in measured.items()}
-        tried[entry["real"]] = {name: gap for name, gap in gaps.items() if gap is not None}
-        use = MIXED
-        if measured:
-            means = {name: _mean(some, metric) for name, some in measured.items()}
-            entry["candidate"], use = best_of(means, unfiltered=NONE in content["filters"])
-        chosen[entry["real"]] = use
-    found = outcomes(runs, [entry["real"] for entry in content["real"]], chosen, metric)
-    kept = ("real", "described", "mixed", "before", "candidate")
-    results = [
-        result({key: entry[key] for key in kept}, chosen[n], tried[n], found[n], metric)
-        for entry in content["real"]
-        for n in (entry["real"],)
-    ]
-    report = parse_json(read_text(folder / "audit.json", LARGEST))
-    audit = {key: report[key] for key in OF_AUDIT}
-    advice = recommendation(found, chosen, audit["verdict"])
-    return {**content, "recommendation": advice, "audit": audit, "real": results}
+
+    sweep: Sweep
+    run: Run
 
 
-def best_of(values: Mapping[str, float], *, unfiltered: bool) -> tuple[str, str]:
-    """The candidate that is best by the rules of :mod:`xraygan.study.choice`, and the arm to use.
+@dataclass(frozen=True)
+class Again:
+    """The results of a study, made again.
+
+    Attributes:
+        content: what of ``utility.json`` follows from what is asked for, the runs and the audit.
+        planned: all runs that the results need, by their folders.
+        tested: those on test images.
+    """
+
+    content: Object
+    planned: dict[Path, Planned]
+    tested: list[Run]
+
+
+def results_again(design: Design, source: Source, pool: Pool, audit: Object) -> Again:
+    """Make the results of a study again.
 
     Args:
-        values: the means of the candidates on validation images, in the order of their runs;
-            their negatives where less is better.
-        unfiltered: whether the images without any filter are a candidate.
+        pool: says which ratios and filters there are enough generated images for.
+        audit: the content of ``audit.json``.
+
+    Raises:
+        UserError: a run is not complete, or lacks the metric.
     """
-    plain = {name: v for name, v in values.items() if name != BEFORE and "," not in name}
-    ratio = max(plain, key=plain.__getitem__)
-    own = {n: v for n, v in values.items() if n.startswith(f"{ratio}, ")}
-    own = ({ratio: values[ratio]} if unfiltered else {}) | own
-    mixed = max(own, key=own.__getitem__)
-    use = BEFORE if values.get(BEFORE, -np.inf) > values[mixed] else MIXED
-    return mixed, use
+    planned: dict[Path, Planned] = {}
+
+    def complete(sweep: Sweep, folder: Path) -> list[Run]:
+        runs = plan(sweep, folder)
+        planned.update({run.run_dir.path: Planned(sweep, run) for run in runs})
+        if lacking := [run.run_dir.path.name for run in runs if not run.done]:
+            raise UserError(
+                f"{folder.name}/runs: {len(lacking)} of the runs that the results need are "
+                f"missing or not complete, {lacking[0]} the first"
+            )
+        return runs
+
+    filtered = cast("FilteredImages", _Filtered(design.folder))
+    choices = Chooser(design, pool, filtered, Display(quiet=True), complete).choose()
+    arms = {n: tested_arms(choice, pool, design.options) for n, choice in choices.items()}
+    runs = complete(design.sweep(arms, choose=False), design.stage(choose=False))
+    chosen = {n: choice.use for n, choice in choices.items()}
+    found = outcomes(runs, [*choices], chosen, design.options.metric)
+    return Again(of_runs(design, source, audit, choices, found), planned, runs)
 
 
-def _choice(folder: Path, entry: Object, metric: str) -> dict[str, dict[int, Resampled]]:
-    """The runs that chose for one number of real images, by arm and seed."""
-    tried = entry["tried_on_validation"]
-    if not tried:
-        return {}
-    seeds = [int(seed) for seed in next(iter(tried.values()))["difference"]["seeds"]]
-    measured: dict[str, dict[int, Resampled]] = {}
-    for run in _runs(folder / "choice", {entry["described"]: [AGAIN, *tried]}, seeds):
-        files = Resampled(RunFiles(run.run_dir.path))
-        measured.setdefault(run.row.variant, {})[run.seed] = files
-    return measured
+@dataclass(frozen=True)
+class _Filtered:
+    """The tables of filtered images, which are not made again; see :class:`FilteredImages`."""
+
+    folder: Path
+
+    def keep(self, images: Images, real: int | None, *, choose: bool) -> Images:
+        # A run's own table has a longer name, which begins with this one.
+        table = self.folder / FILTERED / f"{images.filter}-{images.keep:g}.csv"
+        return replace(images, table=table)
 
 
-def _mean(runs: Mapping[int, Resampled], metric: str) -> float:
-    values = [run.value(metric) for run in runs.values()]
-    sign = next(iter(runs.values())).sign(metric)
-    return sign * float(np.mean([np.nan if value is None else value for value in values]))
+@dataclass(frozen=True)
+class PoolOfRuns(Pool):
+    """Which images there are enough for, by the runs of a study: for a reader without its images.
+
+    Attributes:
+        design: of the study.
+    """
+
+    design: Design
+
+    @classmethod
+    def of(cls, design: Design, real: Mapping[int | None, Any] | None = None) -> PoolOfRuns:
+        """The pool of a study.
+
+        Args:
+            real: the numbers of real images, if they are known; by default those with runs.
+        """
+        if real is None:
+            asked = dict.fromkeys(design.options.real)
+            real = {n: None for n in asked if _has_run(design, n, Arm(AGAIN), choose=False)}
+        return cls(design.root, design.root / TABLE, cast("Any", None), real, design)
+
+    def suffices(self, real: int | None, ratio: float, kept: float = 1.0) -> bool:
+        """Whether a run has chosen among images of this ratio, and of any filter if some are left
+        out."""
+        design = self.design
+        if not _has_run(design, real, Arm(AGAIN), choose=True):  # nothing was chosen
+            return kept == 1 and ratio == min(design.options.ratios)
+        filters = ("",) if kept == 1 else design.options.filters
+        images = (Images(self.table, ratio, name, kept) for name in filters if name != NONE)
+        return any(_has_run(design, real, candidate(one), choose=True) for one in images)
 
 
-def _runs(folder: Path, arms: Mapping[str, Iterable[str]], seeds: Iterable[int]) -> list[Run]:
-    rows = [
-        Row(f"{arm}, {described}", arm, described, "", {})
-        for described, names in arms.items()
-        for arm in names
+def _has_run(design: Design, real: int | None, arm: Arm, *, choose: bool) -> bool:
+    sweep = design.sweep({real: [arm]}, choose=choose)
+    runs = plan(sweep, design.stage(choose=choose))
+    return any(run.run_dir.path.is_dir() or run.recipe.is_file() for run in runs)
+
+
+def candidates(design: Design) -> set[Path]:
+    """The folders of all runs that could choose, of which a study has those with enough images."""
+    options = design.options
+    images = [
+        Images(design.root, ratio, "" if name == NONE else name, keep)
+        for ratio in options.ratios
+        for name in (NONE, *options.filters)
+        for keep in ((1.0,) if name == NONE else options.keep)
     ]
-    return plan(Sweep(folder, "", "", [*seeds], rows, Layout(metrics=[""]), "", {}), folder)
+    arms = [Arm(AGAIN), Arm(BEFORE), *(candidate(one) for one in images)]
+    sweep = design.sweep(dict.fromkeys(options.real, arms), choose=True)
+    return {run.run_dir.path for run in plan(sweep, design.stage(choose=True))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from xraygan._version import __version__
 from xraygan.data.datamodule import ImageData
+from xraygan.data.image_splits import ImageSplit
 from xraygan.statistics.paired_bootstrap import Estimate
 from xraygan.utils.parsing import parse_json, read_text
 
@@ -83,27 +84,29 @@ def summary(
         training: of the generator, if the images are those of a run.
         command: the command that repeats the study.
     """
-    chosen = {n: choice.use for n, choice in choices.items()}
-    test = data.splits["test"]
     return {
         "xraygan": __version__,
         "command": command,
+        **of_runs(design, source, audit, choices, found),
+        **of_generated(data.task.classes, pool.split),
+        **of_data(data),
+        "generator_trained_on": None if source.run is None else len(training.splits["train"]),
+    }
+
+
+def of_runs(
+    design: Design,
+    source: Source,
+    audit: Object,
+    choices: Mapping[int | None, Choice],
+    found: Outcomes,
+) -> Object:
+    """What of ``utility.json`` follows from what is asked for, the runs and ``audit.json``."""
+    chosen = {n: choice.use for n, choice in choices.items()}
+    return {
         "recommendation": recommendation(found, chosen, audit["verdict"]),
         "metric": design.options.metric,
         "source": source.describe(),
-        "generated": {
-            "images": len(pool.split),
-            "classes": {
-                name: int(count)
-                for name, count in zip(
-                    data.task.classes, pool.split.label_matrix.sum(axis=0), strict=True
-                )
-            },
-        },
-        "fingerprint": data.fingerprint,
-        "trained_on": len(data.splits["train"]),
-        "generator_trained_on": None if source.run is None else len(training.splits["train"]),
-        "test": {"images": len(test), "patients": len(np.unique(test.patients))},
         "audit": {key: audit[key] for key in OF_AUDIT},
         "filters": [*design.options.filters],
         "steps": design.recipe.tables.run.steps,
@@ -112,40 +115,45 @@ def summary(
     }
 
 
+def of_generated(classes: Sequence[str], images: ImageSplit) -> Object:
+    """What ``utility.json`` says of the generated images."""
+    counts = map(int, images.label_matrix.sum(axis=0))
+    return {
+        "generated": {
+            "images": len(images),
+            "classes": dict(zip(classes, counts, strict=True)),
+        }
+    }
+
+
+def of_data(data: ImageData) -> Object:
+    """What ``utility.json`` says of the real images."""
+    test = data.splits["test"]
+    return {
+        "fingerprint": data.fingerprint,
+        "trained_on": len(data.splits["train"]),
+        "test": {"images": len(test), "patients": len(np.unique(test.patients))},
+    }
+
+
 def _result(real: int | None, choice: Choice, found: Mapping[str, Outcome], metric: str) -> Object:
+    """The entry of one number of real images.
+
+    Args:
+        found: the outcomes of all arms on test images.
+    """
     assert choice.mixed.images is not None and choice.before.images is not None
-    described = {
+    return {
         "real": real,
         "described": describe_real(real),
         "mixed": choice.mixed.images.describe(),
         "before": choice.before.images.describe(),
         "candidate": candidate(choice.mixed.images).name,
-    }
-    return result(described, choice.use, choice.tried, found, metric)
-
-
-def result(
-    described: Object,
-    use: str,
-    tried: Mapping[str, Estimate],
-    found: Mapping[str, Outcome],
-    metric: str,
-) -> Object:
-    """The entry of one number of real images in ``utility.json``.
-
-    Args:
-        described: its keys that follow from the design.
-        use: the chosen arm.
-        tried: the differences of the candidates on validation images.
-        found: the outcomes of all arms on test images.
-    """
-    return {
-        **described,
-        "verdict": found[use].verdict,
-        "says": sentence(found[use], metric),
-        "chosen": use,
+        "verdict": found[choice.use].verdict,
+        "says": sentence(found[choice.use], metric),
+        "chosen": choice.use,
         "tried_on_validation": {
-            name: {"difference": _estimate(gap)} for name, gap in tried.items()
+            name: {"difference": _estimate(gap)} for name, gap in choice.tried.items()
         },
         "arms": {name: _figures(one) for name, one in found.items()},
     }

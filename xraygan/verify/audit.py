@@ -13,27 +13,21 @@ from typing import Any
 
 from xraygan._version import __version__
 from xraygan.audit.audit import audit_run
-from xraygan.data.datamodule import prepare
-from xraygan.data.generated import read_listed
 from xraygan.errors import UserError
-from xraygan.recipe.loading import load
-from xraygan.recipe.training_images import GeneratedImages
 from xraygan.rundir import file_readers
 from xraygan.rundir.directory import device_name
 from xraygan.session.session import modes, restore_session
-from xraygan.study.audited import audit_study, evaluation_of, learned_from
-from xraygan.study.design import BASE
-from xraygan.study.pool import GENERATED, TABLE
-from xraygan.study.record import GENERATOR, Source, read_asked
+from xraygan.study.audited import audit_study, evaluation_of
 from xraygan.utils.atomic_files import as_json
-from xraygan.utils.parsing import parse_json, read_text
+from xraygan.utils.parsing import parse_json
 from xraygan.utils.precision import threads
 from xraygan.utils.progress import Display
 
-from .data import missing_generated, missing_images
 from .files import RunContent
-from .places import STUDY, Place, generated_place, without_generated
+from .places import STUDY
 from .report import Report
+from .study_files import AUDIT, StudyFiles
+from .study_images import StudyImages
 from .tables import compare_picture
 from .values import Pairs, compare_values, elsewhere, within
 
@@ -72,6 +66,9 @@ def check_audit(
             report.unchecked(place.audit, "not made again: it was made with other images than the "
                              "run's")  # fmt: skip
             return
+        for key in ("generated", "seed"):
+            if not isinstance(asked.get(key), int):
+                raise ValueError(f"protocol.{key}: expected a whole number")
         with threads(run.threads):
             session, _, step = restore_session(
                 place.path, overrides, display, str(there["step"]), measure=False
@@ -79,7 +76,7 @@ def check_audit(
             made, picture = audit_run(
                 session, place, step, asked["generated"], asked["seed"], display
             )
-    except (UserError, KeyError, TypeError, ValueError) as error:
+    except (UserError, ValueError) as error:
         report.differs(place.audit, f"the audit cannot be made again: {error}")
         return
     precision = run.recipe.get("run", {}).get("precision", "auto")
@@ -90,67 +87,35 @@ def check_audit(
 
 def check_study_audit(
     report: Report,
-    study: Path,
-    overrides: Sequence[str],
+    study: StudyFiles,
+    images: StudyImages,
     display: Display,
     tolerance: float | None = None,
 ) -> None:
     """Audit the generated images of a study again; see :func:`check_audit`."""
-    path = study / "audit.json"
-    try:
-        there = parse_json(read_text(path, file_readers.LARGEST))
-        made, picture, allowed = _audit_again(study, overrides, display)
-    except _NotAtHand as missing:
-        report.unchecked(path, f"not made again: {missing}")
+    path, data = study.folder / AUDIT, images.data
+    if data is None or images.generated is None or images.training is None:
+        why = next(iter(images.missing.values()), "its images are not at hand")
+        report.unchecked(path, f"not made again: {why}")
         return
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+    if data.fingerprint != (recorded := study.content["fingerprint"]):
+        report.differs(
+            path,
+            f"the audit cannot be made again: the images are not those of {STUDY}: their "
+            f"fingerprint is {data.fingerprint}, and it says {recorded}",
+        )
+        return
+    recipe, options = study.design.recipe, study.design.options
+    try:
+        evaluation = evaluation_of(recipe, options, images.generated, data, images.training)
+        made, picture = audit_study(evaluation, options, display)
+    except UserError as error:
         report.differs(path, f"the audit cannot be made again: {error}")
         return
-    _compare(report, path, there, made, picture, allowed if tolerance is None else tolerance)
-
-
-class _NotAtHand(Exception):
-    """What an audit needs is not at hand."""
-
-
-def _audit_again(
-    study: Path, overrides: Sequence[str], display: Display
-) -> tuple[Object, bytes, float]:
-    """The content of a study's ``audit.json`` and ``audit.png``, and how far figures may differ on
-    another machine."""
-    source, options = read_asked(study)
-    real = without_generated(overrides)
-    recipe = trained = load(study / BASE, real, files=False)
-    if source.run is not None:
-        if not (study / GENERATOR).is_file():
-            raise _NotAtHand(f"there is no {GENERATOR}, which says what the generator learned from")
-        trained = load(study / GENERATOR, real, files=False)
-    table, root = place = generated_place(_recorded(study, source), study, overrides)
-    missing = missing_images(recipe) or missing_images(trained) or missing_generated(place)
-    if missing is not None:
-        raise _NotAtHand(missing)
-    data = training = prepare(recipe, display.progress)
-    recorded = parse_json(read_text(study / STUDY, file_readers.LARGEST))["fingerprint"]
-    if data.fingerprint != recorded:
-        raise UserError(
-            f"the images are not those of {STUDY}: their fingerprint is {data.fingerprint}, and it "
-            f"says {recorded}"
-        )
-    if source.run is not None:
-        training = learned_from(trained, recipe, display.progress)
-    config = GeneratedImages(table=str(table), root=str(root))
-    listed = read_listed(recipe, config, data.task, data.task.classes, display.progress)
-    evaluation = evaluation_of(recipe, options, listed.split, data, training)
-    content, picture = audit_study(evaluation, options, display)
     # Pixels are compared in float64, features in the precision of the extractor.
     precision = "fp32" if options.extractor is None else recipe.tables.run.precision
-    return content, picture, elsewhere(precision, [device_name(modes(recipe)[0])]).figures
-
-
-def _recorded(study: Path, source: Source) -> Place:
-    """Where the generated images of a study were."""
-    root = study / GENERATED if source.folder is None else source.folder
-    return Place(source.table or root / TABLE, root)
+    allowed = elsewhere(precision, [device_name(modes(recipe)[0])]).figures
+    _compare(report, path, study.audit, made, picture, allowed if tolerance is None else tolerance)
 
 
 def _compare(
@@ -158,8 +123,8 @@ def _compare(
 ) -> None:
     try:
         pairs, largest = compare_audits(there, parse_json(as_json(made)), allowed)
-    except (AttributeError, KeyError, TypeError) as error:
-        report.differs(path, f"no audit writes such a file: {error!r}")
+    except ValueError as error:
+        report.differs(path, f"no audit writes such a file: {error}")
         return
     text = "what the audit gives when it is made again"
     report.all_differ(path, text, pairs, f"made again: {within(largest)}")
@@ -175,6 +140,9 @@ def compare_audits(there: Object, now: Object, allowed: float) -> tuple[Pairs, f
     Returns:
         The differences: key, value now, value there. And the largest relative difference of
         numbers.
+
+    Raises:
+        ValueError: no audit writes such a content.
     """
     same_version = there.get("xraygan") == __version__
     pairs, largest = compare_values(_figures(there), _figures(now), allowed, strict=same_version)
@@ -188,7 +156,7 @@ def _figures(content: Object) -> Object:
     tree = {key: content[key] for key in _FIGURES if key in content}
     tree["nearest"] = {
         _name(pair): {key: value for key, value in pair.items() if key not in _OF_NEAREST}
-        for pair in content["nearest"]
+        for pair in _pairs(content)
     }
     return tree
 
@@ -199,8 +167,17 @@ def _texts(content: Object, *, exact: bool) -> Object:
     if not exact:
         return {key: re.sub(r"[\d.,]+", "#", str(value)) for key, value in tree.items()}
     for key in _OF_NEAREST:
-        tree[key] = {_name(pair): pair[key] for pair in content["nearest"]}
+        tree[key] = {_name(pair): pair.get(key) for pair in _pairs(content)}
     return tree
+
+
+def _pairs(content: Object) -> list[Object]:
+    pairs = content.get("nearest")
+    if isinstance(pairs, list) and all(
+        isinstance(pair, dict) and {"generated", "space"} <= pair.keys() for pair in pairs
+    ):
+        return pairs
+    raise ValueError("nearest: expected pairs of images, each with generated and space")
 
 
 def _name(pair: Object) -> str:

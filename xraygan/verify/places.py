@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from xraygan.recipe.files import parse_override
 from xraygan.study.pool import FILTERED, GENERATED
+from xraygan.study.record import ASKED
 
-#: the file that makes a folder a study
+#: the file of a study's results
 STUDY = "utility.json"
 #: the folders of a study with runs
 PARTS = ("choice", "test")
@@ -24,9 +26,14 @@ class Place(NamedTuple):
     root: Path
 
 
+def is_study(folder: Path) -> bool:
+    """Whether a folder is that of a utility study, finished or not."""
+    return any((folder / name).is_file() for name in (STUDY, ASKED))
+
+
 def of_study(sweep: Path) -> bool:
     """Whether a folder has the runs of a utility study, which makes its own tables of them."""
-    return sweep.name in PARTS and (sweep.parent / STUDY).is_file()
+    return sweep.name in PARTS and is_study(sweep.parent)
 
 
 def study_of(run: Path) -> Path | None:
@@ -64,6 +71,16 @@ def generated_place(recorded: Place, study: Path | None, overrides: Sequence[str
         if recorded.table.parent.name in (GENERATED, FILTERED) and own.is_file():
             table = own
     return Place(table, root)
+
+
+def same_place(first: Path, second: Path) -> bool:
+    """Whether two paths may be of one file or folder: one may be relative to where a command ran,
+    and one may lead over links."""
+    if first.is_absolute() and second.is_absolute():
+        return first == second or first.resolve() == second.resolve()
+    short, long = sorted((first, second), key=Path.is_absolute)
+    end = tuple(part for part in Path(os.path.normpath(short)).parts if part != "..")
+    return long.parts[len(long.parts) - len(end) :] == end
 
 
 def _key(override: str) -> str:

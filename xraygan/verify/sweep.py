@@ -44,7 +44,7 @@ def check_runs_exist(report: Report, folder: Path, recorded: Recorded | None) ->
     """
     runs = {path.name for path in (folder / "runs").glob("*") if path.is_dir()}
     recipes = {path.stem for path in (folder / "recipes").glob("*.toml") if path.is_file()}
-    names = {run.run_dir.path.name for run in recorded.runs} if recorded else recipes
+    names = {run.run_dir.path.name for run in recorded.runs} if recorded else recipes | runs
     failures = recorded.content.failures if recorded else {}
     for name in sorted(names):
         if name not in runs:

@@ -72,7 +72,7 @@ def check_former_table(report: Report, folder: Path) -> None:
     except FileNotFoundError:
         report.unchecked(path, "there is no table")
         return
-    except (OSError, ValueError, KeyError, UserError) as error:
+    except (OSError, ValueError, UserError) as error:
         report.differs(path, f"cannot be made again: {error}")
         return
     compare_csv(report, path, there, made, without=_OF_BASELINE)
@@ -85,6 +85,8 @@ def check_former_table(report: Report, folder: Path) -> None:
 
 def _sweep_of(path: Path, table: pd.DataFrame) -> Sweep:
     """The sweep whose rows, metrics and seeds an earlier ``table.csv`` and its folder have."""
+    if absent := [name for name in ("row", "metric") if name not in table]:
+        raise ValueError(f"line 1: there is no column {absent[0]!r}")
     labels, metrics = (list(dict.fromkeys(table[name])) for name in ("row", "metric"))
     paper: dict[str, list[float]] = {}
     if "paper" in table:

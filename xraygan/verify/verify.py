@@ -12,11 +12,11 @@ from xraygan.rundir.directory import RunDirectory
 from xraygan.sweep.record import FILE, Recorded
 from xraygan.utils.progress import Display
 
-from .audit import check_audit, check_study_audit
+from .audit import check_audit
 from .data import check_data
 from .evaluation import check_evaluation
 from .files import RunContent, check_files
-from .places import GENERATED_ROOT, STUDY, of_study, without_generated
+from .places import ASKED, GENERATED_ROOT, PARTS, STUDY, is_study, of_study, without_generated
 from .report import Report
 from .study import check_study
 from .sweep import check_common, check_recipe, check_runs_exist, read_sweep
@@ -67,10 +67,11 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     sweeps, alone = find_runs(folder)
-    if not sweeps and not alone:
+    studies = find_studies(folder)
+    if not sweeps and not alone and not studies:
         raise UserError(
-            f"{folder}: neither a run directory nor the folder of a sweep, and none is below it; "
-            f"expected {', '.join(_OF_A_RUN[:2])}, or runs/ and recipes/"
+            f"{folder}: neither a run directory nor the folder of a sweep or a study, and none is "
+            f"below it; expected {', '.join(_OF_A_RUN[:2])}, or runs/ and recipes/, or {ASKED}"
         )
     report = Report(folder)
     found = [(sweep, None if of_study(sweep) else read_sweep(report, sweep)) for sweep in sweeps]
@@ -79,12 +80,9 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
     repeated = _Repeated(options, display, [*paths, *alone])
     for sweep, recorded, names in expected:
         _verify_sweep(report, sweep, recorded, names, repeated)
-    for study in find_studies(folder):
-        check_study(report, study)
-        if options.evaluations == 0:
-            report.unchecked(study / "audit.json", "not made again, as --evaluations asks")
-        else:
-            check_study_audit(report, study, options.overrides, display, options.tolerance)
+    for study in studies:
+        check_study(report, study, options.overrides, display, options.tolerance,
+                    audit=options.evaluations != 0)  # fmt: skip
     for path in alone:
         repeated.check(report, check_files(report, RunDirectory(path)))
     for text in NEVER:
@@ -93,11 +91,19 @@ def verify(folder: Path, options: Options, display: Display) -> Report:
 
 
 def find_runs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The sweeps in or below a folder, and the run directories that belong to none of them."""
+    """The sweeps in or below a folder, and the run directories that belong to none of them.
+
+    The runs of a study are those of two sweeps, also where parts of these are missing.
+    """
     sweeps, runs = [], []
     for path, folders, files in os.walk(folder):
         place = Path(path)
-        if is_sweep(place):
+        if is_study(place):
+            parts = [name for name in PARTS if name in folders]
+            sweeps += [place / name for name in parts]
+            folders[:] = sorted({*folders}.difference(parts))
+            continue
+        if is_sweep(place) or of_study(place):
             sweeps.append(place)
         elif any(name in files for name in _OF_A_RUN):
             runs.append(place)
@@ -110,7 +116,8 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def find_studies(folder: Path) -> list[Path]:
     """The utility studies in or below a folder; their runs are found as those of sweeps."""
-    return sorted(path.parent for path in folder.rglob(STUDY))
+    found = {path.parent for name in (STUDY, ASKED) for path in folder.rglob(name)}
+    return sorted(filter(is_study, found))
 
 
 def is_sweep(folder: Path) -> bool:
