@@ -27,7 +27,7 @@ from xraygan.utils.atomic_files import write_atomically
 from xraygan.utils.csv_cells import as_csv
 from xraygan.utils.progress import Display
 
-from .design import AGAIN, Arm, Design, Images
+from .design import AGAIN, Arm, Design, Images, describe_real
 from .pool import FILTERED, Pool
 
 #: neighbours whose distance is the radius of a real image's ball
@@ -148,6 +148,8 @@ class FilteredImages:
         if not path.exists():  # of a study that was interrupted
             key = (images.filter, real, seed)
             if key not in self._values:
+                of_run = "" if seed is None else f", {describe_real(real)}, seed {seed}"
+                self.display.say(f"filter by {images.filter}{of_run}")
                 first = self.design.seeds(choose=choose)[0]
                 basis = self._basis(real, first if seed is None else seed, choose)
                 self._values[key] = FILTERS[images.filter](self.pool, basis, self.display)
