@@ -168,22 +168,27 @@ def test_a_mistake_can_be_mended_before_anything_is_made(design: Design) -> None
     assert not (design.folder / "generator.toml").exists()
 
 
-def test_what_decides_no_run_may_change(
+def test_what_decides_no_result_may_change(
     design: Design, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metric, the device, the name of the recipe, and where the command is given."""
+    """The device, the name of the recipe, and where the command is given."""
     monkeypatch.chdir(tmp_path)
     claim(design, Source(folder=Path("images"), recipe="cgan"))
     begin(design)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again = replace(
-        design,
-        options=replace(OPTIONS, metric="auc/Mass"),
-        recipe=design.recipe.changed("run.device=cpu"),
-    )
+    again = replace(design, recipe=design.recipe.changed("run.device=cpu"))
     claim(again, Source(folder=Path("../images"), recipe="recipes/cgan.toml"))
-    assert read_asked(design.folder)[1].metric == "auc/Mass"
+    assert read_asked(design.folder)[0].recipe == "recipes/cgan.toml"
+
+
+def test_nobody_chooses_the_metric_after_seeing_the_figures(design: Design) -> None:
+    source = Source(folder=design.root, recipe="cgan")
+    claim(design, source)
+    begin(design)
+    other = replace(design, options=replace(OPTIONS, metric="auc/Mass"))
+    with pytest.raises(UserError, match="--metric: auc/mean there, auc/Mass requested"):
+        claim(other, source)
 
 
 def test_all_runs_of_a_study_have_the_same_images(design: Design) -> None:

@@ -26,11 +26,8 @@ FILTERS = ("none", "confidence", "density", "distance")
 #: arms that can be left out: keys of :data:`xraygan.study.design.OPTIONAL`
 ARMS = ("real", "augmented", "before", "alone")
 MOST_SEEDS = 1000
-#: what to do about runs of another choice: another --metric, or another version, has chosen them
-REMEDY = (
-    "Give the options of the study that is there, --metric and --set too, or name another folder "
-    "with --out"
-)
+#: what to do about runs that another version of the toolkit, or another hand, has made differently
+REMEDY = "Delete these runs to have them made again, or name another folder with --out"
 
 
 class Values(click.ParamType):

@@ -17,7 +17,7 @@ from xraygan.sweep.plan import Run, plan
 from xraygan.utils.progress import Display
 
 from .choice import Chooser
-from .design import AGAIN, BEFORE, Arm, Design, Images, candidate
+from .design import AGAIN, Arm, Design, Images, candidate
 from .filters import NONE, FilteredImages
 from .pool import FILTERED, TABLE, Pool
 from .record import Source, of_runs
@@ -134,17 +134,3 @@ def _has_run(design: Design, real: int | None, arm: Arm, *, choose: bool) -> boo
     sweep = design.sweep({real: [arm]}, choose=choose)
     runs = plan(sweep, design.stage(choose=choose))
     return any(run.run_dir.path.is_dir() or run.recipe.is_file() for run in runs)
-
-
-def candidates(design: Design) -> set[Path]:
-    """The folders of all runs that could choose, of which a study has those with enough images."""
-    options = design.options
-    images = [
-        Images(design.root, ratio, "" if name == NONE else name, keep)
-        for ratio in options.ratios
-        for name in (NONE, *options.filters)
-        for keep in ((1.0,) if name == NONE else options.keep)
-    ]
-    arms = [Arm(AGAIN), Arm(BEFORE), *(candidate(one) for one in images)]
-    sweep = design.sweep(dict.fromkeys(options.real, arms), choose=True)
-    return {run.run_dir.path for run in plan(sweep, design.stage(choose=True))}

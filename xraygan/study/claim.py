@@ -25,13 +25,13 @@ from .record import ASKED, GENERATOR, LARGEST, Source, read_asked
 
 Object = dict[str, Any]
 
-#: what is asked for, by what messages call it, if it decides which runs there are. The metric does
-#: not, and the recipe and --set are in :data:`xraygan.study.design.BASE`.
+#: what is asked for, by what messages call it, if it decides the result: the metric too, since who
+#: has seen the figures must not choose it. What else does is in the recipe of all runs.
 _BINDING = {
     "run": "RUN", "folder": "--images",
     **{key: f"--{key.replace('_', '-')}" for key in (
         "checkpoint", "table", "real", "ratios", "filters", "keep", "seeds", "choice_seeds",
-        "count", "extractor", "arms", "seed",
+        "count", "metric", "extractor", "arms", "seed",
     )},
 }  # fmt: skip
 _PATHS = ("run", "folder", "table")
