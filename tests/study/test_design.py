@@ -221,23 +221,25 @@ def test_each_run_has_images_that_a_filter_kept_for_it(
     monkeypatch.setitem(FILTERS, "confidence", values)
     monkeypatch.setitem(FILTERS, "distance", values)
     monkeypatch.setattr("xraygan.study.filters.write_filtered", lambda *_: None)
+    small = design.recipe.changed("data.images=200", "data.image_size=16", "run.batch_size=8")
+    design = replace(design, recipe=small)
     claim(design, Source(folder=design.root, recipe="cgan"))
     quiet = Display(quiet=True)
-    filtered = FilteredImages(design, pool_of([30, 21], {20: [20, 20]}), None, quiet)  # type: ignore[arg-type]
+    filtered = FilteredImages(design, pool_of([30, 21], {4: [4, 4]}), None, quiet)  # type: ignore[arg-type]
     images = Images(Path("all.csv"), 0.5, "confidence", 0.25)
-    kept = filtered.keep(images, 20, choose=False)
+    kept = filtered.keep(images, 4, choose=False)
     assert isinstance(kept.table, dict) and [*kept.table] == [0, 1, 2]
     assert len({*kept.table.values()}) == 3 and kept.filtered == "confidence (25%)"
-    [row] = design.sweep({20: [Arm(MIXED, kept)]}, choose=False).rows
+    [row] = design.sweep({4: [Arm(MIXED, kept)]}, choose=False).rows
     for seed, (run, real) in zip(kept.table, read, strict=True):
-        recipe = design.sweep({20: [Arm(AGAIN)]}, choose=False).recipe(row, seed)
+        recipe = design.sweep({4: [Arm(AGAIN)]}, choose=False).recipe(row, seed)
         assert recipe.tables.data.generated.table == str(kept.table[seed])  # type: ignore[union-attr]
-        assert run == design.folder / "test" / "runs" / f"real-images-again-20-a-class-seed-{seed}"
-        plain = prepare(design.recipe.changed("data.limit=20", f"run.seed={seed}"))
+        assert run == design.folder / "test" / "runs" / f"real-images-again-4-a-class-seed-{seed}"
+        plain = prepare(design.recipe.changed("data.limit=4", f"run.seed={seed}"))
         assert real == {*plain.splits["train"].paths}
     assert len({frozenset(real) for _, real in read}) == 3
     # Training images of the generator are the same for all runs.
-    of_all = filtered.keep(replace(images, filter="distance"), 20, choose=False)
+    of_all = filtered.keep(replace(images, filter="distance"), 4, choose=False)
     assert of_all.table == design.folder / "filtered" / "distance-0.25.csv" and len(read) == 4
 
 

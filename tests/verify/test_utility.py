@@ -28,6 +28,8 @@ from xraygan.verify.study import check_study
 from xraygan.verify.verify import Options as VerifyOptions
 from xraygan.verify.verify import verify
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(
     real=(4, 6, 5000), ratios=(0.5, 1.0), filters=("none",), keep=(0.5,), seeds=2, choice_seeds=1,
     steps=2, count=60, metric="auc/mean", extractor=None, arms=(),
@@ -216,7 +218,6 @@ def paths(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
             yield from paths(value, (*path, key))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["utility.json", "audit.json", "asked.json"])
 def test_no_value_of_another_kind_crashes(name: str, study: Path) -> None:
     text = (study / name).read_text()
