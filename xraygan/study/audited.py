@@ -49,7 +49,7 @@ def learned_from(trained: Recipe, recipe: Recipe, progress: Progress) -> ImageDa
 
 
 def measuring(recipe: Recipe, options: Options, task: Task) -> tuple[Recipe, TrainingGraph]:
-    """The recipe that compares images, and a graph with its extractor.
+    """The recipe that compares images, and a graph with its extractor, for :func:`evaluation_of`.
 
     Raises:
         UserError: there is no such extractor, or it cannot be built.
@@ -72,7 +72,7 @@ def measuring(recipe: Recipe, options: Options, task: Task) -> tuple[Recipe, Tra
 
 def evaluation_of(
     recipe: Recipe,
-    options: Options,
+    graph: TrainingGraph,
     generated: ImageSplit,
     data: ImageData,
     training: ImageData,
@@ -80,11 +80,10 @@ def evaluation_of(
     """What compares the generated images with those that the generator learned from.
 
     Args:
-        recipe: of all runs of the study.
+        recipe, graph: of :func:`measuring`.
         data: of the study, with the held-out images.
         training: with the images that the generator learned from.
     """
-    recipe, graph = measuring(recipe, options, data.task)
     device, _ = modes(recipe)
     train, test = training.splits["train"], data.splits["test"]
     return FolderEvaluation(recipe, graph, generated, train, device, test)

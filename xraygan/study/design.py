@@ -196,12 +196,12 @@ class Design:
             choose: whether they choose on validation images, and are not tested.
         """
         rows, seeds, folder = [], self.seeds(choose=choose), self.stage(choose=choose)
+        base = str(self.base.resolve())
         for real, some in arms.items():
             for arm in some:
                 keys = self.over(arm, real) | {"evaluation.split": "val" if choose else "test"}
                 point = describe_real(real)
                 own = {seed: self.generated(arm, seed) for seed in seeds}
-                base = str(self.base.resolve())
                 rows.append(Row(f"{arm.name}, {point}", arm.name, point, base, keys, own))
         layout = Layout(metrics=[self.options.metric], baseline=AGAIN)
         # The source must not be the file that its recipes extend.

@@ -104,7 +104,7 @@ def run_study(
     data, real = real_images(recipe, options.real, display)
     check_validation(recipe, options, data)
     check_figure(recipe, options, data)
-    measuring(recipe, options, data.task)
+    compared = measuring(recipe, options, data.task)
     root = (out / GENERATED if source.folder is None else source.folder).resolve()
     design = Design(recipe, options, out, root)
     digests = {"the real images": data.fingerprint}
@@ -126,7 +126,7 @@ def run_study(
     claim(design, source, None if source.run is None else given, digests | _digests(listed))
     # Of a folder nothing is known: it is compared with the training images of the recipe.
     training = data if source.run is None else learned_from(given, recipe, display.progress)
-    evaluation = evaluation_of(recipe, options, pool.split, data, training)
+    evaluation = evaluation_of(*compared, pool.split, data, training)
     audit, closest = audit_study(evaluation, options, display)
     write_json(out / "audit.json", audit)
     write_together({out / "audit.png": closest})
@@ -204,17 +204,13 @@ def _test(
     first = [n for n, choice in choices.items() if _images(choice).filter in OF_RUN]
     if first:  # their classifiers say which images are kept
         run({n: [Arm(AGAIN)] for n in first})
-    mixed = {
-        n: filtered.keep(images, n, choose=False) if images.filter else images
-        for n, choice in choices.items()
-        for images in (_images(choice),)
-    }
-    return run(
-        {
-            n: tested_arms(replace(choice, mixed=Arm(MIXED, mixed[n])), pool, design.options)
-            for n, choice in choices.items()
-        }
-    )
+    arms = {}
+    for n, choice in choices.items():
+        if (images := _images(choice)).filter:
+            kept = filtered.keep(images, n, choose=False)
+            choice = replace(choice, mixed=Arm(MIXED, kept))
+        arms[n] = tested_arms(choice, pool, design.options)
+    return run(arms)
 
 
 def _images(choice: Choice) -> Images:

@@ -17,7 +17,7 @@ from xraygan.errors import UserError
 from xraygan.rundir import file_readers
 from xraygan.rundir.directory import device_name
 from xraygan.session.session import modes, restore_session
-from xraygan.study.audited import audit_study, evaluation_of
+from xraygan.study.audited import audit_study, evaluation_of, measuring
 from xraygan.utils.atomic_files import as_json
 from xraygan.utils.parsing import parse_json
 from xraygan.utils.precision import threads
@@ -107,7 +107,8 @@ def check_study_audit(
         return
     recipe, options = study.design.recipe, study.design.options
     try:
-        evaluation = evaluation_of(recipe, options, images.generated, data, images.training)
+        compared = measuring(recipe, options, data.task)
+        evaluation = evaluation_of(*compared, images.generated, data, images.training)
         made, picture = audit_study(evaluation, options, display)
     except UserError as error:
         report.differs(path, f"the audit cannot be made again: {error}")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xraygan.recipe.files import parse_override
+from xraygan.study.design import STAGES
 from xraygan.study.pool import FILTERED, GENERATED
 from xraygan.study.record import ASKED
 
 #: the file of a study's results
 STUDY = "utility.json"
-#: the folders of a study with runs
-PARTS = ("choice", "test")
 #: key of ``--set`` that says where generated images are
 GENERATED_ROOT = "data.generated.root"
 
@@ -33,7 +32,7 @@ def is_study(folder: Path) -> bool:
 
 def of_study(sweep: Path) -> bool:
     """Whether a folder has the runs of a utility study, which makes its own tables of them."""
-    return sweep.name in PARTS and is_study(sweep.parent)
+    return sweep.name in STAGES and is_study(sweep.parent)
 
 
 def study_of(run: Path) -> Path | None:

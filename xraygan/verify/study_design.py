@@ -9,13 +9,13 @@ from xraygan.errors import UserError
 from xraygan.recipe.loading import Recipe, load
 from xraygan.rundir.provenance import changes, material_changes
 from xraygan.study.again import Again, Planned
-from xraygan.study.design import BASE, describe_real
+from xraygan.study.design import BASE, STAGES, describe_real
 from xraygan.study.pool import FILTERED, GENERATED, TABLE
 from xraygan.study.record import ASKED
 from xraygan.sweep.file import flatten
 from xraygan.utils.parsing import parse_toml, read_text
 
-from .places import PARTS, same_place
+from .places import same_place
 from .report import Report
 from .study_files import StudyFiles
 from .study_images import StudyImages
@@ -61,7 +61,7 @@ def check_left_out(report: Report, study: StudyFiles, images: StudyImages) -> No
 
 def check_planned(report: Report, study: StudyFiles, again: Again) -> None:
     """Compare the runs of a study with those that follow from what was asked for."""
-    for part in PARTS:
+    for part in STAGES:
         runs = {path for path in (study.folder / part / "runs").glob("*") if path.is_dir()}
         for path in sorted(runs - again.planned.keys()):
             report.differs(path, "a run that the results do not name", "none", "a run")

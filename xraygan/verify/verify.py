@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xraygan.errors import UserError
 from xraygan.rundir.directory import RunDirectory
+from xraygan.study.design import STAGES
 from xraygan.sweep.record import FILE, Recorded
 from xraygan.utils.progress import Display
 
@@ -16,7 +17,7 @@ from .audit import check_audit
 from .data import check_data
 from .evaluation import check_evaluation
 from .files import RunContent, check_files
-from .places import ASKED, GENERATED_ROOT, PARTS, STUDY, is_study, of_study, without_generated
+from .places import ASKED, GENERATED_ROOT, STUDY, is_study, of_study, without_generated
 from .report import Report
 from .study import check_study
 from .sweep import check_common, check_recipe, check_runs_exist, read_sweep
@@ -99,7 +100,7 @@ def find_runs(folder: Path) -> tuple[list[Path], list[Path]]:
     for path, folders, files in os.walk(folder):
         place = Path(path)
         if is_study(place):
-            parts = [name for name in PARTS if name in folders]
+            parts = [name for name in STAGES if name in folders]
             sweeps += [place / name for name in parts]
             folders[:] = sorted({*folders}.difference(parts))
             continue
