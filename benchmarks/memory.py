@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from xraygan import Classifier, Task
+from xraygan.parts.registry import installed
 from xraygan.recipe.loading import load_tree
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
@@ -114,7 +115,9 @@ def measured(
     steps = tables["run"]["steps"]
     memory, files = np.zeros(steps, dtype=np.int64), np.zeros(steps, dtype=np.int64)
     silent = Display(Console(quiet=True))
-    with mock.patch("xraygan_resnet.networks.ResNet18", Small):
+    # The part keeps its class once it is imported, so its module is the wrong place for a stand-in:
+    # it would have no effect on a class that is kept, and be kept itself.
+    with mock.patch.dict(installed().get("classifier", "resnet18").__dict__, cls=Small):
         tables = {**tables, "data": {**tables["data"], "cache": str(folder / "cache")}}
         recipe = load_tree(tables, folder / "memory.toml")
         run_dir = RunDirectory(folder / "run")

@@ -359,7 +359,7 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
         expected = "utility.csv: line 5, 12 a class, real + generated, mean"
     elif what == "text":
         text = (folder / "utility.md").read_text()
-        (folder / "utility.md").write_text(text.replace("no gain shown", "gain"))
+        (folder / "utility.md").write_text(text.replace(result["says"], "gain"))
         expected = "utility.md: line 5"
     elif what == "figure":
         result["arms"]["real + generated"]["value"] += 0.01
@@ -390,7 +390,7 @@ def test_verify_finds_what_was_edited(studied: Path, tmp_path: Path, what: str) 
         expected = "now: the generated images to learn from (data.generated)"
     elif what == "page":
         page = (folder / "utility.html").read_text()
-        (folder / "utility.html").write_text(page.replace("no gain shown", "gain"))
+        (folder / "utility.html").write_text(page.replace(result["says"], "gain"))
         expected = "utility.html: its first other element"
     elif what == "picture":
         shutil.copy(folder / "audit.png", folder / "utility.png")

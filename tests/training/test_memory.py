@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import GAN
+from xraygan_resnet.networks import ResNet18
+
+from xraygan.parts.registry import installed
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -40,6 +43,7 @@ def test_memory_and_open_files_stay_as_they_are(memory: Any, tmp_path: Path) -> 
     resident, files = memory.measured(tmp_path, memory.everything(200, 40), trim)
     assert memory.growth(resident) < MOST * memory.MIB, resident[::10] // memory.MIB
     assert memory.growth(files) == 0 and np.ptp(files[40:]) <= 2, files[::10]
+    assert installed().get("classifier", "resnet18").cls is ResNet18, "the stand-in stayed"
 
 
 def test_a_leak_is_seen(memory: Any, tmp_path: Path) -> None:
