@@ -16,6 +16,7 @@ from xraygan.recipe.loading import load
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
 from xraygan.training.trainer import Trainer
+from xraygan.utils.precision import flushed_denormals
 from xraygan.utils.progress import Display
 from xraygan.utils.seeding import rng
 
@@ -100,3 +101,33 @@ print(min(faults() for _ in range(9)))
         for what in ("keep", "leave")
     )
     assert kept < 10 < given_back
+
+
+def denormals_kept() -> bool:
+    """Whether a number below float32's normal ones stays, whichever thread computes it."""
+    kept = torch.full((2**22,), 1e-39) * 0.5 != 0
+    assert kept.all() or not kept.any(), "the threads differ"
+    return bool(kept.all())
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="not a mode of this processor")
+def test_denormal_numbers_are_zero_while_a_run_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in threads that were there before; they make a step slower, and are kept elsewhere."""
+    loop = loop_of(tmp_path, "run.steps=2", "run.threads=2")
+    monkeypatch.setattr(loop, "callbacks", None)
+    seen: list[bool] = []
+
+    def step(number: int) -> dict[str, torch.Tensor]:
+        seen.append(denormals_kept())
+        return {}
+
+    monkeypatch.setattr(loop, "step", step)
+    assert denormals_kept()
+    loop.run()
+    assert seen == [False, False] and denormals_kept()
+    with flushed_denormals():
+        loop.run()
+        assert not denormals_kept(), "they were flushed before the run"
+    assert denormals_kept()

@@ -20,6 +20,7 @@ from xraygan.parts.plugin_errors import PluginFault
 from xraygan.rundir import checkpoint
 from xraygan.rundir.directory import RunDirectory
 from xraygan.session.session import Session
+from xraygan.utils.precision import flushed_denormals
 from xraygan.utils.progress import Display
 from xraygan.utils.signals import Interrupted, record_signals
 
@@ -109,6 +110,7 @@ class Trainer:
         with (
             record_signals() as caught,
             self.display.training(self.total, done=start) as show,
+            flushed_denormals(),
         ):
             try:
                 for step in range(start, self.total):
