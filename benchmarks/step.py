@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import click
 import torch
 from common import Report, benchmark, in_turn, median, seconds_of
 from plain import PlainLoop
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from xraygan import Task
@@ -138,21 +139,36 @@ def bare_passes(case: Case) -> dict[str, Callable[[], object]]:
 
         return run
 
-    def transfer() -> object:
-        network = graph.networks["style_transfer"].transfer
-        images = fake.detach().requires_grad_()
-        with autocast():
-            made = network(torch.cat([real, images], dim=1))
-        return torch.autograd.grad(made, [*network.parameters(), images], torch.ones_like(made))
-
     return {
         "generator": generator,
         "discriminator, real and generated": both("discriminator", lambda scores: scores),
         "classifier, real and generated": both("classifier", lambda found: found["logits"]),
-        "transfer network": transfer,
+        "transfer network": transfer_pass(case, fake, graph.networks["style_transfer"].transfer),
         "VGG-19, real, forward": extractor(real, learn=False),
         "VGG-19, generated": extractor(fake, learn=True),
         "VGG-19, stylized": extractor(fake, learn=True),
+    }
+
+
+def transfer_pass(case: Case, fake: Tensor, network: nn.Module) -> Callable[[], object]:
+    """Forward and backward of a transfer network."""
+
+    def run() -> object:
+        images = fake.detach().requires_grad_()
+        with case.autocast():
+            made = network(torch.cat([case.real, images], dim=1))
+        return torch.autograd.grad(made, [*network.parameters(), images], torch.ones_like(made))
+
+    return run
+
+
+def transfer_formats(case: Case) -> dict[str, Callable[[], object]]:
+    """The pass of the transfer network, whose instance norm reads planes, in both formats."""
+    network = case.graph.networks["style_transfer"].transfer
+    formats = {"planes": torch.contiguous_format, "channels_last": torch.channels_last}
+    return {
+        name: transfer_pass(case, case.real, deepcopy(network).to(memory_format=form))
+        for name, form in formats.items()
     }
 
 
@@ -198,12 +214,12 @@ def main(fast: bool, batch: int, size: int, precision: str, mode: str, repetitio
     difference = largest_difference(exact, PlainLoop(exact.graph, exact.recipe))
     case = Case(recipe, precision)
     plain = PlainLoop(case.graph, recipe)
-    passes = bare_passes(case)
+    passes, formats = bare_passes(case), transfer_formats(case)
     z = case.latent(0)
     candidates: dict[str, Callable[[], float | None]] = {
         "step": waiting(case.train, device),
         "plain": waiting(lambda: plain.step(case.real, case.labels, z), device),
-        **{name: waiting(call, device) for name, call in passes.items()},
+        **{name: waiting(call, device) for name, call in (passes | formats).items()},
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -223,6 +239,8 @@ def main(fast: bool, batch: int, size: int, precision: str, mode: str, repetitio
     report.add("training step", seconds["step"], "s", bare, "sum of the bare passes")
     for name in passes:
         report.add(f"  {name}", seconds[name], "s", bare, "sum of the bare passes")
+    report.add("transfer network in channels_last", seconds["channels_last"], "s")
+    report.add("in planes", seconds["planes"], "s", seconds["channels_last"], "channels_last")
     report.notes.append(
         f"Both loops' terms on the same weights and batch differ by at most {difference:.1e} "
         "(relative, fp32)."
