@@ -192,6 +192,23 @@ def test_a_checkpoint_that_is_there_whole_is_not_written_again(tmp_path: Path) -
     assert names(tmp_path) == ["latest", "step-00000001"]
 
 
+def test_a_save_removes_what_a_killed_one_wrote_of_another_step(tmp_path: Path) -> None:
+    """A run that was killed while it saved after a signal need not save that step again."""
+    (tmp_path / ".step-00000003.building").mkdir()
+    (tmp_path / ".step-00000003.building" / "half").touch()
+    written(tmp_path, 4)
+    assert names(tmp_path) == ["latest", "step-00000004"]
+
+
+def test_a_newer_checkpoint_that_is_damaged_does_not_count_as_one_to_keep(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3, 4)
+    damage(tmp_path, 4)
+    checkpoint.tidy(tmp_path, 3, 2)
+    assert names(tmp_path) == ["latest", "step-00000002", "step-00000003", "step-00000004"]
+    checkpoint.tidy(tmp_path, 3, 0)
+    assert names(tmp_path) == ["latest", "step-00000002", "step-00000003", "step-00000004"]
+
+
 @pytest.mark.parametrize("where", ["weight", "bias"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_parameters_that_are_not_finite_are_not_saved(
@@ -454,8 +471,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["best", "latest", *(f"step-0000000{i}" for i in (2, 5, 6))]
     save(tmp_path, 7, graph, keep=1)
     assert names(tmp_path) == ["best", "latest", "step-00000002", "step-00000007"]
-    save(tmp_path, 3, graph, keep=1)  # a run that was taken back
-    assert names(tmp_path) == ["best", "latest", "step-00000002", "step-00000003"]
+    damage(tmp_path, 7)
+    save(tmp_path, 3, graph, keep=1)  # on from step 2; the damaged one goes when it is older
+    assert names(tmp_path) == ["best", "latest", *(f"step-0000000{i}" for i in (2, 3, 7))]
+    save(tmp_path, 8, graph, keep=1)
+    assert names(tmp_path) == ["best", "latest", "step-00000002", "step-00000008"]
 
 
 def test_a_former_checkpoint_that_cannot_be_removed_stops_nothing(tmp_path: Path) -> None:

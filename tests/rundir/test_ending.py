@@ -127,6 +127,30 @@ def test_a_run_killed_at_each_step_of_its_end_ends_as_if_it_was_not(
     assert moment > 8
 
 
+@pytest.mark.parametrize("halfway", [False, True])
+def test_a_run_killed_before_it_removed_an_old_checkpoint_removes_it_when_resumed(
+    halfway: bool, tmp_path: Path
+) -> None:
+    """Its last checkpoint is written by then, so no later one would."""
+    keep_one = recipe(keep=1)
+    whole = run(keep_one, tmp_path / "whole", display=SILENT).path
+    place, remove = tmp_path / "run", shutil.rmtree
+
+    def dies(path: Path, *arguments: Any, **words: Any) -> None:
+        if path.name == "step-00000002" and path.exists():
+            if halfway:
+                (path / "manifest.json").unlink()
+            raise Killed
+        remove(path, *arguments, **words)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", dies)
+        run(keep_one, place, display=SILENT)
+    assert (place / "checkpoints/step-00000002").exists()
+    run(keep_one, place, resume=True, display=SILENT)
+    assert outcome(place) == outcome(whole)
+
+
 LOST = [
     "evaluation.json", "predictions.csv", "report.html", "samples/step-00000004.png",
     "samples/step-00000004.csv", "samples/real.png", "finished",

@@ -214,12 +214,27 @@ def _save(
         sync_folder(folder)
     for name in (LATEST, BEST) if best else (LATEST,):
         point(folder, name, step)
-    if keep:
-        needed = {target, _best(folder)}
-        for old in [path for path in _newest_first(folder) if path != target][keep - 1 :]:
-            if old not in needed:
-                shutil.rmtree(old, ignore_errors=True)
+    tidy(folder, step, keep)
     return target
+
+
+def tidy(folder: Path, step: int, keep: int) -> None:
+    """Remove checkpoints that are older than those to keep, and those that are not whole.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        step: of the checkpoint that the run has just written, or continues from.
+        keep: how many checkpoints to keep, that one and those before it; 0 for all. The one that
+            ``folder/best`` names is kept whatever its age.
+    """
+    for building in folder.glob(".step-*.building"):
+        shutil.rmtree(building, ignore_errors=True)
+    if keep:
+        older = [path for path in _newest_first(folder) if int(path.name[5:]) < step]
+        best = _best(folder)
+        for path in older[keep - 1 :]:
+            if path != best:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_finite(graph: TrainingGraph, folder: Path, step: int) -> None:

@@ -76,6 +76,9 @@ class Callbacks:
                 comparable = line.get("split", "test") == self.session.watched
                 if comparable and self.config.keep_best in line["evaluation"]:
                     self._best_value = line["evaluation"][self.config.keep_best]
+        # Or it may have died before it removed what it no longer needs. After the last step no
+        # checkpoint is written any more that would do it.
+        checkpoint.tidy(self.run_dir.checkpoints, done, self.config.keep)
         self.trackers.begin(done)
         images = self._real_images()
         self._real_diversity = diversity(images)
