@@ -230,7 +230,7 @@ def tidy(folder: Path, step: int, keep: int) -> None:
     for building in folder.glob(".step-*.building"):
         shutil.rmtree(building, ignore_errors=True)
     if keep:
-        older = [path for path in _newest_first(folder) if int(path.name[5:]) < step]
+        older = [path for path in _newest_first(folder) if _step_of(path) < step]
         best = _best(folder)
         for path in older[keep - 1 :]:
             if path != best:
@@ -368,7 +368,7 @@ def find(folder: Path, name: str) -> Checkpoint:
     else:
         path = folder / (name if (step := parse_step(name)) is None else f"step-{step:08d}")
     if path not in checkpoints:
-        steps = ", ".join(str(int(p.name[5:])) for p in checkpoints)
+        steps = ", ".join(str(_step_of(path)) for path in checkpoints)
         raise UserError(
             f"{folder}: there is no checkpoint {shown(name)}; there are the steps {steps}"
         )
@@ -378,15 +378,19 @@ def find(folder: Path, name: str) -> Checkpoint:
         reason = f"{Path(error.filename or path).name}: {error.strerror}"
     except ValueError as error:
         reason = str(error)
-    intact = [p.name[5:] for p in checkpoints if p != path and _verify_or_none(p)]
-    hint = f"choose an intact one: --checkpoint {int(intact[0])}" if intact else "none is intact"
+    intact = [_step_of(p) for p in checkpoints if p != path and _verify_or_none(p)]
+    hint = f"choose an intact one: --checkpoint {intact[0]}" if intact else "none is intact"
     raise UserError(f"{path}: damaged ({reason}); {hint}")
 
 
 def _newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder."""
     paths = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(paths, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _verify_or_none(path: Path, name: str = "") -> Checkpoint | None:
