@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygan.distributed.ranks import Gradients, join_process_group
@@ -34,4 +38,24 @@ def average(out: str) -> None:
     with join_process_group("cpu") as ranks:
         given: Gradients = {"b": gradients(ranks.index), "a": [torch.ones(2) * ranks.index]}
         averaged = ranks.average_gradients(given, {"b": parameters(), "a": [torch.zeros(2)]})
-        torch.save(averaged, f"{out}{ranks.index}")
+        found = {
+            f"{network}/{i}": mean
+            for network, row in averaged.items()
+            for i, mean in enumerate(row)
+            if mean is not None
+        }
+        # Files of safetensors hold tensors in C order.
+        strides = {key: json.dumps(mean.stride()) for key, mean in found.items()}
+        means = {key: mean.contiguous() for key, mean in found.items()}
+        save_file(means, f"{out}{ranks.index}", metadata=strides)
+
+
+def read(path: str) -> dict[str, Tensor]:
+    """What :func:`average` wrote, by network and number, in their order in memory."""
+    with safe_open(path, "pt") as file:
+        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        strides = {key: json.loads(text) for key, text in file.metadata().items()}
+    return {
+        key: torch.empty_strided(mean.shape, strides[key]).copy_(mean)
+        for key, mean in found.items()
+    }

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from fused_kernels import fused_kernels
+from safetensors import safe_open
+from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -115,7 +117,8 @@ def differentiate_twice(network: nn.Module, device: str) -> str:
 def write(out: str, device: str = "cpu") -> None:
     """Measure both kinds as one of two ranks, into OUT and the rank's number."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    found: dict[str, Tensor] = {}
+    said: dict[str, str] = {}
     with join_process_group("cpu") as ranks, on_processors() if device == "cpu" else nullcontext():
         rows = slice(4 * ranks.index, 4 * ranks.index + 4)
         for fused in (False, True):
@@ -124,9 +127,20 @@ def write(out: str, device: str = "cpu") -> None:
             for network in (*networks.values(), twice):
                 synchronise_batch_norm(network, ranks, fused=fused)
             for case, network in networks.items():
-                found[f"{case} {fused}"] = measure(case, network, rows, device)
-            found[f"twice {fused}"] = differentiate_twice(twice, device)
-    torch.save(found, f"{out}{ranks.index}")
+                measured = measure(case, network, rows, device)
+                found |= {f"{case} {fused}/{name}": t.contiguous() for name, t in measured.items()}
+            said[f"twice {fused}"] = differentiate_twice(twice, device)
+    save_file(found, f"{out}{ranks.index}", metadata=said)
+
+
+def read(path: str) -> dict[str, Any]:
+    """What :func:`write` wrote: a table of tensors for each case and kind, and what was said."""
+    found: dict[str, Any] = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 (it is no mapping)
+            case, name = key.split("/")
+            found.setdefault(case, {})[name] = file.get_tensor(key)
+        return found | file.metadata()
 
 
 @contextmanager

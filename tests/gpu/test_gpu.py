@@ -155,7 +155,7 @@ def test_batch_norms_of_two_ranks_on_this_gpu_are_that_of_the_whole_batch(tmp_pa
     for rank in ranks:
         rank.join(300)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    norms = [torch.load(tmp_path / f"rank{index}") for index in range(2)]
+    norms = [rank_norms.read(f"{tmp_path}/rank{index}") for index in range(2)]
     for fused in (False, True):
         for case in rank_norms.CASES:
             rank_norms.expect_the_whole_batch(case, [found[f"{case} {fused}"] for found in norms])
